@@ -1,0 +1,217 @@
+"""CentroidRouter: which expert answers a question, how surely, and when none should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import DataError, ParameterError
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Where n questions go.
+
+    Attributes
+    ----------
+    experts : ndarray of shape (n,), int64
+        Number of the chosen expert, or −1 where the base answers alone.
+    similarity : ndarray of shape (n,), float32
+        Cosine to the nearest centroid, in [−1, 1], also where the answer is −1.
+    margin : ndarray of shape (n,), float32
+        Similarity less that of the runner-up, ≥ 0; ``inf`` where there is only one expert.
+    similarities : ndarray of shape (n, k), float32
+        Cosine to every centroid.
+    """
+
+    experts: np.ndarray
+    similarity: np.ndarray
+    margin: np.ndarray
+    similarities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+
+def _unit_rows(X, name: str) -> np.ndarray:
+    """Return finite, nonzero rows scaled to unit length, in float64; an error names the first bad row."""
+    try:
+        X = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} is not an array of numbers: {error}") from None
+    if X.ndim != 2 or X.shape[1] == 0:
+        raise DataError(f"{name} must have two dimensions (rows, features), not shape {X.shape}")
+    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
+    if len(bad):
+        raise DataError(f"{name} has a NaN or infinite value", where=f"row {bad[0]}", hint="Embed the row again.")
+    length = np.linalg.norm(X, axis=1)
+    zero = np.flatnonzero(length == 0)
+    if len(zero):
+        raise DataError(f"{name} has a row of zeros, which has no direction", where=f"row {zero[0]}")
+    return X / length[:, None]
+
+
+class CentroidRouter:
+    """Send each embedded question to the expert whose centroid is nearest.
+
+    Parameters
+    ----------
+    centroids : array of shape (k, d)
+        One row per expert; scaled to unit length.
+    min_similarity : float, default −1
+        In [−1, 1]. Below it the base answers alone and the route is −1 (ours). −1 always finds an expert.
+    names : sequence of str, optional
+        Names of the experts, by default ``expert-0`` … .
+
+    Attributes
+    ----------
+    centroids_ : ndarray of shape (k, d), float32
+    names : tuple of str
+    min_similarity : float
+
+    Raises
+    ------
+    DataError
+        If a centroid is zero or not finite.
+    ParameterError
+        If ``min_similarity`` is out of range or ``names`` has another length than ``centroids``.
+
+    Notes
+    -----
+    arXiv 2404.04949, the router; margin and abstention are ours. The product is computed in float64 and rounded to
+    float32, so equal centroids tie exactly and the lower number wins, whatever the batch.
+
+    Examples
+    --------
+    >>> router = CentroidRouter([[1, 0], [0, 1]], min_similarity=0.5)
+    >>> router.route([[3, 1], [-1, -1]]).experts.tolist()
+    [0, -1]
+    """
+
+    def __init__(self, centroids, *, min_similarity: float = -1.0, names: Sequence[str] | None = None):
+        unit = _unit_rows(centroids, "centroids")
+        if len(unit) == 0:
+            raise DataError("a router needs at least one centroid")
+        self.centroids_ = unit.astype(np.float32)
+        self.min_similarity = check_min_similarity(min_similarity)
+        self.names = tuple(names) if names is not None else tuple(f"expert-{k}" for k in range(len(unit)))
+        if len(self.names) != len(unit):
+            raise ParameterError(f"{len(self.names)} names were given for {len(unit)} centroids", where="names")
+
+    def __repr__(self) -> str:
+        k, d = self.centroids_.shape
+        return f"CentroidRouter({k} experts, dimension {d}, min_similarity={self.min_similarity:g})"
+
+    def route(self, E, *, min_similarity: float | None = None) -> Routes:
+        """Choose an expert for each row.
+
+        Parameters
+        ----------
+        E : array of shape (n, d)
+            Embedded questions; scaled to unit length here.
+        min_similarity : float, optional
+            Overrides the router's own for this call.
+
+        Returns
+        -------
+        Routes
+
+        Raises
+        ------
+        DataError
+            If the dimension differs from the centroids', or a row is zero or not finite (the message names it).
+
+        Examples
+        --------
+        >>> routes = CentroidRouter([[1, 0], [0, 1]]).route([[0.6, 0.8]])
+        >>> routes.experts.tolist(), routes.margin.round(3).tolist()
+        ([1], [0.20000000298023224])
+        """
+        floor = self.min_similarity if min_similarity is None else check_min_similarity(min_similarity)
+        E = np.asarray(E)
+        k, d = self.centroids_.shape
+        if E.ndim == 2 and E.shape[1] != d:
+            raise DataError(
+                f"the questions are embedded in {E.shape[1]} dimensions, the centroids in {d}",
+                hint="Embed the questions with the encoder the experts were chosen with.",
+            )
+        similarities = np.empty((len(E) if E.ndim == 2 else 0, k), dtype=np.float32)
+        E = _unit_rows(E, "E")
+        centroids = self.centroids_.astype(np.float64)
+        for start in range(0, len(E), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            similarities[block] = np.clip(E[block] @ centroids.T, -1.0, 1.0)
+        nearest = similarities.argmax(axis=1) if len(E) else np.zeros(0, dtype=np.int64)
+        best = similarities[np.arange(len(E)), nearest]
+        if k == 1:
+            margin = np.full(len(E), np.inf, dtype=np.float32)
+        else:
+            margin = best - np.partition(similarities, k - 2, axis=1)[:, k - 2]
+        experts = np.where(best < np.float32(floor), -1, nearest).astype(np.int64)
+        return Routes(experts, best, margin, similarities)
+
+
+def check_min_similarity(value: float) -> float:
+    """Return ``value`` as a float in [−1, 1], or raise `ParameterError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not -1.0 <= float(value) <= 1.0:
+        raise ParameterError(f"min_similarity must be a number in [-1, 1], not {value!r}", where="min_similarity")
+    return float(value)
+
+
+def expert_centroids(X, clusters, repeats=None, n_clusters: int | None = None) -> np.ndarray:
+    """Expert embeddings: the normalised mean of each cluster's (selected) rows.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        Embeddings of the selected records; scaled to unit length.
+    clusters : array of shape (n,), int
+        Cluster of each row, 0 … k−1.
+    repeats : array of shape (n,), int, optional
+        How often each row is trained on; its weight in the mean. By default 1.
+    n_clusters : int, optional
+        k, by default the largest cluster number plus one.
+
+    Returns
+    -------
+    ndarray of shape (k, d), float32, unit rows
+
+    Raises
+    ------
+    DataError
+        If lengths differ, a row is zero or not finite, a cluster is empty, or its rows cancel out.
+
+    Notes
+    -----
+    arXiv 2404.04949: the centroid of the expert's smoothed data.
+
+    Examples
+    --------
+    >>> expert_centroids([[1, 0], [0, 1], [0, 1]], [0, 1, 1]).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    X = _unit_rows(X, "X")
+    clusters = np.asarray(clusters)
+    repeats = np.ones(len(X)) if repeats is None else np.asarray(repeats, dtype=np.float64)
+    if clusters.shape != (len(X),) or repeats.shape != (len(X),):
+        raise DataError(f"X has {len(X)} rows, clusters shape {clusters.shape}, repeats shape {repeats.shape}")
+    if len(X) and (not np.issubdtype(clusters.dtype, np.integer) or clusters.min() < 0):
+        raise DataError("clusters must be whole numbers from 0", where="clusters")
+    if not (np.isfinite(repeats).all() and (repeats >= 0).all()):
+        raise DataError("repeats must be finite and not negative", where="repeats")
+    k = int(clusters.max(initial=-1)) + 1 if n_clusters is None else int(n_clusters)
+    if k < 1 or int(clusters.max(initial=-1)) >= k:
+        raise DataError(f"cluster {int(clusters.max(initial=-1))} does not fit n_clusters={k}", where="clusters")
+    means = np.zeros((k, X.shape[1]))
+    np.add.at(means, clusters, X * repeats[:, None])
+    empty = np.flatnonzero(np.bincount(clusters, weights=repeats, minlength=k) == 0)
+    if len(empty):
+        raise DataError(f"cluster {empty[0]} has no record, so its expert has no centroid", hint="Use fewer clusters.")
+    length = np.linalg.norm(means, axis=1)
+    if (length < 1e-9).any():
+        raise DataError(f"the rows of cluster {int(length.argmin())} cancel out, so it has no direction")
+    return (means / length[:, None]).astype(np.float32)

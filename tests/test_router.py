@@ -1,0 +1,115 @@
+"""The router: nearest centroid, margin, abstention, expert centroids, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assl_kit.errors import DataError, ParameterError
+from assl_kit.router import CentroidRouter, expert_centroids
+
+
+def unit(n, d, seed=0):
+    X = np.random.default_rng(seed).normal(size=(n, d))
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_route_is_the_plain_argmax_of_cosines():
+    C, E = unit(6, 16, 1), unit(300, 16, 2)
+    routes = CentroidRouter(C).route(E)
+    cosine = E.astype(float) @ C.T.astype(float)
+    assert (routes.experts == cosine.argmax(1)).all()
+    assert routes.experts.dtype == np.int64 and routes.similarities.shape == (300, 6)
+    ordered = np.sort(cosine, axis=1)
+    np.testing.assert_allclose(routes.similarity, ordered[:, -1], atol=1e-6)
+    np.testing.assert_allclose(routes.margin, ordered[:, -1] - ordered[:, -2], atol=1e-6)
+    assert len(routes) == 300
+
+
+def test_below_min_similarity_the_base_answers_alone():
+    C = np.eye(3)
+    E = np.array([[1, 0, 0], [1, 1, 1], [-1, -1, -1]], dtype=float)
+    router = CentroidRouter(C, min_similarity=0.9)
+    assert router.route(E).experts.tolist() == [0, -1, -1]
+    assert router.route(E, min_similarity=-1.0).experts.tolist() == [0, 0, 0]
+    assert router.route(E).similarity[1] == pytest.approx(3**-0.5)
+
+
+def test_ties_go_to_the_lower_number_in_any_batch():
+    C = unit(8, 33, 3)
+    C[5] = C[2]
+    E = np.vstack([C[2][None], unit(50, 33, 4)])
+    routes = CentroidRouter(C).route(E)
+    assert 5 not in routes.experts and routes.experts[0] == 2 and routes.margin[0] == 0
+    alone = np.concatenate([CentroidRouter(C).route(row[None]).experts for row in E])
+    assert (alone == routes.experts).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 7), st.integers(2, 9), st.integers(0, 9999), st.floats(0.1, 1000))
+def test_length_of_a_question_does_not_matter(k, d, seed, scale):
+    E = unit(20, d, seed)
+    router = CentroidRouter(unit(k, d, seed + 1))
+    a, b = router.route(E), router.route(E.astype(float) * scale)
+    np.testing.assert_allclose(a.similarities, b.similarities, atol=1e-6)
+    assert (a.margin >= 0).all()
+
+
+def test_one_expert_and_no_question():
+    assert np.isinf(CentroidRouter([[1.0, 0]]).route([[0, 1.0]]).margin).all()
+    routes = CentroidRouter(np.eye(3)).route(np.zeros((0, 3)))
+    assert len(routes) == 0 and routes.similarities.shape == (0, 3)
+
+
+def test_bad_rows_are_named():
+    router = CentroidRouter(np.eye(3))
+    E = np.ones((4, 3))
+    E[2, 1] = np.nan
+    with pytest.raises(DataError, match="row 2"):
+        router.route(E)
+    E[2] = 0
+    with pytest.raises(DataError, match="row 2"):
+        router.route(E)
+    with pytest.raises(DataError, match="5 dimensions, the centroids in 3"):
+        router.route(np.ones((2, 5)))
+    with pytest.raises(DataError, match="two dimensions"):
+        router.route(np.ones(3))
+    with pytest.raises(DataError, match="not an array of numbers"):
+        router.route([["a", "b", "c"]])
+    with pytest.raises(DataError, match="centroids.*row 1"):
+        CentroidRouter([[1, 0], [0, 0]])
+    for bad in (2, "0.5", True, float("nan")):
+        with pytest.raises(ParameterError, match="min_similarity"):
+            CentroidRouter(np.eye(2), min_similarity=bad)
+    with pytest.raises(ParameterError, match="names"):
+        CentroidRouter(np.eye(2), names=["a"])
+
+
+def test_expert_centroids_weigh_repeats():
+    X = unit(40, 5, 7)
+    clusters = np.arange(40) % 4
+    repeats = np.where(np.arange(40) < 10, 2, 1)
+    expected = expert_centroids(np.repeat(X, repeats, axis=0), np.repeat(clusters, repeats))
+    got = expert_centroids(X, clusters, repeats, n_clusters=4)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    one = X[clusters == 1]
+    mean = (one * repeats[clusters == 1][:, None]).sum(0)
+    np.testing.assert_allclose(got[1], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_expert_centroids_refuse_what_has_no_centroid():
+    with pytest.raises(DataError, match="cluster 2 has no record"):
+        expert_centroids(np.eye(2), [0, 1], n_clusters=3)
+    with pytest.raises(DataError, match="cancel out"):
+        expert_centroids([[1, 0], [-1, 0]], [0, 0])
+    with pytest.raises(DataError, match="row 1"):
+        expert_centroids([[1, 0], [0, 0]], [0, 0])
+    with pytest.raises(DataError, match="from 0"):
+        expert_centroids(np.eye(2), [0, -1])
+    with pytest.raises(DataError, match="2 rows"):
+        expert_centroids(np.eye(2), [0])
+    with pytest.raises(DataError, match="does not fit"):
+        expert_centroids(np.eye(2), [0, 5], n_clusters=2)
