@@ -1,0 +1,359 @@
+"""Every figure that the notebooks and the report show.
+
+Each function draws on given axes or makes its own figure, and returns the figure. Colours are colour-blind safe
+(Okabe and Ito; Tol) and the same for a task or an expert in every picture; the background is white, so that a figure
+reads the same in a dark theme and in print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+TASK_COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A7A7A",
+    "#882255", "#999933", "#332288", "#44AA99", "#AA4499", "#661100", "#6699CC",
+)  # fmt: skip
+EXPERT_COLOURS = (
+    "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
+    "#BBBBBB", "#222255", "#225555", "#663333", "#997700", "#004488",
+)  # fmt: skip
+MARKERS = "osD^vPX*<>phd8"
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "Arial Unicode MS",
+)  # fmt: skip
+
+_STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "axes.unicode_minus": False,
+}
+
+
+def cjk_font() -> str | None:
+    """Name of an installed font with Chinese glyphs, or None.
+
+    Examples
+    --------
+    >>> cjk_font() in {None, *CJK_FONTS}
+    True
+    """
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in CJK_FONTS if name in installed), None)
+
+
+def readable(labels: Sequence[str]) -> list[str]:
+    """Labels that the fonts at hand can draw: as they are, or numbered where no font has Chinese glyphs.
+
+    Examples
+    --------
+    >>> readable(["sentiment", "qa"])
+    ['sentiment', 'qa']
+    """
+    labels = [str(label) for label in labels]
+    if cjk_font():
+        return labels
+    return [label if label.isascii() else f"label {i + 1}" for i, label in enumerate(labels)]
+
+
+def task_colours(tasks: Sequence[str]) -> dict[str, str]:
+    """A fixed colour for each task: known tasks always have the same, others follow in sorted order.
+
+    Examples
+    --------
+    >>> task_colours(["qa"])["qa"] == task_colours(["sentiment", "qa"])["qa"]
+    True
+    """
+    from .synthetic import TASKS
+
+    others = sorted({str(t) for t in tasks} - set(TASKS))
+    order = [*TASKS, *others]
+    return {task: TASK_COLOURS[i % len(TASK_COLOURS)] for i, task in enumerate(order)}
+
+
+def expert_colours(n: int) -> list[str]:
+    """Colours of experts (clusters) 0 to n − 1.
+
+    Examples
+    --------
+    >>> expert_colours(2)
+    ['#4477AA', '#EE6677']
+    """
+    return [EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(n)]
+
+
+def _figure(width: float = 7.5, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
+    families = [f for f in (cjk_font(),) if f] + ["DejaVu Sans"]
+    plt.rcParams.update(_STYLE | {"font.sans-serif": families, "font.family": "sans-serif"})
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def project(X: np.ndarray, *, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
+    """A 2-D map of embedding rows by t-SNE over cosine distance, started from PCA (for pictures only).
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        Unit rows. A few thousand at most: the cost is about n log n.
+    seed : int
+    perplexity : float
+        Lowered where there are few rows.
+
+    Returns
+    -------
+    array of shape (n, 2), float32
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    reduced = PCA(min(30, *X.shape), random_state=seed).fit_transform(X)
+    perplexity = min(perplexity, max(2.0, (len(X) - 1) / 4))
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=600).fit_transform(reduced)
+
+
+def plot_route_map() -> Figure:
+    """The method as a route: from the corpus to the answer, with the notebook that explains each stop."""
+    stops = [
+        ("corpus", "01"), ("embeddings", "02"), ("clusters", "03"), ("A-DBSCAN\npool", "04"),
+        ("model score\n+ MMR", "05"), ("six LoRA\nexperts", "06"), ("centroid\nrouter", "07"), ("evaluation", "08"),
+    ]  # fmt: skip
+    figure, axes = _figure(10.5, 1.9)
+    for i, (name, notebook) in enumerate(stops):
+        axes.text(
+            i, 0, name, ha="center", va="center", fontsize=10,
+            bbox={"boxstyle": "round,pad=0.45", "fc": "#EAF2FA", "ec": "#0072B2"},
+        )  # fmt: skip
+        axes.text(i, -0.62, f"notebook {notebook}", ha="center", va="center", fontsize=8.5, color="#444444")
+        if i:
+            arrow = {"arrowstyle": "-|>", "color": "#0072B2", "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (i - 0.42, 0), (i - 0.58, 0), arrowprops=arrow)
+    axes.set(xlim=(-0.6, len(stops) - 0.4), ylim=(-0.9, 0.6))
+    axes.axis("off")
+    return figure
+
+
+def plot_long_tail(records: pd.DataFrame) -> Figure:
+    """Records by source (bars, log scale), coloured by task: the long tail."""
+    counts = records.groupby(["source", "task"]).size().unstack(fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
+    colours = task_colours(counts.columns)
+    figure, axes = _figure(8.5, 0.24 * len(counts) + 1.2)
+    names = readable(counts.index)
+    left = np.zeros(len(counts))
+    for task, label in zip(counts.columns, readable(counts.columns), strict=True):
+        axes.barh(names, counts[task], left=left, color=colours[task], label=label)
+        left += counts[task].to_numpy()
+    axes.invert_yaxis()
+    axes.set(xlabel="records (log scale)", xscale="log", title="A long tail of sources, each serving a task")
+    axes.set_xlim(left=max(1, 0.5 * counts.sum(axis=1).min()))
+    axes.legend(title="task", loc="lower right", fontsize=8.5)
+    return figure
+
+
+def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict | None = None, axes=None) -> Figure:
+    """A 2-D map whose points are coloured (and marked) by label."""
+    labels = np.asarray(labels).astype(str)
+    names = sorted(set(labels))
+    colours = colours or task_colours(names)
+    if axes is None:
+        figure, axes = _figure(7.5, 5.0)
+    for i, (name, shown) in enumerate(zip(names, readable(names), strict=True)):
+        here = labels == name
+        marker = MARKERS[i % len(MARKERS)]
+        axes.scatter(*xy[here].T, s=9, color=colours[name], marker=marker, alpha=0.7, linewidths=0, label=shown)
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.legend(markerscale=2, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return axes.figure
+
+
+def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str, str]) -> Figure:
+    """Two maps of the same points side by side: by task (left) and by cluster (right)."""
+    figure, axes = _figure(12.5, 4.6, columns=2)
+    plot_map(xy, left, title=titles[0], axes=axes[0])
+    names = sorted(set(map(str, right)))
+    plot_map(
+        xy, right, title=titles[1], axes=axes[1], colours=dict(zip(names, expert_colours(len(names)), strict=True))
+    )
+    return figure
+
+
+def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: float | None = None, axes=None) -> Figure:
+    """A labelled matrix as a heat map with its numbers. ``centre`` picks a diverging scale around that value."""
+    values = table.to_numpy(dtype=float)
+    if axes is None:
+        figure, axes = _figure(1.9 + 0.85 * values.shape[1], 1.4 + 0.45 * values.shape[0])
+    if centre is None:
+        image = axes.imshow(values, cmap="Blues", aspect="auto")
+    else:
+        reach = np.nanmax(np.abs(values - centre)) or 1.0
+        image = axes.imshow(values, cmap="PuOr_r", vmin=centre - reach, vmax=centre + reach, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        shade = image.cmap(image.norm(value))
+        ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+        axes.text(j, i, format(value, fmt), ha="center", va="center", color=ink, fontsize=8.5)
+    axes.set_xticks(range(values.shape[1]), readable(table.columns), rotation=35, ha="right")
+    axes.set_yticks(range(values.shape[0]), readable(table.index))
+    axes.set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
+    return axes.figure
+
+
+def plot_choice_of_k(table: pd.DataFrame, chosen: int) -> Figure:
+    """Silhouette and stability over seeds for each number of clusters."""
+    figure, axes = _figure(9.0, 3.2, columns=2)
+    for ax, column, colour in zip(axes, ("silhouette", "stability"), (TASK_COLOURS[0], TASK_COLOURS[5]), strict=True):
+        ax.plot(table["n_clusters"], table[column], marker="o", color=colour)
+        ax.axvline(chosen, color="#7A7A7A", linestyle="--", linewidth=1)
+        ax.set(xlabel="number of clusters", ylabel=column, title=column)
+    return figure
+
+
+def plot_core_distances(core_distances: np.ndarray, eps: float, min_samples: int) -> Figure:
+    """The k-distance curve: sorted core distances, and the radius ``eps`` that plain DBSCAN would use for all."""
+    figure, axes = _figure(7.5, 3.4)
+    ordered = np.sort(core_distances)
+    axes.plot(np.arange(len(ordered)), ordered, color=TASK_COLOURS[0])
+    axes.axhline(eps, color=TASK_COLOURS[5], linestyle="--", label=f"eps = {eps:.3f}")
+    axes.set(xlabel="records, densest first", ylabel=f"distance to neighbour {min_samples}", title="Core distances")
+    axes.legend()
+    return figure
+
+
+def plot_radii(X: np.ndarray, radii: np.ndarray, *, title: str, kept: np.ndarray | None = None, axes=None) -> Figure:
+    """Points in the plane with their radii; kept points filled, dropped ones hollow."""
+    if axes is None:
+        figure, axes = _figure(5.2, 4.4)
+    kept = np.ones(len(X), bool) if kept is None else np.isin(np.arange(len(X)), kept)
+    for point, radius, keep in zip(X, radii, kept, strict=True):
+        if keep:
+            axes.add_patch(plt.Circle(point, radius, fill=False, color=TASK_COLOURS[4], linewidth=0.7, alpha=0.8))
+    axes.scatter(*X[~kept].T, s=16, facecolors="none", edgecolors="#7A7A7A", linewidths=0.8, label="dropped")
+    axes.scatter(*X[kept].T, s=18, color=TASK_COLOURS[0], label="kept")
+    axes.set(title=title, aspect="equal", xticks=[], yticks=[])
+    axes.autoscale_view()
+    if not kept.all():
+        axes.legend(fontsize=8.5, loc="upper left")
+    return axes.figure
+
+
+def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density before and after thinning") -> Figure:
+    """Histograms of log core distance over all records and over the kept ones."""
+    floor = 1e-4
+    before, after = np.log10(np.maximum(before, floor)), np.log10(np.maximum(after, floor))
+    bins = np.linspace(min(before.min(), after.min()), max(before.max(), after.max()), 40)
+    figure, axes = _figure(7.5, 3.4)
+    axes.hist(before, bins, density=True, color="#7A7A7A", alpha=0.55, label=f"all {len(before)}")
+    axes.hist(
+        after, bins, density=True, histtype="step", color=TASK_COLOURS[0], linewidth=2, label=f"kept {len(after)}"
+    )
+    axes.set(xlabel="log10 core distance  (left: dense, right: sparse)", ylabel="share", title=title)
+    axes.legend()
+    return figure
+
+
+def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str, axes=None) -> Figure:
+    """Share kept in each tenth of the records, from the densest to the sparsest."""
+    if axes is None:
+        figure, axes = _figure(7.5, 3.2)
+    order = np.argsort(core_distances, kind="stable")
+    flags = np.isin(np.arange(len(core_distances)), kept)[order]
+    shares = [chunk.mean() for chunk in np.array_split(flags, 10)]
+    axes.bar(range(1, 11), shares, color=TASK_COLOURS[0])
+    axes.axhline(flags.mean(), color=TASK_COLOURS[5], linestyle="--", label=f"overall {flags.mean():.2f}")
+    axes.set(xlabel="tenth of the records, densest first", ylabel="share kept", title=title, xticks=range(1, 11))
+    axes.legend()
+    return axes.figure
+
+
+def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title: str = "Selection path") -> Figure:
+    """The order in which MMR picks points on a map: numbered, joined by a line."""
+    figure, axes = _figure(6.4, 4.8)
+    axes.scatter(*xy.T, s=9, color="#BBBBBB", label="pool")
+    picks = np.asarray(picks)
+    axes.plot(*xy[picks].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
+    axes.scatter(*xy[picks].T, s=26, color=TASK_COLOURS[5], label="picked", zorder=3)
+    for rank, row in enumerate(picks[:15]):
+        axes.annotate(str(rank + 1), xy[row], textcoords="offset points", xytext=(4, 4), fontsize=8.5)
+    if centroid is not None:
+        axes.scatter(*centroid, marker="X", s=90, color="black", label="centroid", zorder=4)
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.legend(fontsize=8.5)
+    return figure
+
+
+def plot_loss(logs: dict[str, pd.DataFrame]) -> Figure:
+    """Training loss by step, one line an expert."""
+    figure, axes = _figure(7.5, 3.8)
+    for (name, log), colour in zip(logs.items(), expert_colours(len(logs)), strict=True):
+        axes.plot(log["step"], log["loss"], color=colour, marker=".", label=name)
+    axes.set(xlabel="step", ylabel="loss on the answer (nats a token)", title="Training loss of each expert")
+    axes.legend(fontsize=8.5)
+    return figure
+
+
+def plot_decision_map(xy: np.ndarray, experts: Sequence[int], margin: Sequence[float], *, centroids=None) -> Figure:
+    """Questions on the map, coloured by the chosen expert; the fainter the point, the smaller the margin."""
+    experts, margin = np.asarray(experts), np.asarray(margin, dtype=float)
+    figure, axes = _figure(7.5, 5.0)
+    alpha = 0.2 + 0.8 * np.clip(margin / (np.quantile(margin, 0.9) or 1.0), 0, 1)
+    for expert in sorted(set(experts.tolist())):
+        here = experts == expert
+        colour = "black" if expert < 0 else expert_colours(expert + 1)[-1]
+        label = "base alone" if expert < 0 else f"expert {expert}"
+        axes.scatter(*xy[here].T, s=14, color=colour, alpha=alpha[here], linewidths=0)
+        axes.scatter([], [], s=30, color=colour, label=label)
+    if centroids is not None:
+        axes.scatter(*np.asarray(centroids).T, marker="X", s=90, color="black", label="centroids")
+    axes.set(xticks=[], yticks=[], title="Where each question goes (faint: a close call)")
+    axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_results(table: pd.DataFrame) -> Figure:
+    """Each arm's metric on each task with its bootstrap interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``arm, task, value, low, high`` as ``evaluation.evaluate`` gives, several arms stacked.
+    """
+    tasks = list(dict.fromkeys(table["task"]))
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, axes = _figure(10.5, 4.4)
+    width = 0.8 / len(arms)
+    for i, arm in enumerate(arms):
+        rows = table[table["arm"] == arm].set_index("task").reindex(tasks)
+        at = np.arange(len(tasks)) + (i - (len(arms) - 1) / 2) * width
+        error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+        hatch = "//" if i >= len(arms) - 1 else None
+        colour = TASK_COLOURS[i % len(TASK_COLOURS)]
+        axes.bar(
+            at, rows["value"], width * 0.92, yerr=error, color=colour, label=arm, hatch=hatch,
+            edgecolor="white", error_kw={"linewidth": 0.8, "ecolor": "#333333"},
+        )  # fmt: skip
+    axes.set_xticks(range(len(tasks)), readable(tasks), rotation=20, ha="right")
+    axes.set(ylabel="metric (0 to 1)", ylim=(0, 1.05), title="Every arm on every task, with 95 % bootstrap intervals")
+    axes.legend(fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.24))
+    return figure
+
+
+def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """A plain scatter plot of two measures."""
+    figure, axes = _figure(5.6, 4.0)
+    axes.scatter(x, y, s=22, color=TASK_COLOURS[0], alpha=0.8)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure

@@ -1,0 +1,185 @@
+"""The steps of a run: how each artifact is built, from which parents, with which parameters.
+
+A notebook shows an idea, then asks for its artifact; a later notebook asks for it again. Whoever asks first builds it;
+everyone else finds it. An artifact is *current* while the parameters it depends on, its parents and the package's code
+are what they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import DataError, ParameterError
+from .files import sha256_file, sha256_of
+from .parameters import Parameters
+from .workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one artifact is made.
+
+    Attributes
+    ----------
+    file : str
+        Name of the file or folder in the workspace.
+    notebook : str
+        Number of the notebook that explains it.
+    parents : tuple of str
+        Artifacts it reads.
+    parameters : tuple of str
+        Run parameters it depends on.
+    build : callable
+        ``build(ws, parameters, path)`` writes the artifact to ``path``.
+    read : callable
+        ``read(path)`` loads it.
+    """
+
+    file: str
+    notebook: str
+    parents: tuple[str, ...]
+    parameters: tuple[str, ...]
+    build: Callable[[Workspace, Parameters, Path], None]
+    read: Callable[[Path], Any]
+
+
+STEPS: dict[str, Step] = {}
+
+
+def step(name: str, file: str, notebook: str, parents=(), parameters=(), read=pd.read_parquet):
+    def register(build):
+        STEPS[name] = Step(file, notebook, tuple(parents), tuple(parameters), build, read)
+        return build
+
+    return register
+
+
+def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str | None = None) -> Any:
+    """Return an artifact, building it and whatever it needs first if it is missing or no longer current.
+
+    Parameters
+    ----------
+    ws : Workspace
+    name : str
+        One of ``STEPS``: ``"records"``, ``"encoder"``, ``"embeddings"``, ``"clusters"``, ``"affinity"``, ``"pool"``,
+        ``"scores"``, ``"selection"``, ``"experts"``, ``"answers"``, ``"comparison"``, ``"metrics"``.
+    parameters : Parameters
+        The run's parameters.
+    notebook : str, optional
+        Number of the notebook that asks. What another notebook should have made is announced.
+
+    Returns
+    -------
+    object
+        What ``STEPS[name].read`` gives: a DataFrame, an array mapping, a dict, or a path for folders.
+
+    Raises
+    ------
+    ParameterError
+        If ``name`` is no artifact.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from assl_kit.parameters import resolve
+    >>> ws = Workspace.open(tempfile.mkdtemp())
+    >>> records = require(ws, "records", resolve("tiny", n_records=200))
+    >>> len(records)
+    200
+    """
+    from . import build_experts, build_selection  # noqa: F401  (they register the steps)
+
+    if name not in STEPS:
+        raise ParameterError(f"unknown artifact {name!r}", hint=f"Known: {', '.join(STEPS)}.")
+    step = STEPS[name]
+    for parent in step.parents:
+        require(ws, parent, parameters, notebook=notebook)
+    key = _key(ws, name, parameters)
+    if not ws.is_current(step.file, key):
+        if notebook is not None and notebook != step.notebook:
+            print(f"{step.file} is missing or out of date: built here, as notebook {step.notebook} does.")
+        start = time.perf_counter()
+        with ws.writing(step.file) as path:
+            step.build(ws, parameters, path)
+        ws.commit(
+            step.file,
+            key=key,
+            parents=[STEPS[parent].file for parent in step.parents],
+            parameters={p: getattr(parameters, p) for p in step.parameters},
+            seconds=time.perf_counter() - start,
+            notebook=step.notebook,
+        )
+    return step.read(ws.path_of(step.file))
+
+
+def read(ws: Workspace, name: str) -> Any:
+    return STEPS[name].read(ws.path_of(STEPS[name].file))
+
+
+def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
+    step = STEPS[name]
+    values = {p: getattr(parameters, p) for p in step.parameters}
+    for parameter in ("data", "encoder", "base_model"):  # a local file or folder counts with its content
+        if parameter in values and Path(str(values[parameter])).exists():
+            values[parameter] = sha256_file(values[parameter])
+    parents = {parent: ws.sha256(STEPS[parent].file) for parent in step.parents}
+    return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": _code_hash()})
+
+
+@lru_cache(maxsize=1)
+def _code_hash() -> str:
+    """Hash of the package's sources that can change an artifact."""
+    folder = Path(__file__).parent
+    aside = {"plots.py", "report.py", "run.py", "cli.py", "workspace.py"}
+    files = sorted(f for f in folder.glob("*.py") if f.name not in aside)
+    return sha256_of([[f.name, sha256_file(f)] for f in files])
+
+
+def training_pool(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that may be learnt from: every split but ``test`` (ours: a dev split counts as training data)."""
+    return records[records["split"] != "test"].reset_index(drop=True)
+
+
+def test_records(records: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """The records to measure on, at most ``n_test`` a task (0: all), drawn with the run's seed."""
+    test = records[records["split"] == "test"].reset_index(drop=True)
+    return sample_by_task(test, parameters.n_test, parameters.seed) if parameters.n_test else test
+
+
+def sample_by_task(records: pd.DataFrame, per_task: int, seed: int) -> pd.DataFrame:
+    """At most ``per_task`` records of each task, drawn without replacement, in their old order."""
+    rng = np.random.default_rng(seed)
+    keep = []
+    for _, rows in sorted(records.groupby("task").indices.items()):
+        keep.extend(rng.permutation(rows)[:per_task])
+    return records.iloc[sorted(keep)].reset_index(drop=True)
+
+
+def rows_of(embeddings: dict[str, Any], ids) -> np.ndarray:
+    """Embedding rows of the given record ids, float32 of shape (len(ids), d), joined by id."""
+    place = pd.Index(embeddings["ids"])
+    where = place.get_indexer(pd.Index(ids))
+    if (where < 0).any():
+        missing = list(pd.Index(ids)[where < 0][:3])
+        raise DataError("some records have no embedding", where=f"ids {missing}", hint="Run notebook 02 again.")
+    return embeddings["embeddings"][where]
+
+
+def n_select_of(parameters: Parameters, n: int) -> int:
+    """How many records to choose out of ``n``: ``n_select`` if given, else ``select_share`` of them."""
+    wanted = parameters.n_select or round(parameters.select_share * n)
+    if not parameters.n_clusters <= wanted <= n:
+        raise ParameterError(
+            f"cannot choose {wanted} of {n} records for {parameters.n_clusters} experts",
+            where="n_select, select_share",
+            hint="Choose at least one record for each cluster, and not more than there are.",
+        )
+    return wanted
