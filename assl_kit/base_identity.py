@@ -1,0 +1,96 @@
+"""What identifies a base language model: id, revision, checksum of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from .files import sha256_file, sha256_of
+
+TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"
+
+
+def unwrap(model):
+    """The model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
+    """What identifies a base, for the record of an expert bank.
+
+    Parameters
+    ----------
+    model, tokenizer
+        As :func:`load_base` gives them; a model with PEFT adapters is looked through.
+    name : str, optional
+        What it was loaded as. Default: the model's own ``name_or_path``.
+
+    Returns
+    -------
+    dict
+        ``id`` (``"tiny"``, the hub id, or the last part of a local folder's path), ``revision`` (hub commit or None),
+        ``fingerprint`` (SHA-256 over the safetensors files it was loaded from, so the same for any device and dtype;
+        over config and tensors if it was not loaded from files), ``tokenizer`` (SHA-256 of vocabulary and chat
+        template).
+    """
+    base = unwrap(model)
+    source = str(name or base.config._name_or_path or "")
+    source = str(TINY_BASE) if source == "tiny" else source
+    revision = getattr(base.config, "_commit_hash", None)
+    folder = Path(source).expanduser()
+    if source and Path(source) == TINY_BASE:
+        label = "tiny"
+    elif source and folder.is_dir():
+        label = folder.resolve().name
+    else:
+        label = source or type(base).__name__
+    files = _weight_files(source, revision)
+    fingerprint = sha256_of([sha256_file(file) for file in files]) if files else _tensor_fingerprint(base)
+    words = sorted(tokenizer.get_vocab().items())
+    return {
+        "id": label,
+        "revision": revision,
+        "fingerprint": fingerprint,
+        "tokenizer": sha256_of([words, tokenizer.chat_template]),
+    }
+
+
+def _weight_files(source: str, revision: str | None) -> list[Path]:
+    """The safetensors files of a folder or of a cached hub model, sorted by name; empty when there are none."""
+    folder = Path(source).expanduser() if source else None
+    if folder is None or not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            config = try_to_load_from_cache(source, "config.json", revision=revision)
+        except HFValidationError:
+            return []
+        if not isinstance(config, str):
+            return []
+        folder = Path(config).parent
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _tensor_fingerprint(base) -> str:
+    import torch
+
+    config = base.config.to_dict()
+    config = {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
+    digest = hashlib.sha256(sha256_of(_plain(config)).encode())
+    for name, tensor in sorted(base.state_dict().items()):
+        if ".lora_" in name:
+            continue
+        name = name.replace(".base_layer.", ".")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
