@@ -1,0 +1,329 @@
+"""The typed parameters of a run, and the profiles that set them.
+
+A profile is a YAML file of the package, ``assl_kit/profiles/NAME.yaml``. ``tiny.yaml`` is complete; the others hold
+only what differs from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ParameterError
+
+DEFAULT_PROFILE = "tiny"
+_SCORE = r"^(nll|ifd|rouge_gap|column:.+)$"
+
+
+def _field(default, description: str, **limits):
+    return Field(default, description=description, **limits)
+
+
+class Parameters(BaseModel):
+    """Every parameter of a run: flat, typed, in range; nothing else is accepted.
+
+    The defaults are those of the profile ``tiny``. Use :func:`resolve` to make one: it turns what pydantic finds into
+    one clear :class:`~assl_kit.errors.ParameterError`.
+
+    Examples
+    --------
+    >>> resolve("tiny", n_clusters=4).n_clusters
+    4
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # data
+    data: str = _field("embedded", "'embedded', a file, a folder, or the id of a hub dataset", min_length=1)
+    data_format: str = _field("auto", "how to read the data; 'auto' looks at it", min_length=1)
+    n_records: int = _field(6000, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
+    test_share: float = _field(0.1, "share held out for the test where the data has no test split", gt=0, lt=1)
+    seed: int = _field(0, "seed of every random draw", ge=0, lt=2**32)
+    # space and clusters
+    encoder: str = _field("fit", "'fit' (fitted on the corpus), a hub id, or a local folder", min_length=1)
+    encoder_dim: int = _field(256, "dimensions of the fitted encoder", ge=2, le=4096)
+    n_clusters: int = _field(6, "number of clusters, so of experts", ge=1, le=256)
+    # redistribution
+    min_samples: int = _field(10, "A-DBSCAN: points of a core neighbourhood, itself counted", ge=1)
+    flattening: float = _field(0.5, "A-DBSCAN: exponent of the thinning radius", ge=0, le=1)
+    link_flattening: float = _field(0.75, "A-DBSCAN: exponent of the linking radius", ge=0, le=1)
+    noise: Literal["thin", "drop", "keep"] = _field("thin", "A-DBSCAN: what to do with noise")
+    select_share: float = _field(0.1, "share of the training records to choose", gt=0, le=1)
+    n_select: int = _field(0, "records to choose, copies counted (0 = by select_share)", ge=0)
+    pool_factor: float = _field(3.0, "size of the pool, in multiples of what is chosen from it", ge=1, le=1000)
+    repeat_share: float = _field(0.1, "share of the chosen size given to repeats of sparse records", ge=0, lt=1)
+    max_repeat: int = _field(2, "most copies of one record (1 = no repeats)", ge=1, le=100)
+    budget_power: float = _field(1.0, "cluster budgets grow as size to this power", ge=0, le=1)
+    mmr_relevance: float = _field(0.4, "MMR weight of the similarity to the centroid", ge=0, le=1)
+    mmr_score: float = _field(0.2, "MMR weight of the model score", ge=0, le=1)
+    mmr_diversity: float = _field(0.4, "MMR weight of the distance to what is chosen", ge=0, le=1)
+    score: str = _field("nll", "model score: nll, ifd, rouge_gap or column:NAME", pattern=_SCORE)
+    warmup_records: int = _field(256, "records the model is warmed up on before it scores (0 = none)", ge=0)
+    # experts
+    base_model: str = _field("tiny", "'tiny' (in the package), a hub id, or a local folder", min_length=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "where to compute")
+    lora_rank: int = _field(16, "rank of the adapters", ge=1, le=1024)
+    lora_alpha: int = _field(32, "scale of the adapters, as alpha / rank", ge=1, le=4096)
+    epochs: int = _field(3, "passes over the chosen records", ge=1, le=1000)
+    full_epochs: int = _field(1, "passes of the one adapter trained on all records (0 = leave it out)", ge=0, le=1000)
+    learning_rate: float = _field(2e-3, "peak learning rate", gt=0, le=1)
+    train_batch_size: int = _field(8, "records of one optimiser step", ge=1, le=4096)
+    max_length: int = _field(512, "longest record in tokens; longer prompts lose their start", ge=16, le=1 << 20)
+    max_new_tokens: int = _field(48, "longest generated answer in tokens", ge=1, le=1 << 16)
+    # routing and evaluation
+    min_similarity: float = _field(-1.0, "below this cosine the base answers alone (-1 = never)", ge=-1, le=1)
+    strategy: Literal["auto", "grouped", "mixed", "single"] = _field("auto", "how routed batches are generated")
+    n_test: int = _field(0, "test records per task at most (0 = all)", ge=0)
+    affinity_records: int = _field(64, "records per task that measure how tasks help each other (0 = skip)", ge=0)
+    regret_per_task: int = _field(20, "test records per task that every expert answers (0 = skip)", ge=0)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Parameters:
+        total = self.mmr_relevance + self.mmr_score + self.mmr_diversity
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"mmr_relevance + mmr_score + mmr_diversity must be 1, they are {total:g}")
+        if self.data == "embedded" and self.n_records < 200:
+            raise ValueError(f"n_records must be at least 200 for the embedded corpus, got {self.n_records}")
+        return self
+
+    @property
+    def mmr_weights(self) -> tuple[float, float, float]:
+        """The weights (relevance, score, diversity) of :func:`assl_kit.mmr_select`."""
+        return self.mmr_relevance, self.mmr_score, self.mmr_diversity
+
+    def wanted(self, n_available: int) -> int:
+        """How many records to choose of ``n_available``, copies counted.
+
+        Examples
+        --------
+        >>> Parameters(select_share=0.1).wanted(5400), Parameters(n_select=300).wanted(5400)
+        (540, 300)
+        """
+        return min(n_available, self.n_select or max(1, round(self.select_share * n_available)))
+
+
+NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads ``2e-3`` as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
+)
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """A hint that names the nearest known names, or None.
+
+    Examples
+    --------
+    >>> near("n_cluster", ["n_clusters", "seed"])
+    "Did you mean 'n_clusters'?"
+    """
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(map(repr, found))}?" if found else None
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in the package.
+
+    Examples
+    --------
+    >>> "tiny" in profile_names()
+    True
+    """
+    files = (resources.files("assl_kit") / "profiles").iterdir()
+    return sorted(file.name[: -len(".yaml")] for file in files if file.name.endswith(".yaml"))
+
+
+def read_parameters(text: str, *, where: str) -> dict[str, Any]:
+    """Read a YAML mapping of parameter names to plain values; ``where`` names its source in messages.
+
+    Raises
+    ------
+    ParameterError
+        If it is not YAML, or not a mapping of names to plain values.
+
+    Examples
+    --------
+    >>> read_parameters("learning_rate: 2e-3", where="a test")
+    {'learning_rate': 0.002}
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = where if mark is None else f"{where}, line {mark.line + 1}"
+        raise ParameterError("the parameter file is not valid YAML", where=place) from error
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ParameterError("a parameter file holds lines of 'name: value'", where=where)
+    return values
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """The values a profile sets.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`profile_names`.
+
+    Returns
+    -------
+    dict of str to plain value
+
+    Raises
+    ------
+    ParameterError
+        If there is no such profile.
+
+    Examples
+    --------
+    >>> load_profile("tiny")["base_model"]
+    'tiny'
+    """
+    known = profile_names()
+    if name not in known:
+        hint = near(str(name), known)
+        known_text = f"The profiles are {', '.join(known)}."
+        raise ParameterError(f"unknown profile {name!r}", hint=f"{hint} {known_text}" if hint else known_text)
+    file = resources.files("assl_kit") / "profiles" / f"{name}.yaml"
+    return read_parameters(file.read_text(encoding="utf-8"), where=f"profile {name}")
+
+
+def resolve(profile: str = DEFAULT_PROFILE, **overrides: Any) -> Parameters:
+    """The parameters of a profile with some of them changed.
+
+    Parameters
+    ----------
+    profile : str
+        One of :func:`profile_names`.
+    **overrides
+        Parameters that differ from the profile.
+
+    Returns
+    -------
+    Parameters
+
+    Raises
+    ------
+    ParameterError
+        If the profile or a name is unknown, a value has the wrong type, or is out of range. The message names the
+        parameter, what it must be, and what was given.
+
+    Examples
+    --------
+    >>> resolve("tiny", n_select="abc")
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.ParameterError: n_select must be a whole number, got 'abc'
+    """
+    return validate({**load_profile(DEFAULT_PROFILE), **load_profile(profile), **overrides})
+
+
+def validate(values: Mapping[str, Any], *, where: str | None = None) -> Parameters:
+    """Check plain values and make :class:`Parameters` of them; see :func:`resolve` for the errors."""
+    check_names(values, where=where)
+    try:
+        return Parameters(**values)
+    except ValidationError as error:
+        raise ParameterError("; ".join(_explain(found) for found in error.errors()), where=where) from None
+
+
+def check_names(names: Iterable[str], known: Iterable[str] = NAMES, *, where: str | None = None) -> None:
+    """Refuse names that are no parameters, suggesting the nearest.
+
+    Examples
+    --------
+    >>> check_names(["n_cluster"])
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.ParameterError: unknown parameter 'n_cluster'. Did you mean 'n_clusters'?
+    """
+    known = tuple(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        hints = [hint for hint in (near(name, known) for name in unknown) if hint]
+        plural = "s" if len(unknown) > 1 else ""
+        what = f"unknown parameter{plural} {', '.join(map(repr, unknown))}"
+        raise ParameterError(what, where=where, hint=" ".join(hints) or f"The parameters are {', '.join(known)}.")
+
+
+def parse_assignment(name: str, text: str) -> Any:
+    """Read the value of ``-p NAME VALUE`` as the type the parameter has; text that does not fit stays text.
+
+    Parameters
+    ----------
+    name : str
+        A name of :class:`Parameters`; others are read as JSON if they can be.
+    text : str
+        What stands on the command line.
+
+    Returns
+    -------
+    str, int, float, bool or None
+        A value for :func:`resolve`, which refuses what does not fit.
+
+    Examples
+    --------
+    >>> parse_assignment("learning_rate", "2e-3"), parse_assignment("data", "12"), parse_assignment("n_select", "abc")
+    (0.002, '12', 'abc')
+    """
+    field = Parameters.model_fields.get(name)
+    if field is not None and field.annotation not in (int, float, bool):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row per parameter: name, type, default, description.
+
+    Examples
+    --------
+    >>> describe()[0]["name"]
+    'data'
+    """
+    rows = []
+    for name, field in Parameters.model_fields.items():
+        kind = getattr(field.annotation, "__name__", str(field.annotation))
+        rows.append({"name": name, "type": kind, "default": field.default, "description": field.description})
+    return rows
+
+
+def _explain(found: dict[str, Any]) -> str:
+    """One pydantic finding in plain words."""
+    name = ".".join(str(part) for part in found["loc"])
+    value, kind, context = found["input"], found["type"], found.get("ctx", {})
+    if not name:
+        return str(context.get("error", found["msg"]))
+    annotation = Parameters.model_fields[name].annotation
+    if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
+        wanted = _KINDS.get(annotation, "one of the allowed values")
+        return f"{name} must be {wanted}, got {value!r}"
+    limits = {
+        "greater_than": "more than {gt:g}",
+        "greater_than_equal": "at least {ge:g}",
+        "less_than": "less than {lt:g}",
+        "less_than_equal": "at most {le:g}",
+        "literal_error": "{expected}",
+        "string_too_short": "some text",
+        "string_pattern_mismatch": "nll, ifd, rouge_gap or column:NAME",
+    }
+    if kind in limits:
+        return f"{name} must be {limits[kind].format(**context)}, got {value!r}"
+    return f"{name}: {found['msg']}, got {value!r}"

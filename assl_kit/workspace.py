@@ -1,0 +1,347 @@
+"""The folder of one run: its artifacts, written whole or not at all, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from .errors import WorkspaceError
+from .files import atomic_path, read_json, sha256_file, write_json
+from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_PACKAGES = "assl-kit numpy pandas scikit-learn sentence-transformers torch transformers peft trl".split()
+
+
+class Workspace:
+    """The artifacts of one run and its ``manifest.json``.
+
+    The manifest holds ``format``, ``created``, ``versions``, ``profile``, ``parameters``, ``artifacts`` (for each name
+    ``sha256``, ``key``, ``parents``, ``parameters``, ``seconds``, ``notebook``) and ``notebooks`` (for each what the
+    runner saw of it).
+
+    Parameters
+    ----------
+    folder : path-like
+        The run's folder; it is made when something is written.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is a manifest that cannot be read, or of another format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> ws = Workspace.open(tempfile.mkdtemp())
+    >>> with ws.writing("notes.json") as temporary:
+    ...     _ = temporary.write_text("[1]", encoding="utf-8")
+    >>> ws.commit("notes.json", key="k1")
+    >>> ws.is_current("notes.json", "k1"), ws.is_current("notes.json", "k2"), ws.json("notes.json")
+    (True, False, [1])
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder).expanduser().resolve()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise WorkspaceError("the workspace is a file, not a folder", where=str(folder))
+        self.manifest()  # refuses a damaged one at once
+
+    @classmethod
+    def open(cls, path: str | os.PathLike = "") -> Workspace:
+        """Open the workspace at ``path``; with no path, the one everybody shares.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            ``""`` takes the environment variable ``ASSL_WORKSPACE``, else ``runs/lab`` under the project's root (the
+            nearest folder upwards that holds assl-kit's ``pyproject.toml``), else under the current folder.
+
+        Returns
+        -------
+        Workspace
+        """
+        return cls(path or os.environ.get("ASSL_WORKSPACE") or runs_folder() / "lab")
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.display_path()!r})"
+
+    # places
+
+    def path_of(self, name: str) -> Path:
+        """The absolute path of an artifact.
+
+        Parameters
+        ----------
+        name : str
+            A relative POSIX path inside the workspace, as ``records.parquet`` or ``experts``.
+
+        Raises
+        ------
+        WorkspaceError
+            If the name leads out of the workspace.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+            raise WorkspaceError(f"{name!r} is not a name inside a workspace", hint="Use a relative name without '..'.")
+        path = self.folder.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.folder):
+            raise WorkspaceError(f"{name!r} leads out of the workspace through a link", where=self.display_path())
+        return path
+
+    def display_path(self, name: str = "") -> str:
+        """The path to show a person: relative, with forward slashes, the same on every machine where it can be."""
+        path = self.path_of(name) if name else self.folder
+        for base in (project_root(), Path.cwd()):
+            if base is not None and path.is_relative_to(base):
+                return path.relative_to(base).as_posix()
+        return path.relative_to(self.folder.parent).as_posix()
+
+    def has(self, name: str) -> bool:
+        """Whether the artifact is there; :meth:`is_current` says whether it can be trusted."""
+        return self.path_of(name).exists()
+
+    def _existing(self, name: str) -> Path:
+        path = self.path_of(name)
+        if not path.exists():
+            raise WorkspaceError(
+                f"there is no {name} yet", where=self.display_path(), hint="Run the notebook that makes it first."
+            )
+        return path
+
+    # reading
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read a Parquet artifact as a DataFrame."""
+        import pandas as pd
+
+        return _read(pd.read_parquet, self._existing(name), name)
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Read a safetensors artifact as arrays by name."""
+        from safetensors.numpy import load_file
+
+        return _read(load_file, self._existing(name), name)
+
+    def json(self, name: str) -> Any:
+        """Read a JSON artifact."""
+        return _read(read_json, self._existing(name), name)
+
+    # writing
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path for a file or folder; on success it becomes the artifact, whole and at once.
+
+        The artifact counts only after :meth:`commit`.
+        """
+        with atomic_path(self.path_of(name)) as temporary:
+            yield temporary
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a DataFrame as Parquet, without its index."""
+        with self.writing(name) as temporary:
+            frame.to_parquet(temporary, index=False)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
+        """Write arrays as safetensors; ``notes`` goes into the file's metadata."""
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        with self.writing(name) as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=dict(notes or {}))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON-able value."""
+        write_json(self.path_of(name), value)
+
+    # manifest
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it is on disk; an empty one where there is none."""
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            return {"format": FORMAT, "profile": None, "parameters": {}, "artifacts": {}, "notebooks": {}}
+        try:
+            found = read_json(path)
+        except ValueError as error:
+            raise WorkspaceError("the manifest is not valid JSON", where=self.display_path(MANIFEST)) from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise WorkspaceError(
+                f"the manifest has not format {FORMAT}",
+                where=self.display_path(MANIFEST),
+                hint="It was written by another version: use another folder.",
+            )
+        for part in ("parameters", "artifacts", "notebooks"):
+            if not isinstance(found.setdefault(part, {}), dict):
+                raise WorkspaceError(f"{part!r} of the manifest is not a mapping", where=self.display_path(MANIFEST))
+        return found
+
+    def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:
+        """Merge ``values`` into one part of the manifest (``parameters``, ``artifacts`` or ``notebooks``)."""
+        manifest = self.manifest()
+        manifest[part] = {**manifest.get(part, {}), **values}
+        self._save(manifest)
+
+    def _save(self, manifest: dict[str, Any]) -> None:
+        manifest.setdefault("created", datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        manifest["versions"] = versions()
+        order = ("format", "created", "versions", "profile", "parameters", "artifacts", "notebooks")
+        write_json(self.folder / MANIFEST, {**{k: manifest.get(k) for k in order}, **manifest})
+
+    def artifact_key(self, name: str) -> str | None:
+        """The key the artifact was committed with, or None."""
+        return self.manifest()["artifacts"].get(name, {}).get("key")
+
+    def is_current(self, name: str, key: str) -> bool:
+        """Whether the artifact is there, was committed with this key, and has not changed since (SHA-256)."""
+        entry = self.manifest()["artifacts"].get(name)
+        if not entry or entry.get("key") != key or not self.has(name):
+            return False
+        return sha256_file(self.path_of(name)) == entry["sha256"]
+
+    def commit(
+        self,
+        name: str,
+        *,
+        key: str,
+        parents: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        seconds: float = 0.0,
+        notebook: str | None = None,
+    ) -> None:
+        """Enter a written artifact into the manifest.
+
+        Parameters
+        ----------
+        name : str
+            The artifact.
+        key : str
+            What it was made from and how: :meth:`is_current` compares it.
+        parents : sequence of str
+            The artifacts it was made from.
+        parameters : mapping, optional
+            The parameters it depends on.
+        seconds : float
+            How long it took.
+        notebook : str, optional
+            Who made it; default the environment variable ``ASSL_NOTEBOOK``, which the runner sets.
+
+        Raises
+        ------
+        WorkspaceError
+            If the artifact is not there.
+        """
+        entry = {
+            "sha256": sha256_file(self._existing(name)),
+            "key": key,
+            "parents": list(parents),
+            "parameters": dict(parameters or {}),
+            "seconds": round(float(seconds), 2),
+            "notebook": notebook or os.environ.get("ASSL_NOTEBOOK"),
+        }
+        self.update_manifest("artifacts", {name: entry})
+
+    # parameters
+
+    def parameters(self, profile: str = DEFAULT_PROFILE, **declared: Any) -> Parameters:
+        """The parameters of this run: the profile's, then those remembered here, then the declared ones.
+
+        What comes out is remembered in the manifest, so that a notebook opened later and alone goes on with it. What
+        was remembered under another profile is forgotten.
+
+        Parameters
+        ----------
+        profile : str
+            Name of a profile.
+        **declared
+            What the caller sets. A notebook declares in its ``parameters`` cell the defaults of ``tiny``; under another
+            profile, a value left at that default follows the run or the profile.
+
+        Returns
+        -------
+        Parameters
+
+        Raises
+        ------
+        ParameterError
+            As :func:`assl_kit.parameters.resolve`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> Workspace(folder).parameters("tiny", n_clusters=4).n_clusters
+        4
+        >>> Workspace(folder).parameters("tiny").n_clusters
+        4
+        """
+        values = load_profile(DEFAULT_PROFILE) | load_profile(profile)
+        check_names(declared)
+        manifest = self.manifest()
+        if manifest.get("profile") == profile:
+            values |= {name: value for name, value in manifest["parameters"].items() if name in NAMES}
+        if profile != DEFAULT_PROFILE:
+            usual = Parameters()
+            declared = {name: value for name, value in declared.items() if value != getattr(usual, name)}
+        return self.remember(profile, validate({**values, **declared}))
+
+    def remember(self, profile: str, parameters: Parameters) -> Parameters:
+        """Make these the parameters of this run."""
+        manifest, values = self.manifest(), parameters.model_dump()
+        if manifest.get("profile") != profile or manifest["parameters"] != values:
+            self._save({**manifest, "profile": profile, "parameters": values})
+        return parameters
+
+
+def project_root() -> Path | None:
+    """The nearest folder upwards from the current one that holds assl-kit's ``pyproject.toml``, or None."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        file = folder / "pyproject.toml"
+        if file.is_file() and re.search(r'^name = "assl-kit"', file.read_text(encoding="utf-8"), re.MULTILINE):
+            return folder
+    return None
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: ``runs`` under the project's root, else under the current folder."""
+    return (project_root() or Path.cwd()) / "runs"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result.
+
+    Examples
+    --------
+    >>> "python" in versions()
+    True
+    """
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(reader, path: Path, name: str):
+    try:
+        return reader(path)
+    except Exception as error:  # the readers' own errors are of many kinds
+        raise WorkspaceError(
+            f"{name} cannot be read ({type(error).__name__})", where=name, hint="Delete it and run again."
+        ) from error
