@@ -1,0 +1,148 @@
+"""What is checked before an expert bank is used: its form, its files, and what it is used with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from .errors import BankError
+from .files import read_json, sha256_file
+
+FORMAT = "assl-kit expert bank"
+FORMAT_VERSION = 1
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+_SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
+
+
+def locate(path: str | os.PathLike, revision: str | None) -> tuple[Path, Path]:
+    """The bank's folder, and the folder its files must stay in (the hub's cache keeps files as links into itself)."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve()
+    if not HUB_ID.match(str(path)):
+        raise BankError("there is no expert bank", where=str(path), hint="Give a bank's folder or a hub id owner/name.")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["bank.json", "router.safetensors", "expert-*/adapter_*.json", "expert-*/*.safetensors", "encoder/*"]
+    try:
+        snapshot = Path(snapshot_download(str(path), revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        raise BankError(
+            f"the expert bank could not be had from the hub: {type(error).__name__}",
+            where=str(path),
+            hint="Check the name and the network (HF_HUB_OFFLINE allows cached banks only), or give a local folder.",
+        ) from error
+    return snapshot, snapshot.resolve().parents[1]
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    file = folder / "bank.json"
+    if not file.is_file():
+        raise BankError("there is no bank.json, so this is no expert bank", where=str(folder))
+    try:
+        info = read_json(file)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BankError(f"bank.json is not readable JSON: {error}", where=str(file)) from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise BankError("bank.json does not describe an expert bank", where=str(file))
+    if info.get("format_version") != FORMAT_VERSION:
+        raise BankError(
+            f"the bank has format version {info.get('format_version')!r}, this program reads {FORMAT_VERSION}",
+            where=str(file),
+            hint="Install the assl-kit version that wrote it.",
+        )
+    try:
+        names = [expert["name"] for expert in info["experts"]]
+        known = (info["base"]["id"], info["base"]["fingerprint"], info["encoder"]["id"], info["encoder"]["fingerprint"])
+        float(info["router"]["min_similarity"])
+        files = {str(name): str(digest) for name, digest in info["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BankError(f"bank.json lacks or misspells an entry: {error}", where=str(file)) from None
+    if names != [f"expert-{k}" for k in range(len(names))] or not names or not all(isinstance(x, str) for x in known):
+        raise BankError("bank.json must list experts expert-0, expert-1, …, a base and an encoder", where=str(file))
+    needed = {"router.safetensors", *(f"{name}/{part}" for name in names for part in ADAPTER_FILES)}
+    if missing := sorted(needed - set(files)):
+        raise BankError(f"bank.json has no SHA-256 of {missing[0]}", where=str(file))
+    return info
+
+
+def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
+    """Each listed file is a plain file inside, of a harmless kind, unchanged; no other is where libraries look."""
+    for name, digest in info["files"].items():
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or "\\" in name or ":" in name or ".." in parts or not parts:
+            raise BankError(f"bank.json lists a path outside the bank: {name}", where=str(folder))
+        if PurePosixPath(name).suffix not in _SUFFIXES:
+            raise BankError(f"{name} is not safetensors, JSON or text and is not loaded", where=str(folder))
+        file = folder / name
+        if not file.is_file():
+            raise BankError(f"{name} is missing", where=str(folder), hint="Copy or download the bank again.")
+        _check_inside(file, folder, root, name)
+        if sha256_file(file) != digest:
+            raise BankError(
+                f"{name} is not the file the bank was saved with: its SHA-256 differs",
+                where=str(folder),
+                hint="Copy or download the bank again.",
+            )
+    for part in ("encoder", *(expert["name"] for expert in info["experts"])):
+        for file in sorted((folder / part).rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            if file.is_symlink() and file.is_dir():
+                raise BankError(f"{name} is a link", where=str(folder), hint="Put the folder itself there.")
+            if not file.is_dir() and name not in info["files"]:
+                raise BankError(f"{name} does not belong to the bank", where=str(folder), hint="Remove the file.")
+    for expert in info["experts"]:
+        config = read_json(folder / expert["name"] / ADAPTER_FILES[0])
+        if config.get("peft_type") != "LORA" or config.get("megatron_config") or config.get("auto_mapping"):
+            raise BankError("only plain LoRA adapters are loaded", where=str(folder / expert["name"]))
+    modules = folder / "encoder" / "modules.json"
+    if (folder / "encoder").is_dir():
+        kinds = [str(module.get("type")) for module in read_json(modules)] if modules.is_file() else [""]
+        if not all(kind.startswith("sentence_transformers.") for kind in kinds):
+            raise BankError("the bank's encoder asks for code from elsewhere and is not loaded", where=str(modules))
+
+
+def _check_inside(file: Path, folder: Path, root: Path, name: str) -> None:
+    if not file.resolve().is_relative_to(root):
+        raise BankError(f"{name} is a link out of the bank", where=str(folder), hint="Put the file itself there.")
+    linked = [p for p in (file, *file.parents) if p != folder and p.is_relative_to(folder) and p.is_symlink()]
+    if linked and root == folder.resolve():
+        raise BankError(f"{name} is reached through a link", where=str(folder), hint="Put the file itself there.")
+
+
+def check_match(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | str | None, hint: str) -> None:
+    if theirs is None:
+        return
+    theirs = {"fingerprint": theirs} if isinstance(theirs, str) else dict(theirs)
+    for key in ("fingerprint", "tokenizer"):
+        if key in theirs and key in ours and theirs[key] != ours[key]:
+            part = "" if key == "fingerprint" else "tokenizer of the "
+            raise BankError(
+                f"the bank was made with another {part}{what}: {ours['id']} ({str(ours[key])[:12]}), "
+                f"not {theirs.get('id', 'this one')} ({str(theirs[key])[:12]})",
+                hint=hint,
+            )
+
+
+def read_centroids(folder: Path, info: dict[str, Any]) -> np.ndarray:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = folder / "router.safetensors"
+    try:
+        centroids = load_file(file)["centroids"]
+    except (SafetensorError, KeyError) as error:
+        raise BankError(f"router.safetensors holds no centroids: {error}", where=str(folder)) from None
+    shape = (len(info["experts"]), info["encoder"].get("dim"))
+    if centroids.shape != shape or centroids.dtype != np.float32:
+        raise BankError(f"the centroids are {centroids.dtype} {centroids.shape}, not float32 {shape}", where=str(file))
+    if not np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-3):
+        raise BankError("the centroids are not of unit length", where=str(file))
+    return centroids
