@@ -99,28 +99,38 @@ def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str |
 
     if name not in STEPS:
         raise ParameterError(f"unknown artifact {name!r}", hint=f"Known: {', '.join(STEPS)}.")
+    _ensure(ws, name, parameters, notebook, set())
+    return read(ws, name)
+
+
+def _ensure(ws: Workspace, name: str, parameters: Parameters, notebook: str | None, done: set[str]) -> None:
+    """Build what is missing or out of date, parents first; ``done`` holds what this call has looked at."""
+    if name in done:
+        return
     step = STEPS[name]
     for parent in step.parents:
-        require(ws, parent, parameters, notebook=notebook)
+        _ensure(ws, parent, parameters, notebook, done)
+    done.add(name)
     key = _key(ws, name, parameters)
-    if not ws.is_current(step.file, key):
-        if notebook is not None and notebook != step.notebook:
-            print(f"{step.file} is missing or out of date: built here, as notebook {step.notebook} does.")
-        start = time.perf_counter()
-        with ws.writing(step.file) as path:
-            step.build(ws, parameters, path)
-        ws.commit(
-            step.file,
-            key=key,
-            parents=[STEPS[parent].file for parent in step.parents],
-            parameters={p: getattr(parameters, p) for p in step.parameters},
-            seconds=time.perf_counter() - start,
-            notebook=step.notebook,
-        )
-    return step.read(ws.path_of(step.file))
+    if ws.is_current(step.file, key):
+        return
+    if notebook is not None and notebook != step.notebook:
+        print(f"{step.file} is missing or out of date: built here, as notebook {step.notebook} does.")
+    start = time.perf_counter()
+    with ws.writing(step.file) as path:
+        step.build(ws, parameters, path)
+    ws.commit(
+        step.file,
+        key=key,
+        parents=[STEPS[parent].file for parent in step.parents],
+        parameters={p: getattr(parameters, p) for p in step.parameters},
+        seconds=time.perf_counter() - start,
+        notebook=step.notebook,
+    )
 
 
 def read(ws: Workspace, name: str) -> Any:
+    """Load an artifact as it is on disk, current or not."""
     return STEPS[name].read(ws.path_of(STEPS[name].file))
 
 
@@ -130,7 +140,8 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
     for parameter in ("data", "encoder", "base_model"):  # a local file or folder counts with its content
         if parameter in values and Path(str(values[parameter])).exists():
             values[parameter] = sha256_file(values[parameter])
-    parents = {parent: ws.sha256(STEPS[parent].file) for parent in step.parents}
+    made = ws.manifest()["artifacts"]
+    parents = {parent: made[STEPS[parent].file]["sha256"] for parent in step.parents}
     return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": _code_hash()})
 
 
