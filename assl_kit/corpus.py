@@ -1,0 +1,340 @@
+"""The corpus: record schema, validation with clear errors, loaders, splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import DataError, ParameterError
+from .files import atomic_path
+from .loaders import (
+    is_cfleb,
+    is_fineval,
+    iter_cfleb,
+    iter_fineval,
+    iter_hub,
+    iter_json_list,
+    iter_jsonl,
+    iter_parquet,
+)
+from .splits import draw_records, ensure_splits
+
+COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
+SPLITS = ("train", "dev", "test")
+FORMATS = ("auto", "embedded", "jsonl", "alpaca", "parquet", "cfleb", "fineval", "hub")
+_NEEDED = ("instruction", "output")
+_SHOWN = 5
+_TEXT = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
+_FIX = "Correct these records and load again."
+_READERS = {
+    "jsonl": iter_jsonl,
+    "alpaca": iter_json_list,
+    "parquet": iter_parquet,
+    "cfleb": iter_cfleb,
+    "fineval": iter_fineval,
+}
+_FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+class _Checker:
+    """Takes records one at a time, keeps what is right in columns and remembers what is wrong."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.columns: dict[str, list] = {name: [] for name in COLUMNS}
+        self.extras: dict[str, list] = {}
+        self.places: list[str] = []
+        self.has: dict[str, str] = {}
+        self.lacks: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.n_problems = 0
+
+    def wrong(self, place: str, what: str) -> None:
+        self.n_problems += 1
+        if len(self.problems) < _SHOWN:
+            self.problems.append(f"{place}: {what}")
+
+    def add(self, place: str, record: Any) -> None:
+        if not isinstance(record, dict):
+            self.wrong(place, f"a record must be an object with named fields, this is {_show(record)}")
+            return
+        record_id = record.get("id")
+        label = f"{place} (id {record_id!r})" if isinstance(record_id, str) else place
+        for name in COLUMNS:
+            value = record.get(name)
+            if _is_missing(value):
+                self.lacks.setdefault(name, label)
+                value = None
+                if name in _NEEDED:
+                    self.wrong(label, f"the field {name!r} is missing")
+            else:
+                self.has.setdefault(name, label)
+                value = self._text(label, name, value)
+            self.columns[name].append(value)
+        self.places.append(label)
+        for name, value in record.items():
+            if name not in COLUMNS:
+                column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
+                column.append(
+                    json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else value
+                )
+        for column in self.extras.values():
+            if len(column) < len(self.places):
+                column.append(None)
+
+    def _text(self, label: str, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self.wrong(label, f"{name!r} must be text, not {_show(value)} ({type(value).__name__})")
+            return ""
+        if name != "input" and not value.strip():
+            self.wrong(label, f"{name!r} is empty")
+        elif name == "split" and value not in SPLITS:
+            self.wrong(label, f"the split {value!r} is none of {', '.join(SPLITS)}")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            self.wrong(label, f"{name!r} holds half of a surrogate pair, which is no character")
+        return value
+
+    def frame(self) -> pd.DataFrame:
+        if not self.places and not self.n_problems:
+            raise DataError("the corpus is empty", where=self.where, hint="Give at least one record.")
+        for name in COLUMNS:
+            if name in self.has and name in self.lacks and name not in _NEEDED:
+                hint = 'write "" where there is none' if name == "input" else "give it to all records or to none"
+                self.wrong(self.lacks[name], f"the field {name!r} is missing, though others have it; {hint}")
+        if "id" in self.has:
+            first: dict[str, str] = {}
+            for value, label in zip(self.columns["id"], self.places, strict=True):
+                if value and first.setdefault(value, label) is not label:
+                    self.wrong(label, f"the id {value!r} is already that of {first[value].split(' (id ')[0]}")
+        if self.n_problems:
+            many = f"{self.n_problems} problems, the first {len(self.problems)} of them: "
+            what = (many if self.n_problems > len(self.problems) else "") + "; ".join(self.problems)
+            raise DataError(what, where=None if self.where in what else self.where, hint=_FIX)
+        return pd.DataFrame(self.columns | {name: _tidy(values) for name, values in self.extras.items()})
+
+
+def _tidy(values: list) -> list:
+    """An extra column of one type (mixed ones become text), so that it can be written to Parquet."""
+    kinds = {type(value) for value in values if not _is_missing(value)}
+    if len(kinds) <= 1 or kinds <= {int, float}:
+        return values
+    return [None if _is_missing(value) else str(value) for value in values]
+
+
+def _fill(records: pd.DataFrame, checker: _Checker, source: str) -> pd.DataFrame:
+    """Fill in the fields that no record has."""
+    if "input" not in checker.has:
+        records["input"] = ""
+    if "task" not in checker.has:
+        records["task"] = "unknown"
+    if "source" not in checker.has:
+        records["source"] = source
+    if "split" not in checker.has:
+        records["split"] = "train"
+    if "id" not in checker.has:
+        seen: Counter = Counter()
+        ids = []
+        for row in zip(records["instruction"], records["input"], records["output"], strict=True):
+            digest = hashlib.sha256("\x1f".join(row).encode("utf-8")).hexdigest()[:12]
+            ids.append(f"{digest}-{seen[digest]}")
+            seen[digest] += 1
+        records["id"] = ids
+    return records.astype({name: _TEXT for name in COLUMNS})
+
+
+def _validated(pairs: Iterable[tuple[str, Any]], where: str, source: str) -> tuple[pd.DataFrame, bool]:
+    checker = _Checker(where)
+    for place, record in pairs:
+        checker.add(place, record)
+    return _fill(checker.frame(), checker, source), "split" in checker.has
+
+
+def validate_records(records: pd.DataFrame | Iterable[dict], *, where: str = "records") -> pd.DataFrame:
+    """Check records against the schema and bring them to one form.
+
+    ``instruction`` and ``output`` must be non-empty text. ``input`` may be empty. The fields ``id``, ``task``,
+    ``source``, ``split`` and ``input`` are filled in when *no* record has them (a hash of the content and a counter,
+    "unknown", ``where``, "train", ""), and are an error when only some have them. Other fields are kept as extra
+    columns; objects and lists in them become JSON text.
+
+    Parameters
+    ----------
+    records : DataFrame or iterable of dict
+        The records; an iterable is read once, record by record.
+    where : str
+        A name for the records in error messages, and their ``source`` when they have none.
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``COLUMNS`` first (text, ids unique, split one of ``SPLITS``), then the extra ones.
+
+    Raises
+    ------
+    DataError
+        No record at all; a missing or empty field; a value that is not text; an unknown split; an id used twice.
+        The message names the first five problems, each with its place.
+
+    Examples
+    --------
+    >>> frame = validate_records([{"instruction": "判断情绪。", "input": "股价大涨", "output": "积极"}])
+    >>> frame.loc[0, ["task", "split"]].tolist()
+    ['unknown', 'train']
+    >>> validate_records([{"instruction": "判断情绪。", "output": 1}])
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.DataError: records, row 1: 'output' must be text, not 1 (int). Correct these records and load again.
+    """
+    if isinstance(records, pd.DataFrame):
+        records = records.to_dict("records")
+    pairs = ((f"{where}, row {number}", record) for number, record in enumerate(records, 1))
+    return _validated(pairs, where, where)[0]
+
+
+def _guess_format(source: str, path: Path) -> str:
+    name = path.name.lower()
+    if source == "embedded":
+        return "embedded"
+    if path.is_dir():
+        return "cfleb" if is_cfleb(path) else "fineval" if is_fineval(path) else "hub"
+    if name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
+        return "jsonl"
+    if name.endswith((".json", ".json.gz")):
+        return "alpaca"
+    if name.endswith(".parquet"):
+        return "parquet"
+    if path.exists():
+        endings = ", ".join(_FILE_ENDINGS)
+        raise DataError("the kind of file is not known", where=source, hint=f"Its name must end in one of {endings}.")
+    return "hub"
+
+
+def load_records(
+    source: str | os.PathLike,
+    *,
+    format: str = "auto",
+    n_records: int | None = None,
+    seed: int = 0,
+    config: str | None = None,
+) -> pd.DataFrame:
+    """Load a corpus of instruction records from wherever it is.
+
+    Parameters
+    ----------
+    source : str or path-like
+        "embedded" (the corpus the package writes itself); a file (.jsonl, .jsonl.gz, .json as a list of records, as
+        Alpaca has it, .parquet); a folder in the layout of CFLEB or FinEval (see `assl_kit.loaders`) or with a
+        dataset in it; or the id of a dataset on the Hugging Face hub. Dataset code is never run.
+    format : str
+        One of ``FORMATS``; "auto" takes it from the name.
+    n_records : int, optional
+        How many records to make ("embedded", default 6,000), or to keep: a seeded draw whose tasks and splits have
+        the shares of the whole. None keeps all.
+    seed : int
+        Fixes the embedded corpus, the draw, and the split where the source has none.
+    config : str, optional
+        The configuration of a hub dataset.
+
+    Returns
+    -------
+    DataFrame
+        As `validate_records` gives it. Records that come without splits are split by `ensure_splits`.
+
+    Raises
+    ------
+    DataError
+        Nothing there, or not readable, or a record breaks the schema; names the file and the line.
+    ParameterError
+        An unknown ``format``, or an ``n_records`` that is not a positive whole number.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> file = Path(tempfile.mkdtemp()) / "mine.jsonl"
+    >>> rows = [{"instruction": "判断情绪。", "input": f"第{i}条", "output": "中性"} for i in range(20)]
+    >>> _ = file.write_text("\\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    >>> frame = load_records(file)
+    >>> frame["source"].unique().tolist(), frame["split"].value_counts().to_dict()
+    (['mine'], {'train': 18, 'test': 2})
+    """
+    source, path = os.fspath(source), Path(source)
+    if format not in FORMATS:
+        raise ParameterError(f"unknown format {format!r}", where="format", hint=f"Use one of {', '.join(FORMATS)}.")
+    if n_records is not None and (isinstance(n_records, bool) or not isinstance(n_records, (int, np.integer))):
+        raise ParameterError(f"n_records must be a whole number, not {n_records!r}", where="n_records")
+    if n_records is not None and n_records < 1:
+        raise ParameterError(f"n_records must be at least 1, not {n_records}", where="n_records")
+    kind = _guess_format(source, path) if format == "auto" else format
+    if kind == "embedded":
+        from .synthetic import make_corpus
+
+        return validate_records(make_corpus(6000 if n_records is None else int(n_records), seed=seed), where="embedded")
+    looks_local = source.lower().endswith(_FILE_ENDINGS) or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if not path.exists() and (kind != "hub" or looks_local):
+        raise DataError("there is no such file or folder", where=source, hint="Check the path.")
+    if kind in ("cfleb", "fineval") and not (is_cfleb(path) if kind == "cfleb" else is_fineval(path)):
+        raise DataError(f"the folder does not have the layout of {kind}", where=source)
+    pairs = iter_hub(source, config) if kind == "hub" else _READERS[kind](path)
+    stem = path.name if path.is_dir() else path.name.split(".")[0] if kind != "hub" else source
+    records, has_split = _validated(pairs, source, stem)
+    if not has_split:
+        records = ensure_splits(records, seed=seed)
+    return records if n_records is None else draw_records(records, int(n_records), seed)
+
+
+def user_prompt(instruction: str, input: str = "") -> str:
+    """What the user says to the model: the instruction, then the input on a new line if there is one.
+
+    Examples
+    --------
+    >>> user_prompt("判断情绪。", "股价大涨")
+    '判断情绪。\\n股价大涨'
+    """
+    return f"{instruction}\n{input}" if input.strip() else instruction
+
+
+def prompts(records: pd.DataFrame) -> list[str]:
+    """The `user_prompt` of each record, in order.
+
+    Examples
+    --------
+    >>> prompts(validate_records([{"instruction": "什么是债券？", "output": "一种借据。"}]))
+    ['什么是债券？']
+    """
+    return [user_prompt(*row) for row in zip(records["instruction"], records["input"], strict=True)]
+
+
+def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Validate records and write them as Parquet, atomically."""
+    records = validate_records(records, where=os.fspath(path))
+    with atomic_path(path) as temporary:
+        records.to_parquet(temporary, index=False)
+
+
+def read_records(path: str | os.PathLike) -> pd.DataFrame:
+    """Read and validate records written by `write_records`; DataError when there is no such file or it is damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("there is no such file", where=str(path), hint="Write it with write_records first.")
+    return _validated(iter_parquet(path), str(path), path.stem)[0]
