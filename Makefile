@@ -1,0 +1,49 @@
+# make run    the whole chain on CPU, offline: notebooks 00 to 08, a table and an HTML report under runs/tiny/
+# make test   ruff, pytest, and every notebook through nbval
+# make lab    JupyterLab on the first notebook
+# make lint · make notebooks (run all in place and keep their outputs) · make install · make clean
+
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= tiny
+ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
+
+.PHONY: run test lab lint notebooks install clean
+
+run: $(INSTALLED)
+	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
+
+test: lint
+	$(QUIET) $(BIN)/python -m pytest -q
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
+		--nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS)
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check assl_kit tests benchmarks
+
+lab: $(INSTALLED)
+	$(BIN)/python -m jupyter lab notebooks/00_start_here.ipynb
+
+notebooks: $(INSTALLED)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(v < (3, 10) and f'Python 3.10 or newer is needed, this is {v[0]}.{v[1]}: make PYTHON=...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[notebooks,train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
