@@ -99,16 +99,6 @@ class Parameters(BaseModel):
         """The weights (relevance, score, diversity) of :func:`assl_kit.mmr_select`."""
         return self.mmr_relevance, self.mmr_score, self.mmr_diversity
 
-    def wanted(self, n_available: int) -> int:
-        """How many records to choose of ``n_available``, copies counted.
-
-        Examples
-        --------
-        >>> Parameters(select_share=0.1).wanted(5400), Parameters(n_select=300).wanted(5400)
-        (540, 300)
-        """
-        return min(n_available, self.n_select or max(1, round(self.select_share * n_available)))
-
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

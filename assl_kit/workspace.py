@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_PACKAGES = "assl-kit numpy pandas scikit-learn sentence-transformers torch transformers peft trl".split()
+_PACKAGES = ("assl-kit", "numpy", "pandas", "scikit-learn", "sentence-transformers", "torch", "transformers", "trl")
 
 
 class Workspace:
@@ -107,7 +107,8 @@ class Workspace:
         for base in (project_root(), Path.cwd()):
             if base is not None and path.is_relative_to(base):
                 return path.relative_to(base).as_posix()
-        return path.relative_to(self.folder.parent).as_posix()
+        base = self.folder.parent
+        return path.relative_to(base.parent if base.name == "runs" else base).as_posix()
 
     def has(self, name: str) -> bool:
         """Whether the artifact is there; :meth:`is_current` says whether it can be trusted."""
