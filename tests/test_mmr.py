@@ -1,0 +1,215 @@
+"""MMR: the lazy picks are the plain greedy loop's, whatever the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assl_kit import mmr
+from assl_kit.errors import DataError, ParameterError
+from assl_kit.mmr import mean_direction, mmr_select, mmr_terms
+
+
+def unit(X):
+    X = np.asarray(X, dtype=np.float64)
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_rows(n, d, seed, duplicates=0.0):
+    rng = np.random.default_rng(seed)
+    X = unit(rng.normal(size=(n, d)) + 1.5 * rng.normal(size=(4, d))[rng.integers(4, size=n)])
+    copies = rng.random(n) < duplicates
+    X[copies] = X[rng.integers(n, size=copies.sum())]
+    return X
+
+
+def greedy(X, n_select, centroid, scores, weights, ids):
+    """The definition, word for word, in float64 and with each similarity summed alone."""
+    X = X.astype(np.float64)
+    centroid = np.asarray(centroid, dtype=np.float64)
+    centroid = centroid / np.sqrt((centroid**2).sum())
+    base = weights[0] * (X * centroid).sum(axis=1) + weights[1] * np.asarray(scores, dtype=np.float64)
+    picks = []
+    for _ in range(n_select):
+        best = None
+        for i in range(len(X)):
+            if i in picks:
+                continue
+            value = base[i] - (weights[2] * (X[picks] * X[i]).sum(axis=1).max() if picks else 0.0)
+            if best is None or value > best[0] or (value == best[0] and ids[i] < best[1]):
+                best = (value, ids[i], i)
+        picks.append(best[2])
+    return picks
+
+
+# Rows, centroid, scores and weights that float arithmetic holds exactly: every tie is a true tie in any order of sums.
+EXACT_ROWS = np.array(
+    [s * np.eye(4)[i] for i in range(4) for s in (1, -1)]
+    + [[a / 2, b / 2, c / 2, e / 2] for a in (1, -1) for b in (1, -1) for c in (1, -1) for e in (1, -1)]
+)
+EXACT_WEIGHTS = [
+    (0.5, 0.25, 0.25),
+    (0.25, 0.25, 0.5),
+    (0.0, 0.0, 1.0),
+    (1.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.5, 0.0, 0.5),
+]
+
+
+@given(
+    rows=st.lists(st.integers(0, len(EXACT_ROWS) - 1), min_size=1, max_size=40),
+    centre=st.integers(0, len(EXACT_ROWS) - 1),
+    weights=st.sampled_from(EXACT_WEIGHTS),
+    block=st.sampled_from([1, 2, 7, 256]),
+    data=st.data(),
+)
+@settings(max_examples=120, deadline=None)
+def test_ties_are_settled_by_id(rows, centre, weights, block, data):
+    X = EXACT_ROWS[rows]
+    n = len(X)
+    scores = np.array(data.draw(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=n, max_size=n)))
+    ids = np.array([f"r{i:02d}" for i in data.draw(st.permutations(range(n)))])
+    k = data.draw(st.integers(0, n))
+    wanted = greedy(X, k, EXACT_ROWS[centre], scores, weights, ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmr, "_BLOCK", block)
+        for method in ("lazy", "plain"):
+            found = mmr_select(
+                X, k, centroid=EXACT_ROWS[centre], scores=scores, weights=weights, ids=ids, method=method
+            )
+            assert found.dtype == np.int64
+            assert found.tolist() == wanted, method
+
+
+@given(
+    n=st.integers(1, 60),
+    d=st.integers(2, 20),
+    seed=st.integers(0, 10_000),
+    duplicates=st.sampled_from([0.0, 0.2, 0.7]),
+    block=st.sampled_from([1, 5, 16, 256]),
+    weights=st.sampled_from([(0.4, 0.2, 0.4), (0.1, 0.2, 0.7), (0.6, 0.4, 0.0), (0.0, 0.0, 1.0)]),
+)
+@settings(max_examples=120, deadline=None)
+def test_equals_the_plain_loop_on_random_rows_with_duplicates(n, d, seed, duplicates, block, weights):
+    X = random_rows(n, d, seed, duplicates)
+    rng = np.random.default_rng(seed + 1)
+    scores = rng.random(n) if seed % 2 else np.zeros(n)
+    centroid = rng.normal(size=d)
+    k = int(rng.integers(0, n + 1))
+    if weights[:2] == (0.0, 0.0):
+        k = min(k, 2)  # pure diversity: antipodes and mutual nearest rows tie mathematically; see the exact test
+    wanted = greedy(X, k, centroid, scores, weights, np.arange(n))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmr, "_BLOCK", block)
+        assert mmr_select(X, k, centroid=centroid, scores=scores, weights=weights).tolist() == wanted
+
+
+def test_lazy_equals_plain_at_size():
+    X = random_rows(3000, 48, 5, duplicates=0.2)
+    scores = np.random.default_rng(1).random(3000)
+    lazy = mmr_select(X, 700, scores=scores)
+    assert np.array_equal(lazy, mmr_select(X, 700, scores=scores, method="plain"))
+    assert len(set(lazy.tolist())) == 700
+    assert np.array_equal(lazy[:50], mmr_select(X, 50, scores=scores))
+
+
+def test_all_rows_equal():
+    X = np.tile(unit([[1, 2, 3]]), (600, 1))
+    assert mmr_select(X, 600).tolist() == list(range(600))
+    assert mmr_select(X, 5, ids=np.arange(600)[::-1]).tolist() == [599, 598, 597, 596, 595]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_permuting_rows_gives_the_same_ids(seed):
+    X = random_rows(300, 12, seed, duplicates=0.3)
+    rng = np.random.default_rng(seed)
+    ids, scores, order = np.array([f"id-{i}" for i in range(300)]), rng.random(300), rng.permutation(300)
+    first = ids[mmr_select(X, 80, scores=scores, ids=ids)]
+    second = ids[order][mmr_select(X[order], 80, scores=scores[order], ids=ids[order])]
+    assert first.tolist() == second.tolist()
+
+
+def test_without_diversity_the_top_is_picked():
+    X = random_rows(200, 8, 3)
+    scores = np.random.default_rng(3).random(200)
+    value = 0.7 * (X.astype(np.float64) @ mean_direction(X)) + 0.3 * scores
+    assert mmr_select(X, 40, scores=scores, weights=(0.7, 0.3, 0)).tolist() == np.argsort(-value)[:40].tolist()
+
+
+def test_diversity_spreads_the_picks():
+    X = random_rows(500, 8, 9)
+
+    def closest(picks):
+        S = X[picks] @ X[picks].T - 2 * np.eye(len(picks))
+        return S.max(axis=1).mean()
+
+    assert closest(mmr_select(X, 30, weights=(0.2, 0, 0.8))) < closest(mmr_select(X, 30, weights=(1, 0, 0))) - 0.1
+
+
+def test_any_layout_and_type_of_input():
+    X = random_rows(120, 6, 4)
+    wanted = mmr_select(X, 30).tolist()
+    assert mmr_select(X.astype(np.float64), 30).tolist() == wanted
+    assert mmr_select(np.asfortranarray(X), 30).tolist() == wanted
+    assert mmr_select(np.repeat(X, 2, axis=0)[::2], 30).tolist() == wanted
+
+
+def test_terms_explain_each_pick():
+    X = random_rows(400, 10, 6, duplicates=0.2)
+    scores = np.random.default_rng(6).random(400)
+    picks = mmr_select(X, 300, scores=scores)
+    relevance, score, nearest = mmr_terms(X, picks, scores=scores)
+    P = X[picks].astype(np.float64)
+    assert np.allclose(relevance, P @ mean_direction(X), atol=1e-12)
+    assert np.array_equal(score, scores[picks])
+    assert nearest[0] == 0
+    assert np.allclose(nearest[1:], [(P[:t] @ P[t]).max() for t in range(1, 300)], atol=1e-12)
+    value = 0.4 * relevance + 0.2 * score - 0.4 * nearest
+    assert (np.diff(value[1:]) <= 1e-12).all()
+    assert all(len(term) == 0 for term in mmr_terms(X, []))
+
+
+GOOD = unit([[1, 0], [0, 1], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"n_select": 4}, ParameterError, "3 rows"),
+        ({"n_select": -1}, ParameterError, "-1"),
+        ({"n_select": "abc"}, ParameterError, "abc"),
+        ({"n_select": 1.5}, ParameterError, "1.5"),
+        ({"weights": (0.5, 0.5, 0.5)}, ParameterError, "sum 1"),
+        ({"weights": (1.5, -0.5, 0)}, ParameterError, "non-negative"),
+        ({"weights": (1, 0)}, ParameterError, "weights"),
+        ({"weights": (np.nan, 0.5, 0.5)}, ParameterError, "weights"),
+        ({"weights": "abc"}, ParameterError, "weights"),
+        ({"method": "fast"}, ParameterError, "fast"),
+        ({"scores": [0, 1.2, 0]}, DataError, "row 1"),
+        ({"scores": [0, 0, np.nan]}, DataError, "row 2"),
+        ({"scores": [0, 0]}, ParameterError, "3 rows"),
+        ({"scores": ["a", "b", "c"]}, DataError, "numbers"),
+        ({"centroid": [0, 0]}, DataError, "direction"),
+        ({"centroid": [0, np.nan]}, DataError, "direction"),
+        ({"centroid": [1, 0, 0]}, ParameterError, "2 columns"),
+        ({"ids": ["a", "b"]}, ParameterError, "3 rows"),
+        ({"ids": np.array(["a", 1, "b"], dtype=object)}, ParameterError, "mix"),
+        ({"X": unit([[1, 0], [-1, 0]])}, DataError, "centroid"),
+        ({"X": np.array([[1, 0], [np.nan, 0]])}, DataError, "row 1"),
+        ({"X": np.array([[1, 0], [0, 0]])}, DataError, "row 1"),
+        ({"X": np.array([[1, 0], [0, 2]])}, DataError, "row 1"),
+    ],
+)
+def test_bad_input_is_named(change, error, words):
+    arguments = {"X": GOOD, "n_select": 1} | change
+    with pytest.raises(error, match=words):
+        mmr_select(arguments.pop("X"), arguments.pop("n_select"), **arguments)
+
+
+def test_terms_refuse_rows_that_are_not_there():
+    for picks in ([3], [-1], [0.5], [[0]]):
+        with pytest.raises(ParameterError, match="row numbers"):
+            mmr_terms(GOOD, picks)
