@@ -357,3 +357,13 @@ def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
     axes.scatter(x, y, s=22, color=TASK_COLOURS[0], alpha=0.8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
+
+
+def plot_lines(x, lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Several curves over the same x."""
+    figure, axes = _figure(6.8, 3.4)
+    for (name, y), colour, marker in zip(lines.items(), TASK_COLOURS, MARKERS, strict=False):
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.legend()
+    return figure

@@ -1,0 +1,67 @@
+"""errors.py, files.py, device.py and environment.py."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from assl_kit.device import pick_device
+from assl_kit.environment import check_environment
+from assl_kit.errors import AsslError, BankError, DataError, ParameterError, WorkspaceError
+from assl_kit.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+
+
+@pytest.mark.parametrize("kind", [DataError, ParameterError, BankError, WorkspaceError])
+def test_an_error_says_what_where_and_what_to_do(kind):
+    error = kind("the row is zero", where="row 3", hint="Drop it.")
+    assert str(error) == "the row is zero (row 3). Drop it."
+    assert isinstance(error, AsslError)
+    again = pickle.loads(pickle.dumps(error))  # joblib workers send errors this way
+    assert type(again) is kind and str(again) == str(error)
+
+
+def test_data_and_parameter_errors_are_value_errors():
+    assert issubclass(DataError, ValueError) and issubclass(ParameterError, ValueError)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    target = tmp_path / "a.json"
+    write_json(target, {"n": 1})
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise RuntimeError
+    assert read_json(target) == {"n": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    target = tmp_path / "bank"
+    for names in (["a", "b"], ["c"]):
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            for name in names:
+                (temporary / name).write_text(name, encoding="utf-8")
+        assert sorted(p.name for p in target.iterdir()) == names
+    assert [p.name for p in tmp_path.iterdir()] == ["bank"]
+
+
+def test_sha256_depends_on_names_and_content(tmp_path):
+    for folder, name, text in (("x", "a", "1"), ("y", "b", "1"), ("z", "a", "2"), ("w", "a", "1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text, encoding="utf-8")
+    hashes = [sha256_file(tmp_path / folder) for folder in "xyzw"]
+    assert len(set(hashes)) == 3 and hashes[0] == hashes[3]
+    assert sha256_of([1, 2]) != sha256_of([2, 1])
+
+
+def test_pick_device():
+    assert pick_device("cpu").device == "cpu"
+    with pytest.raises(ParameterError, match="unknown device"):
+        pick_device("tpu")
+
+
+def test_environment_is_complete():
+    table = check_environment(("notebooks", "train", "dev"))
+    assert (table["status"] == "OK").all(), table[table["status"] != "OK"]
+    assert {"python", "torch", "trl", "papermill", "nbval"} <= set(table["package"])

@@ -1,0 +1,86 @@
+"""plots.py: every figure draws what it was given."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from assl_kit import plots
+from assl_kit.synthetic import TASKS
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_colours_are_fixed_and_distinct():
+    colours = plots.task_colours(["zebra", "qa"])
+    assert colours["qa"] == plots.task_colours(TASKS)["qa"]
+    assert len(set(plots.task_colours(TASKS).values())) == len(TASKS)
+    assert len(set(plots.expert_colours(6))) == 6
+
+
+def test_chinese_labels_are_replaced_where_no_font_has_them(monkeypatch):
+    monkeypatch.setattr(plots, "cjk_font", lambda: None)
+    assert plots.readable(["qa", "情感"]) == ["qa", "label 2"]
+    monkeypatch.setattr(plots, "cjk_font", lambda: "SimHei")
+    assert plots.readable(["qa", "情感"]) == ["qa", "情感"]
+
+
+def test_long_tail_is_sorted_and_complete():
+    records = pd.DataFrame({"source": ["a"] * 5 + ["b"] * 9, "task": ["qa"] * 5 + ["sentiment"] * 9})
+    axes = plots.plot_long_tail(records).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["b", "a"]
+    assert sum(patch.get_width() for patch in axes.patches) == 14
+
+
+def test_project_keeps_groups_apart_and_is_reproducible():
+    rng = np.random.default_rng(0)
+    X = np.vstack([rng.normal(0, 0.1, (30, 8)), rng.normal(3, 0.1, (30, 8))])
+    first, second = plots.project(X, seed=0), plots.project(X, seed=0)
+    assert np.array_equal(first, second)
+    gap = np.linalg.norm(first[:30].mean(0) - first[30:].mean(0))
+    assert gap > first[:30].std()
+
+
+def test_kept_share_counts_by_tenth():
+    kappa = np.arange(1, 101, dtype=float)
+    axes = plots.plot_kept_share(kappa, np.arange(90, 100), title="t").axes[0]
+    assert [p.get_height() for p in axes.patches] == [0] * 9 + [1]
+
+
+def test_matrix_shows_every_number():
+    table = pd.DataFrame([[1, 2], [3, 4]], index=["a", "b"], columns=["x", "y"])
+    axes = plots.plot_matrix(table, title="t").axes[0]
+    assert [t.get_text() for t in axes.texts] == ["1", "2", "3", "4"]
+
+
+def test_results_has_a_bar_for_each_arm_and_task():
+    table = pd.DataFrame(
+        [(arm, task, 0.5, 0.4, 0.6) for arm in ("base", "routed") for task in ("qa", "mean")],
+        columns=["arm", "task", "value", "low", "high"],
+    )
+    axes = plots.plot_results(table).axes[0]
+    assert len(axes.patches) == 4 and {p.get_height() for p in axes.patches} == {0.5}
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots.plot_route_map(),
+    lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
+    lambda: plots.plot_core_distances(np.linspace(0, 1, 20), 0.5, 10),
+    lambda: plots.plot_radii(np.eye(3)[:, :2], np.ones(3), title="t", kept=np.array([0, 2])),
+    lambda: plots.plot_density(np.linspace(0, 1, 50), np.linspace(0.2, 1, 20)),
+    lambda: plots.plot_mmr_path(np.eye(4)[:, :2], [0, 2], centroid=(0, 0)),
+    lambda: plots.plot_loss({"expert-0": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})}),
+    lambda: plots.plot_decision_map(np.eye(4)[:, :2], [0, 1, -1, 1], [0.1, 0.2, 0.3, 0.4]),
+    lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
+])  # fmt: skip
+def test_figures_render(draw, tmp_path):
+    figure = draw()
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 3000
+    assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
