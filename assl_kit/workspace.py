@@ -102,12 +102,8 @@ class Workspace:
         return path
 
     def display_path(self, name: str = "") -> str:
-        """The path to show a person: relative, with forward slashes, the same on every machine where it can be."""
-        path = self.path_of(name) if name else self.folder
-        for base in (project_root(), Path.cwd()):
-            if base is not None and path.is_relative_to(base):
-                return path.relative_to(base).as_posix()
-        base = self.folder.parent
+        """The path to show a person, ``runs/NAME/...``: no absolute one, and the same wherever it is asked for."""
+        path, base = self.path_of(name) if name else self.folder, self.folder.parent
         return path.relative_to(base.parent if base.name == "runs" else base).as_posix()
 
     def has(self, name: str) -> bool:
@@ -298,6 +294,21 @@ class Workspace:
             usual = Parameters()
             declared = {name: value for name, value in declared.items() if value != getattr(usual, name)}
         return self.remember(profile, validate({**values, **declared}))
+
+    def current_parameters(self) -> Parameters:
+        """The parameters this run remembers.
+
+        Raises
+        ------
+        WorkspaceError
+            If it remembers none.
+        """
+        values = self.manifest()["parameters"]
+        if not values:
+            raise WorkspaceError(
+                "the run has no parameters yet", where=self.display_path(), hint="Run a notebook first."
+            )
+        return validate(values, where=self.display_path(MANIFEST))
 
     def remember(self, profile: str, parameters: Parameters) -> Parameters:
         """Make these the parameters of this run."""
