@@ -103,6 +103,7 @@ class ExpertBank:
         weights: Mapping[str, float] | None = None,
         min_similarity: float = -1.0,
         metrics: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
         encoder_model=None,
     ) -> ExpertBank:
         """Write a bank from PEFT folders and centroids.
@@ -125,8 +126,8 @@ class ExpertBank:
             The λ of the selection: ``relevance``, ``score``, ``diversity``.
         min_similarity : float
             See `CentroidRouter`.
-        metrics : mapping, optional
-            JSON-able.
+        metrics, training : mapping, optional
+            Results, and the settings of training; JSON-able.
         encoder_model : SentenceTransformer, optional
             Saved to ``encoder/``.
 
@@ -177,6 +178,7 @@ class ExpertBank:
                 "router": {"kind": "nearest centroid", "min_similarity": router.min_similarity},
                 "weights": dict(weights) if weights is not None else None,
                 "experts": [{"name": name, **dict(e)} for name, e in zip(router.names, experts, strict=True)],
+                "training": dict(training or {}),
                 "metrics": dict(metrics or {}),
                 "files": {name: sha256_file(temporary / name) for name in files},
             }

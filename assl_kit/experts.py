@@ -1,0 +1,286 @@
+"""Experts: one LoRA adapter per cluster, put together as an expert bank; and how to put adapters on a base."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .bank import ExpertBank
+from .bank_check import ADAPTER_FILES
+from .errors import AsslError, BankError, DataError
+from .router import check_min_similarity, expert_centroids
+from .training import TrainingConfig, TrainingResult, settings_of, train_adapter
+from .training_data import encode_records
+
+__all__ = [
+    "TrainingConfig",
+    "TrainingResult",
+    "adapted",
+    "load_adapters",
+    "train_adapter",
+    "train_experts",
+    "training_results",
+]
+
+
+def train_experts(
+    model,
+    tokenizer,
+    records: pd.DataFrame,
+    selection: pd.DataFrame,
+    embeddings,
+    bank_dir: str | os.PathLike,
+    config: TrainingConfig | None = None,
+    *,
+    base_info: Mapping[str, Any],
+    encoder_info: Mapping[str, Any],
+    encoder=None,
+    n_clusters: int | None = None,
+    weights: Mapping[str, float] | None = None,
+    min_similarity: float = -1.0,
+    metrics: Mapping[str, Any] | None = None,
+    work_dir: str | os.PathLike | None = None,
+    resume: bool = True,
+    progress: bool = False,
+) -> ExpertBank:
+    """Train one adapter per cluster of the selection and write the bank.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The base, as :func:`assl_kit.base_model.load_base` gives it; unchanged afterwards.
+    records : DataFrame
+        With ``id``, ``instruction``, ``input``, ``output``, ``task``; at least the selected ones.
+    selection : DataFrame of p rows
+        With ``id``, ``cluster`` (0 … k−1) and ``copies`` (≥ 1).
+    embeddings : array of shape (p, d)
+        Of the selection's records, in its order. The expert embedding is their mean, copies counted, normalised.
+    bank_dir : path-like
+        Where the bank goes, once all experts are trained.
+    config : TrainingConfig, optional
+        The same for all experts.
+    base_info : mapping
+        :func:`assl_kit.base_model.base_info` of the base.
+    encoder_info : mapping
+        ``id``, ``fingerprint``, ``dim`` of the encoder that made the embeddings.
+    encoder : SentenceTransformer, optional
+        Saved into the bank if ``encoder_info["id"]`` is ``"fit"``: it exists nowhere else.
+    n_clusters : int, optional
+        k; default: the largest cluster plus one.
+    weights : mapping, optional
+        The λ of the selection, for the bank's record.
+    min_similarity : float
+        Below it the base answers alone.
+    metrics : mapping, optional
+        For the bank's record.
+    work_dir : path-like, optional
+        Where finished adapters and checkpoints wait until the bank is complete; default ``<bank_dir>.partial``. They
+        are removed at the end.
+    resume : bool
+        A bank of the same inputs is taken as it is; else finished adapters and checkpoints are used again.
+    progress : bool
+        Show a progress bar per expert.
+
+    Returns
+    -------
+    ExpertBank
+        With ``results``, one `TrainingResult` per expert (of the bank's record, without times, if nothing was trained).
+
+    Raises
+    ------
+    DataError
+        Before any training: if a column is missing, an id is unknown or twice, a cluster has no record, or an answer
+        does not fit into the model.
+    BankError
+        If ``encoder_info`` and embeddings differ in dimension.
+
+    Notes
+    -----
+    arXiv 2404.04949: six experts, one per cluster, routed by the centroid of each cluster's smoothed data.
+    """
+    config = config or TrainingConfig()
+    check_min_similarity(min_similarity)
+    bank_dir = Path(bank_dir)
+    selection = _check_selection(records, selection, embeddings)
+    clusters, copies = selection["cluster"].to_numpy(), selection["copies"].to_numpy()
+    centroids = expert_centroids(embeddings, clusters, copies, n_clusters)
+    if encoder_info["dim"] != centroids.shape[1]:
+        raise BankError(f"the encoder gives {encoder_info['dim']} dimensions, the embeddings have {centroids.shape[1]}")
+    plain = records.drop(columns=["cluster", "copies"], errors="ignore")
+    joined = selection[["id", "cluster", "copies"]].merge(plain, on="id", how="left")
+    parts = [joined[joined["cluster"] == k] for k in range(len(centroids))]
+    tables = [part.loc[part.index.repeat(part["copies"])].reset_index(drop=True) for part in parts]
+    settings, base = settings_of(config), base_info["fingerprint"]
+    encoded = [encode_records(model, tokenizer, table, config.max_length) for table in tables]
+    inputs = [e.fingerprint(settings, base) for e in encoded]
+    describe = {
+        "base": base_info,
+        "encoder": encoder_info,
+        "weights": weights,
+        "min_similarity": min_similarity,
+        "metrics": metrics,
+        "training": asdict(config),
+    }
+    if resume and (bank := _same_bank(bank_dir, inputs, centroids, describe)) is not None:
+        return bank
+    work = Path(work_dir) if work_dir is not None else bank_dir.with_name(bank_dir.name + ".partial")
+    results = []
+    for k, table in enumerate(tables):
+        options = {"name": f"expert {k}", "resume": resume, "base_fingerprint": base, "progress": progress}
+        results.append(train_adapter(model, tokenizer, table, work / f"expert-{k}", config, **options))
+    bank = ExpertBank.create(
+        bank_dir,
+        [result.path for result in results],
+        centroids,
+        experts=[_describe(part, result) for part, result in zip(parts, results, strict=True)],
+        encoder_model=encoder if encoder_info["id"] == "fit" else None,
+        **describe,
+    )
+    for result in results:
+        shutil.rmtree(result.path)
+    if not any(work.iterdir()):
+        work.rmdir()
+    bank.results = [replace(result, path=path) for result, path in zip(results, bank.expert_paths, strict=True)]
+    return bank
+
+
+def _check_selection(records: pd.DataFrame, selection: pd.DataFrame, embeddings) -> pd.DataFrame:
+    for name, frame, columns in (
+        ("selection", selection, ("id", "cluster", "copies")),
+        ("records", records, ("id", "instruction", "input", "output", "task")),
+    ):
+        missing = [column for column in columns if column not in frame]
+        if missing:
+            raise DataError(f"the {name} have no column {missing[0]!r}", where=name)
+        twice = frame["id"][frame["id"].duplicated()]
+        if len(twice):
+            raise DataError(f"the id {twice.iloc[0]!r} is there twice", where=name)
+    unknown = selection["id"][~selection["id"].isin(records["id"])]
+    if len(unknown):
+        raise DataError(f"the selected id {unknown.iloc[0]!r} is not among the records", where="selection")
+    if len(selection) == 0:
+        raise DataError("the selection is empty, so there is nothing to train on", where="selection")
+    if len(np.asarray(embeddings)) != len(selection):
+        raise DataError(f"there are {len(np.asarray(embeddings))} embeddings for {len(selection)} selected records")
+    if not pd.api.types.is_integer_dtype(selection["copies"]) or selection["copies"].min() < 1:
+        raise DataError("copies must be whole numbers of at least 1", where="selection")
+    return selection
+
+
+def _describe(part: pd.DataFrame, result: TrainingResult) -> dict[str, Any]:
+    tasks = part["task"].repeat(part["copies"]).value_counts()
+    return {
+        "records": len(part),
+        "copies": int(part["copies"].sum()),
+        "tasks": {task: int(tasks[task]) for task in sorted(tasks.index)},
+        "truncated": result.n_truncated,
+        "tokens": result.tokens,
+        "inputs": result.fingerprint,
+        "log": result.log.to_numpy().tolist(),
+    }
+
+
+def _same_bank(bank_dir: Path, inputs: list[str], centroids: np.ndarray, describe: dict) -> ExpertBank | None:
+    """The bank that is there already, if it is whole and what would be trained is what it was trained on."""
+    if not (bank_dir / "bank.json").is_file():
+        return None
+    try:
+        bank = ExpertBank.from_pretrained(bank_dir, base=describe["base"], encoder=describe["encoder"])
+    except AsslError:
+        return None
+    experts = bank.info["experts"]
+    same = [expert.get("inputs") for expert in experts] == inputs and np.array_equal(bank.centroids, centroids)
+    for key in ("weights", "metrics"):
+        same = same and (bank.info[key] or {}) == dict(describe[key] or {})
+    if not same or bank.min_similarity != describe["min_similarity"]:
+        return None
+    bank.results = training_results(bank)
+    return bank
+
+
+def training_results(bank: ExpertBank) -> list[TrainingResult]:
+    """What a bank's record tells of its training: logs, sizes and tokens; times and memory are NaN."""
+    nan, results = float("nan"), []
+    for path, expert in zip(bank.expert_paths, bank.info["experts"], strict=True):
+        log = pd.DataFrame(expert["log"], columns=["step", "epoch", "loss", "learning_rate"])
+        log["step"] = log["step"].astype("int64")
+        counts = (expert["copies"], expert["truncated"], expert["tokens"])
+        results.append(TrainingResult(path, log, *counts, nan, nan, nan, expert["inputs"]))
+    return results
+
+
+@contextmanager
+def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
+    """The base with one adapter on it, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    model
+        The base alone.
+    adapter : path-like
+        A PEFT folder, such as ``TrainingResult.path`` or an expert of a bank.
+
+    Yields
+    ------
+    peft.PeftModel
+        In ``eval`` mode, adapter active and frozen. The base is itself again afterwards.
+
+    Raises
+    ------
+    BankError
+        If the folder holds no safetensors adapter.
+    """
+    peft_model = _wrap(model, adapter, "expert")
+    try:
+        yield peft_model
+    finally:
+        peft_model.unload()
+
+
+def load_adapters(model, bank: ExpertBank):
+    """Put all experts of a bank on a base.
+
+    Parameters
+    ----------
+    model
+        The base alone; PEFT changes its layers in place.
+    bank : ExpertBank
+
+    Returns
+    -------
+    peft.PeftModel
+        In ``eval`` mode, adapters named as the bank names them, all frozen, the first one active.
+
+    Raises
+    ------
+    BankError
+        If the model carries adapters already.
+    """
+    first, *others = zip(bank.names, bank.expert_paths, strict=True)
+    peft_model = _wrap(model, first[1], first[0])
+    for name, path in others:
+        peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+    peft_model.set_adapter(first[0], inference_mode=True)
+    return peft_model.eval()
+
+
+def _wrap(model, adapter: str | os.PathLike, name: str):
+    from peft import PeftModel
+
+    for file in ADAPTER_FILES:  # PEFT would fall back to a pickled file, or ask the hub
+        if not (Path(adapter) / file).is_file():
+            raise BankError(f"the adapter has no {file}", where=str(adapter), hint="Train or copy it again.")
+    if hasattr(model, "peft_config"):
+        raise BankError("the model carries adapters already", hint="Give the base alone: model.unload().")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads settings that transformers has renamed
+        return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=False).eval()
