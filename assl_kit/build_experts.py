@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .build_selection import open_encoder
@@ -40,6 +41,9 @@ def _build_affinity(ws, p, path):
 
     train = training_pool(read(ws, "records"))
     n = p.affinity_records
+    if not n:
+        write_json(path, {"tasks": [], "base_nll": [], "nll": [], "n_records": 0})
+        return
     counts = train["task"].value_counts()
     tasks = sorted(task for task in counts.index if counts[task] >= n + n // 2)
     drawn = sample_by_task(train[train["task"].isin(tasks)], n + n // 2, p.seed)
@@ -75,11 +79,14 @@ def _build_scores(ws, p, path):
     else:
         model, tokenizer = load_base(p.base_model, device=p.device)
         options = {"max_length": p.max_length, "max_new_tokens": p.max_new_tokens}
-        warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
-        with tempfile.TemporaryDirectory() as folder:
-            result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", training_config(p, epochs=1))
-            with adapted(model, result.path) as warmed:
-                raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **options)
+        if p.warmup_records:
+            warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", training_config(p, epochs=1))
+                with adapted(model, result.path) as warmed:
+                    raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **options)
+        else:
+            raw = score_records(records, p.score, model=model, tokenizer=tokenizer, **options)
     score = rank_normalise(raw, pool["cluster"].to_numpy())
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
@@ -90,7 +97,7 @@ def _build_scores(ws, p, path):
     "experts",
     "06",
     ("records", "encoder", "embeddings", "selection"),
-    (*_TRAINING, "encoder", "epochs", "min_similarity", "seed"),
+    (*_TRAINING, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
     read=Path,
 )
 def _build_experts(ws, p, path):
@@ -102,7 +109,8 @@ def _build_experts(ws, p, path):
     model, tokenizer = load_base(p.base_model, device=p.device)
     encoder = open_encoder(ws, p)
     X = rows_of(read(ws, "embeddings"), selection["id"])
-    train_experts(
+    weights = {"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity}
+    bank = train_experts(
         model,
         tokenizer,
         records,
@@ -113,8 +121,14 @@ def _build_experts(ws, p, path):
         base_info=base_info(model, tokenizer, p.base_model),
         encoder=encoder,
         encoder_info={"id": p.encoder, "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
+        n_clusters=p.n_clusters,
+        weights=weights,
         min_similarity=p.min_similarity,
+        work_dir=ws.path_of("experts.partial"),
     )
+    measured = ("seconds", "tokens_per_second", "peak_memory_mb")
+    times = {r.path.name: {m: round(getattr(r, m), 1) for m in measured} for r in bank.results}
+    ws.update_manifest("training", times)
 
 
 def open_silversight(ws, p: Parameters):
@@ -163,6 +177,7 @@ def _build_answers(ws, p, path):
 )
 def _build_comparison(ws, p, path):
     """Answers of the arms that the routed experts are compared with; every arm answers the same test questions."""
+    from .bank import ExpertBank
     from .base_model import generate_answers, load_base
     from .corpus import prompts
     from .experts import adapted, train_adapter
@@ -173,7 +188,7 @@ def _build_comparison(ws, p, path):
     n_select = n_select_of(p, len(train))
     chosen = selection.loc[selection.index.repeat(selection["copies"]), ["id"]].merge(records, on="id", how="left")
     arms = {
-        "full data, one LoRA": (train, p.full_epochs),
+        "full data, one LoRA": (train, p.full_epochs),  # left out where full_epochs is 0
         "random tenth, one LoRA": (train.sample(n_select, random_state=p.seed), p.epochs),
         "chosen tenth, one LoRA": (chosen, p.epochs),
     }
@@ -181,12 +196,14 @@ def _build_comparison(ws, p, path):
     rows = [_answers("base", test, generate_answers(model, tokenizer, prompts(test), **options))]
     with tempfile.TemporaryDirectory() as folder:
         for number, (arm, (data, epochs)) in enumerate(arms.items()):
+            if not epochs:
+                continue
             config = training_config(p, epochs=epochs)
             result = train_adapter(model, tokenizer, data, Path(folder) / str(number), config)
             with adapted(model, result.path) as expert:
                 rows.append(_answers(arm, test, generate_answers(expert, tokenizer, prompts(test), **options)))
     sample = sample_by_task(test, p.regret_per_task, p.seed)
-    for expert_folder in sorted(ws.path_of("experts").glob("expert-*")):
+    for expert_folder in ExpertBank.from_pretrained(ws.path_of("experts")).expert_paths if p.regret_per_task else ():
         with adapted(model, expert_folder) as expert:
             answers = generate_answers(expert, tokenizer, prompts(sample), **options)
             rows.append(_answers(expert_folder.name, sample, answers))
@@ -195,3 +212,91 @@ def _build_comparison(ws, p, path):
 
 def _answers(arm, records, answers):
     return pd.DataFrame({"id": records["id"], "arm": arm, "answer": answers})
+
+
+@step(
+    "metrics",
+    "metrics.json",
+    "08",
+    ("records", "clusters", "selection", "answers", "comparison"),
+    ("n_test", "regret_per_task", "seed"),
+    read=read_json,
+)
+def _build_metrics(ws, p, path):
+    from .evaluation import evaluate, home_experts, paired_difference, regret_table, routing_table
+    from .metrics import baseline_answers, metric_of, score_answers
+    from .semantic import cluster_task_agreement, cluster_task_table
+
+    records, selection = read(ws, "records"), read(ws, "selection")
+    train, test = training_pool(records), test_records(records, p)
+    comparison, routed = read(ws, "comparison"), read(ws, "answers")
+    answers = {"majority / lead": baseline_answers(train, test)}
+    for arm in comparison["arm"].unique():
+        if not arm.startswith("expert-"):
+            answers[arm] = _in_order(test, comparison[comparison["arm"] == arm])
+    answers[ROUTED] = _in_order(test, routed)
+    table = pd.concat([evaluate(test, text, arm=arm, seed=p.seed) for arm, text in answers.items()])
+
+    differences = []
+    for arm in answers:
+        if arm != ROUTED:
+            found = paired_difference(test, answers[ROUTED], answers[arm], seed=p.seed).iloc[-1]
+            differences.append({"arm": ROUTED, "against": arm} | found[["difference", "low", "high"]].to_dict())
+            differences[-1]["inside"] = bool(found["inside_interval"])
+
+    clusters = train.merge(read(ws, "clusters"), on="id")
+    labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
+    counts = cluster_task_table(labels, tasks)
+    route = test[["id", "task"]].merge(routed, on="id")
+    routing = routing_table(route["task"], route["expert"], home_experts(tasks, labels))
+    shares = routing.home_share.drop("all")
+
+    regret = []
+    if p.regret_per_task:
+        sample = sample_by_task(test, p.regret_per_task, p.seed)
+        metric = {task: metric_of(task, list(rows["output"])) for task, rows in test.groupby("task")}
+
+        def scores(rows):
+            parts = zip(sample["task"], sample["output"], _in_order(sample, rows), strict=True)
+            return np.array([score_answers([right], [said], metric[task])[0] for task, right, said in parts])
+
+        every = [scores(rows) for _, rows in comparison[comparison["arm"].str.startswith("expert-")].groupby("arm")]
+        regret = regret_table(scores(routed), np.column_stack(every), sample["task"]).to_dict("records")
+
+    kept = train.merge(selection, on="id", how="left")
+    result = {
+        "table": table.astype(object).where(table.notna(), None).to_dict("records"),
+        "differences": differences,
+        "routing": {
+            "accuracy": float(routing.home_share["all"]),
+            "nmi": routing.nmi,
+            "by_task": [{"task": task, "home_share": float(share)} for task, share in shares.items()],
+        },
+        "clusters": cluster_task_agreement(labels, tasks)
+        | {"table": {str(c): {t: int(n) for t, n in row.items()} for c, row in counts.iterrows()}},
+        "regret": regret,
+        "kept": {f"by_{column}": _kept(kept, column) for column in ("source", "task")},
+        "corpus": {
+            "records": len(records),
+            "train": len(train),
+            "test": len(test),
+            "chosen": int(kept["copies"].sum()),
+        },
+    }
+    write_json(path, result)
+
+
+ROUTED = "chosen tenth, routed experts"
+
+
+def _in_order(records: pd.DataFrame, answers: pd.DataFrame) -> list[str]:
+    return (
+        records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")["answer"].tolist()
+    )
+
+
+def _kept(kept: pd.DataFrame, column: str) -> list[dict]:
+    """Records of each source (or task) there are, how many different ones were kept, and with copies."""
+    groups = kept.groupby(column)
+    table = groups.agg(available=("id", "size"), kept=("copies", "count"), copies=("copies", "sum")).astype(int)
+    return table.sort_values("available", ascending=False, kind="stable").reset_index().to_dict("records")
