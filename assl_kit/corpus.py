@@ -236,6 +236,7 @@ def load_records(
     n_records: int | None = None,
     seed: int = 0,
     config: str | None = None,
+    test_share: float = 0.1,
 ) -> pd.DataFrame:
     """Load a corpus of instruction records from wherever it is.
 
@@ -254,6 +255,8 @@ def load_records(
         Fixes the embedded corpus, the draw, and the split where the source has none.
     config : str, optional
         The configuration of a hub dataset.
+    test_share : float
+        Passed on to `ensure_splits`.
 
     Returns
     -------
@@ -299,7 +302,7 @@ def load_records(
     stem = path.name if path.is_dir() else path.name.split(".")[0] if kind != "hub" else source
     records, has_split = _validated(pairs, source, stem)
     if not has_split:
-        records = ensure_splits(records, seed=seed)
+        records = ensure_splits(records, test_share=test_share, seed=seed)
     return records if n_records is None else draw_records(records, int(n_records), seed)
 
 

@@ -1,0 +1,237 @@
+"""Evaluation: measures with bootstrap intervals, and differences of arms.
+
+The measures themselves are in `assl_kit.metrics`, routing, regret and task affinity in `assl_kit.analysis`; their
+public names can be imported from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .analysis import (
+    Affinity,
+    Routing,
+    affinity_vs_distance,
+    home_experts,
+    regret_table,
+    routing_table,
+    task_affinity,
+)
+from .errors import ParameterError
+from .metrics import (
+    METRICS,
+    TASK_METRICS,
+    baseline_answers,
+    f1_of,
+    item_counts,
+    labels_of,
+    lead,
+    macro_f1,
+    metric_of,
+    normalise_answer,
+    score_answers,
+)
+
+__all__ = [
+    "METRICS",
+    "TASK_METRICS",
+    "Affinity",
+    "Routing",
+    "affinity_vs_distance",
+    "baseline_answers",
+    "evaluate",
+    "home_experts",
+    "labels_of",
+    "lead",
+    "macro_f1",
+    "metric_of",
+    "normalise_answer",
+    "paired_difference",
+    "regret_table",
+    "results_table",
+    "routing_table",
+    "score_answers",
+    "task_affinity",
+]
+_BLOCK_CELLS = 4_000_000
+
+
+def _check_answers(records: pd.DataFrame, predictions: Sequence[str], n_bootstrap: int) -> list[str]:
+    predictions = list(predictions)
+    if len(records) == 0:
+        raise ParameterError("there is no record to evaluate", hint="Give the test records.")
+    if len(records) != len(predictions):
+        what = f"{len(records)} records but {len(predictions)} predictions"
+        raise ParameterError(what, hint="Give one prediction for each record, in the same order.")
+    for row, text in enumerate(predictions):
+        if not isinstance(text, str):
+            raise ParameterError(f"the prediction must be text, not {type(text).__name__}", where=f"row {row}")
+    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, (int, np.integer)) or n_bootstrap < 1:
+        raise ParameterError(f"n_bootstrap must be a whole number of at least 1, not {n_bootstrap!r}")
+    return predictions
+
+
+def _statistics(references: list[str], predictions: list[str], metric: str) -> np.ndarray:
+    """(n, m) numbers of each example whose sums make the metric: tp, fp, fn for "f1", else score and one."""
+    if metric == "f1":
+        return item_counts(references, predictions)
+    scores = score_answers(references, predictions, metric)
+    return np.column_stack([scores, np.ones(len(scores))])
+
+
+def _value(sums: np.ndarray, metric: str) -> np.ndarray:
+    return f1_of(sums) if metric == "f1" else sums[..., 0] / sums[..., 1]
+
+
+def _resampled_sums(statistics: np.ndarray, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """(n_bootstrap, m) sums over rows drawn with replacement, by blocks of multinomial counts."""
+    n = len(statistics)
+    block = max(1, _BLOCK_CELLS // n)
+    parts = [
+        rng.multinomial(n, np.full(n, 1 / n), size=min(block, n_bootstrap - start)) @ statistics
+        for start in range(0, n_bootstrap, block)
+    ]
+    return np.concatenate(parts)
+
+
+def _tasks(records: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    return sorted(records.reset_index(drop=True).groupby("task", sort=True).indices.items())
+
+
+def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def evaluate(
+    records: pd.DataFrame,
+    predictions: Sequence[str],
+    *,
+    arm: str = "answers",
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    metrics: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Measure the answers of one arm, task by task, with bootstrap intervals.
+
+    Parameters
+    ----------
+    records : DataFrame, n rows
+        Test records; ``task`` and ``output`` are used.
+    predictions : sequence of n str
+        The answers, in the order of ``records``.
+    arm : str
+        A name for who answered.
+    n_bootstrap : int
+        Draws with replacement, within each task. The same seed draws the same rows for every arm.
+    seed : int
+        Fixes the draws.
+    level : float
+        Coverage of the interval (percentiles of the draws).
+    metrics : mapping, optional
+        Measures of tasks that shall not be those of `metric_of`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``arm, task, metric, n, value, low, high, macro_f1``: a row for each task in alphabetical order, then
+        ``task="mean"``, the mean over tasks. ``macro_f1`` is NaN but for tasks measured by accuracy. "f1" is micro:
+        the items of all examples are counted together.
+
+    Raises
+    ------
+    ParameterError
+        No records, another number of predictions, one that is not text, or a bad ``n_bootstrap``.
+
+    References
+    ----------
+    Bootstrap percentiles: Efron and Tibshirani 1993, chapter 13. The choice of measures is ours.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"task": ["sentiment"] * 4, "output": ["涨", "跌", "涨", "涨"]})
+    >>> evaluate(records, ["涨", "跌", "涨", "跌"], arm="base")[["task", "n", "value"]].values.tolist()
+    [['sentiment', 4, 0.75], ['mean', 4, 0.75]]
+    """
+    predictions = _check_answers(records, predictions, n_bootstrap)
+    outputs, rows, draws = records["output"].tolist(), [], []
+    for number, (task, index) in enumerate(_tasks(records)):
+        right, said = [outputs[i] for i in index], [predictions[i] for i in index]
+        metric = (metrics or {}).get(task) or metric_of(task, right)
+        statistics = _statistics(right, said, metric)
+        sums = _resampled_sums(statistics, int(n_bootstrap), np.random.default_rng([seed, number]))
+        draws.append(_value(sums, metric))
+        label_f1 = macro_f1(right, said) if metric == "accuracy" else np.nan
+        value = float(_value(statistics.sum(axis=0), metric))
+        rows.append((arm, task, metric, len(index), value, *_interval(draws[-1], level), label_f1))
+    mean = float(np.mean([row[4] for row in rows]))
+    rows.append((arm, "mean", "mean", len(records), mean, *_interval(np.mean(draws, axis=0), level), np.nan))
+    return pd.DataFrame(rows, columns=["arm", "task", "metric", "n", "value", "low", "high", "macro_f1"])
+
+
+def paired_difference(
+    records: pd.DataFrame,
+    predictions_a: Sequence[str],
+    predictions_b: Sequence[str],
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """How much arm a is better than arm b on the same records, with a paired bootstrap interval.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``task, metric, n, a, b, difference, low, high, inside_interval``; the last row is "mean".
+        ``inside_interval`` is True where the interval of the difference holds 0: these records do not tell the arms
+        apart.
+
+    Raises
+    ------
+    ParameterError
+        As `evaluate`.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"task": ["sentiment"] * 20, "output": ["涨"] * 20})
+    >>> table = paired_difference(records, ["涨"] * 20, ["跌"] * 18 + ["涨"] * 2)
+    >>> [(float(row.difference), bool(row.inside_interval)) for row in table.itertuples()]
+    [(0.9, False), (0.9, False)]
+    """
+    both = [_check_answers(records, answers, n_bootstrap) for answers in (predictions_a, predictions_b)]
+    outputs, rows, draws = records["output"].tolist(), [], []
+    for number, (task, index) in enumerate(_tasks(records)):
+        right = [outputs[i] for i in index]
+        metric = metric_of(task, right)
+        parts = [_statistics(right, [answers[i] for i in index], metric) for answers in both]
+        width = parts[0].shape[1]
+        sums = _resampled_sums(np.hstack(parts), int(n_bootstrap), np.random.default_rng([seed, number]))
+        draws.append(_value(sums[:, :width], metric) - _value(sums[:, width:], metric))
+        a, b = (float(_value(part.sum(axis=0), metric)) for part in parts)
+        rows.append([task, metric, len(index), a, b, a - b, *_interval(draws[-1], level)])
+    a, b = (float(np.mean([row[column] for row in rows])) for column in (3, 4))
+    rows.append(["mean", "mean", len(records), a, b, a - b, *_interval(np.mean(draws, axis=0), level)])
+    table = pd.DataFrame(rows, columns=["task", "metric", "n", "a", "b", "difference", "low", "high"])
+    return table.assign(inside_interval=(table["low"] <= 0) & (table["high"] >= 0))
+
+
+def results_table(frames: Sequence[pd.DataFrame] | pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
+    """The results of several arms side by side: arms × tasks, "value [low, high]", the mean last.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"task": ["sentiment"] * 2, "output": ["涨", "跌"]})
+    >>> results_table([evaluate(records, ["涨", "跌"], arm="a")], digits=1).to_dict("records")
+    [{'sentiment': '1.0 [1.0, 1.0]', 'mean': '1.0 [1.0, 1.0]'}]
+    """
+    rows = frames if isinstance(frames, pd.DataFrame) else pd.concat(list(frames), ignore_index=True)
+    text = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in rows[["value", "low", "high"]].to_numpy()]
+    wide = rows.assign(text=text).pivot(index="arm", columns="task", values="text")
+    tasks = [*sorted(set(rows["task"]) - {"mean"}), "mean"]
+    wide = wide.reindex(index=list(dict.fromkeys(rows["arm"])), columns=[t for t in tasks if t in wide.columns])
+    return wide.rename_axis(columns=None)
