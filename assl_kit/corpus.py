@@ -256,7 +256,7 @@ def load_records(
     config : str, optional
         The configuration of a hub dataset.
     test_share : float
-        Passed on to `ensure_splits`.
+        Share of the test records in the embedded corpus, and in a source without splits (see `ensure_splits`).
 
     Returns
     -------
@@ -292,7 +292,8 @@ def load_records(
     if kind == "embedded":
         from .synthetic import make_corpus
 
-        return validate_records(make_corpus(6000 if n_records is None else int(n_records), seed=seed), where="embedded")
+        made = make_corpus(6000 if n_records is None else int(n_records), seed=seed, test_share=test_share)
+        return validate_records(made, where="embedded")
     looks_local = source.lower().endswith(_FILE_ENDINGS) or source.startswith((".", "/", "~")) or source.count("/") > 1
     if not path.exists() and (kind != "hub" or looks_local):
         raise DataError("there is no such file or folder", where=source, hint="Check the path.")

@@ -452,6 +452,19 @@ def test_a_local_folder_of_the_hub_kind(tmp_path):
     assert frame["split"].tolist() == ["train", "train", "dev"] and frame["id"].tolist() == ["r0", "r1", "r2"]
 
 
+def test_a_dataset_saved_to_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    parts = {name: datasets.Dataset.from_list([full(3)[i]]) for i, name in enumerate(SPLITS)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    pd.testing.assert_frame_equal(load_records(tmp_path / "set"), validate_records(full(3)))
+
+
+def test_the_test_share_can_be_given(tmp_path):
+    rows = [{"instruction": "做", "input": f"第{i}段", "output": "好"} for i in range(50)]
+    frame = load_records(put_lines(tmp_path / "a.jsonl", rows), test_share=0.4)
+    assert (frame["split"] == "test").sum() == 20
+
+
 def test_a_hub_dataset_that_is_not_there_is_one_clear_error(monkeypatch):
     pytest.importorskip("datasets")
     with fails("the dataset cannot be loaded", "someone/no-such-set", "HF_HUB_OFFLINE is set"):
