@@ -111,7 +111,7 @@ def iter_hub(name: str, config: str | None) -> Iterator[tuple[str, Any]]:
         found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises many kinds; all mean that there is nothing to read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "Check the name, and which configuration is meant (config=...)."
+        hint = "Check the name, the network, and which configuration is meant (config=...)."
         if offline:
             hint = "HF_HUB_OFFLINE is set and the dataset is not in the cache: load it once online, or give a file."
         raise DataError(f"the dataset cannot be loaded: {reason}", where=name, hint=hint) from error
