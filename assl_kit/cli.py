@@ -1,6 +1,7 @@
 """The command ``assl``: run the chain, look at a run, ask its experts.
 
-Exit codes: 0 all went well; 1 a notebook failed; 2 the parameters, the data or the command are wrong; 130 interrupted.
+Exit codes: 0 all went well; 1 a notebook failed, or the run was interrupted; 2 the parameters, the data or the command
+are wrong.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -19,41 +20,31 @@ from .errors import AsslError, ParameterError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, near, parse_assignment, profile_names, read_parameters
 from .workspace import MANIFEST, Workspace, runs_folder
 
-app = typer.Typer(
-    name="assl",
-    help="Teach, run and measure Adaptive Semantic Space Learning.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_run_option = click.option(
+    "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
 )
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under runs/, or its folder.")]
-RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="Name of a finished run, or its folder.")]
 
 
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def app() -> None:
+    """Teach, run and measure Adaptive Semantic Space Learning."""
 
 
 @app.command()
-def run(
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(profile_names())}.")] = DEFAULT_PROFILE,
-    data: Annotated[str, typer.Option(metavar="FILE", help="Your own records: file, folder or hub dataset.")] = "",
-    name: Annotated[str, typer.Option(help="The run's folder under runs/; default the profile's name.")] = "",
-    p: Annotated[
-        list[tuple[str, str]] | None, typer.Option("-p", metavar="NAME VALUE", help="Set a parameter; repeatable.")
-    ] = None,
-    f: Annotated[Path | None, typer.Option("-f", metavar="FILE.yaml", help="Set parameters from a file.")] = None,
-    first: Annotated[str, typer.Option("--from", metavar="NN", help="Number of the first notebook.")] = "00",
-    last: Annotated[str, typer.Option("--to", metavar="NN", help="Number of the last notebook.")] = "08",
-) -> None:
+@click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help=f"One of {', '.join(profile_names())}.")
+@click.option("--data", metavar="FILE", default="", help="Your own records: a file, a folder or a hub dataset.")
+@click.option("--name", default="", help="The run's folder under runs/; default the profile's name, with the data's.")
+@click.option("-p", "assignments", metavar="NAME VALUE", nargs=2, multiple=True, help="Set a parameter; repeatable.")
+@click.option("-f", "file", metavar="FILE.yaml", type=click.Path(path_type=Path), help="Set parameters from a file.")
+@click.option("--from", "first", metavar="NN", default="00", show_default=True, help="Number of the first notebook.")
+@click.option("--to", "last", metavar="NN", default="08", show_default=True, help="Number of the last notebook.")
+def run(profile, data, name, assignments, file, first, last) -> None:
     """Run the notebooks in order and write a report."""
     from .report import write_report
     from .run import run_chain
 
-    overrides = _from_file(f) | {key: parse_assignment(key, value) for key, value in p or []}
+    overrides = _from_file(file) | {key: parse_assignment(key, value) for key, value in assignments}
     ws = run_chain(profile, name, overrides, data, first=first, last=last, say=lambda line: print(line, flush=True))
     page = write_report(ws)
     _print_results(ws)
@@ -61,8 +52,9 @@ def run(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Write the HTML report of a run again and print its results."""
+@click.argument("run")
+def report(run) -> None:
+    """Write the HTML report of RUN again and print its results."""
     from .report import write_report
 
     ws = _open(run)
@@ -72,45 +64,57 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
-def status(run: RunArgument) -> None:
-    """Show which notebooks and artifacts of a run are done."""
+@click.argument("run")
+def status(run) -> None:
+    """Show which notebooks and artifacts of RUN are done."""
     manifest = _open(run).manifest()
     notebooks = [
-        (k, v.get("status"), v.get("seconds"), v.get("peak_memory_mb")) for k, v in manifest["notebooks"].items()
+        (name, note.get("status"), note.get("seconds"), note.get("peak_memory_mb"))
+        for name, note in manifest["notebooks"].items()
     ]
     artifacts = [
-        (k, v.get("notebook"), v.get("seconds"), v.get("sha256", "")[:12]) for k, v in manifest["artifacts"].items()
+        (name, entry.get("notebook"), entry.get("seconds"), entry.get("sha256", "")[:12])
+        for name, entry in manifest["artifacts"].items()
     ]
     _print_table(("notebook", "status", "seconds", "peak MB"), notebooks)
     _print_table(("artifact", "notebook", "seconds", "sha256"), artifacts)
 
 
 @app.command()
-def route(text: Annotated[str, typer.Argument(help="A question.")], run: RunOption = DEFAULT_PROFILE) -> None:
-    """Show which expert a question goes to."""
+@click.argument("text")
+@_run_option
+@click.option(
+    "--bank", metavar="FOLDER", type=click.Path(path_type=Path), help="An expert bank that carries its encoder."
+)
+def route(text, run, bank) -> None:
+    """Show which expert the question TEXT goes to."""
     from .bank import ExpertBank
-    from .build_selection import open_encoder
-    from .encoder import encode, encoder_fingerprint
+    from .encoder import encode, encoder_fingerprint, load_encoder
 
-    ws = _finished(run)
-    encoder = open_encoder(ws, ws.current_parameters())
-    bank = ExpertBank.from_pretrained(ws.path_of("experts"), encoder=encoder_fingerprint(encoder))
-    routes = bank.router().route(encode(encoder, [_question(text)]))
+    _check_question(text)
+    folder = bank or _experts(_open(run))
+    opened = ExpertBank.from_pretrained(folder)
+    encoder = load_encoder(str(opened.encoder_path or opened.encoder["id"]))
+    opened = ExpertBank.from_pretrained(folder, encoder=encoder_fingerprint(encoder))
+    routes = opened.router().route(encode(encoder, [text]))
     order = routes.similarities[0].argsort()[::-1]
-    _print_table(("expert", "similarity"), [(bank.names[k], float(routes.similarities[0, k])) for k in order])
+    _print_table(("expert", "similarity"), [(opened.names[k], float(routes.similarities[0, k])) for k in order])
     chosen = int(routes.experts[0])
-    print(f"{'base' if chosen < 0 else bank.names[chosen]} answers, margin {float(routes.margin[0]):.3f}")
+    print(f"{'base' if chosen < 0 else opened.names[chosen]} answers, margin {float(routes.margin[0]):.3f}")
 
 
 @app.command()
-def ask(text: Annotated[str, typer.Argument(help="A question.")], run: RunOption = DEFAULT_PROFILE) -> None:
-    """Let the nearest expert of a run answer a question."""
+@click.argument("text")
+@_run_option
+def ask(text, run) -> None:
+    """Let the nearest expert of a run answer the question TEXT."""
     from .build_experts import open_silversight
 
-    ws = _finished(run)
+    _check_question(text)
+    ws = _open(run)
+    _experts(ws)
     parameters = ws.current_parameters()
-    silversight = open_silversight(ws, parameters)
-    (answer,) = silversight.generate([_question(text)], max_new_tokens=parameters.max_new_tokens)
+    (answer,) = open_silversight(ws, parameters).generate([text], max_new_tokens=parameters.max_new_tokens)
     who = "base" if answer.expert < 0 else f"expert-{answer.expert}"
     print(answer.text)
     print(f"({who}, similarity {answer.similarity:.3f}, margin {answer.margin:.3f})")
@@ -121,14 +125,11 @@ def main() -> None:
     from .run import NotebookError
 
     try:
-        app()
+        app(prog_name="assl")
     except NotebookError as error:
         sys.exit(_complain(error, 1))
     except AsslError as error:
         sys.exit(_complain(error, 2))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _complain(error: AsslError, code: int) -> int:
@@ -157,17 +158,17 @@ def _open(run: str) -> Workspace:
     raise WorkspaceError(f"there is no run {run!r}", hint=hint)
 
 
-def _finished(run: str) -> Workspace:
-    ws = _open(run)
+def _experts(ws: Workspace) -> Path:
     if not ws.has("experts"):
-        raise WorkspaceError("the run has no experts yet", where=run, hint="Let notebook 06 finish first.")
-    return ws
+        raise WorkspaceError(
+            "the run has no experts yet", where=ws.display_path(), hint="Let notebook 06 finish first."
+        )
+    return ws.path_of("experts")
 
 
-def _question(text: str) -> str:
+def _check_question(text: str) -> None:
     if not text.strip():
         raise ParameterError("the question is empty")
-    return text
 
 
 def _from_here(path: Path) -> str:

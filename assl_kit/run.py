@@ -155,8 +155,8 @@ def make_plan(
     last: str = "08",
 ) -> Plan:
     """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors."""
-    notebooks = find_notebooks(Path(notebooks_dir) if notebooks_dir else notebooks_folder(), first, last)
     values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
+    notebooks = find_notebooks(Path(notebooks_dir) if notebooks_dir else notebooks_folder(), first, last)
     given = {**(overrides or {}), **({"data": data} if data else {})}
     own_defaults = {n: v for book in notebooks for n, v in book.declared.items() if n not in (*NAMES, *PLACES)}
     check_names(given, (*NAMES, *own_defaults))
@@ -267,10 +267,10 @@ def run_chain(
 
     Examples
     --------
-    >>> run_chain("tiny", overrides={"n_cluster": 4})
+    >>> run_chain("tinny")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    assl_kit.errors.ParameterError: unknown parameter 'n_cluster'. Did you mean 'n_clusters'?
+    assl_kit.errors.ParameterError: unknown profile 'tinny'. Did you mean 'tiny'? The profiles ...
     """
     plan = make_plan(profile, name, overrides, data, notebooks_dir=notebooks_dir, first=first, last=last)
     ws = Workspace.open(runs_folder() / plan.name)
