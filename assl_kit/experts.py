@@ -18,7 +18,8 @@ from .bank import ExpertBank
 from .bank_check import ADAPTER_FILES
 from .errors import AsslError, BankError, DataError
 from .router import check_min_similarity, expert_centroids
-from .training import TrainingConfig, TrainingResult, settings_of, train_adapter
+from .training import TrainingResult, train_adapter
+from .training_config import TrainingConfig, settings_of
 from .training_data import encode_records
 
 __all__ = [
