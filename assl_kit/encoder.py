@@ -1,0 +1,387 @@
+"""Text encoders: any sentence-transformers model, or one fitted on the corpus with no download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .device import pick_device
+from .errors import DataError, ParameterError
+from .files import atomic_path, sha256_of
+
+FIT_VERSION = 1
+UNKNOWN = "[UNK]"
+
+
+def load_encoder(
+    name: str = "fit",
+    *,
+    texts: Sequence[str] | None = None,
+    dim: int = 256,
+    vocab_size: int = 20_000,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    device: str = "cpu",
+):
+    """Load an encoder, or fit one on the texts of a corpus.
+
+    Parameters
+    ----------
+    name : str
+        ``"fit"``: fit a static encoder (:func:`fit_static_encoder`); else a local folder or a hub id of a
+        sentence-transformers model. Only safetensors weights are read and no code from the hub is run.
+    texts : sequence of str, optional
+        What to fit on; needed for ``"fit"``, not used otherwise.
+    dim, vocab_size, seed : int
+        As in :func:`fit_static_encoder`.
+    cache_dir : path-like, optional
+        Where a fitted encoder is kept, by its texts and settings, and found again.
+    device : {"cpu", "auto", "cuda", "mps"}
+        A static encoder is fastest on the CPU.
+
+    Returns
+    -------
+    sentence_transformers.SentenceTransformer
+
+    Raises
+    ------
+    ParameterError
+        If there is nothing to fit on, or the encoder cannot be had.
+    DataError
+        If the texts cannot be fitted on.
+
+    Examples
+    --------
+    >>> encoder = load_encoder("fit", texts=["股价上涨", "股价下跌", "央行降准"], dim=2)
+    >>> encode(encoder, ["股价"]).shape
+    (1, 2)
+    """
+    where = pick_device(device).device
+    if not isinstance(name, str) or not name:
+        raise ParameterError(f"an encoder is named by a non-empty string, not {name!r}")
+    if name != "fit":
+        return _load(name, where)
+    if texts is None:
+        raise ParameterError("encoder 'fit' needs texts to fit on", hint="Give texts=…, a folder, or a hub id.")
+    texts = _strings(texts)
+    settings = {"dim": dim, "vocab_size": vocab_size, "seed": seed}
+    if cache_dir is None:
+        return fit_static_encoder(texts, **settings).to(where)
+    folder = Path(cache_dir) / f"encoder-{sha256_of([FIT_VERSION, settings, _content(texts)])[:24]}"
+    if folder.is_dir():
+        try:
+            return _load(str(folder), where)
+        except ParameterError as error:
+            warnings.warn(f"the cached encoder is damaged and is fitted again: {error}", stacklevel=2)
+    encoder = fit_static_encoder(texts, **settings)
+    with atomic_path(folder) as temporary:
+        encoder.save(str(temporary), create_model_card=False)
+    return encoder.to(where)
+
+
+def _load(name: str, device: str):
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith((".", "~", "/", "\\")) or folder.is_absolute()):
+        raise ParameterError(f"there is no encoder folder {name}", hint="Give an existing folder, a hub id, or 'fit'.")
+    for file in folder.rglob("*.bin") if folder.is_dir() else ():
+        if not (file.parent / "model.safetensors").is_file():
+            raise ParameterError(
+                f"the encoder {name!r} has pickled weights ({file.name})", hint="Save it again as safetensors."
+            )
+    try:
+        return SentenceTransformer(
+            str(folder) if folder.is_dir() else name,
+            device=device,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # the library raises many kinds, safetensors its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ParameterError(
+            f"the encoder {name!r} could not be loaded: {reason}",
+            hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
+            "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
+        ) from error
+
+
+def fit_static_encoder(
+    texts: Sequence[str],
+    *,
+    dim: int = 256,
+    vocab_size: int = 20_000,
+    max_token_length: int = 4,
+    seed: int = 0,
+    max_texts: int = 20_000,
+):
+    """Fit an encoder whose embedding of a text is the normalised mean of its tokens' vectors.
+
+    A BPE tokenizer is fitted on the texts, then a truncated SVD of their TF-IDF matrix with sublinear counts
+    (1 + log tf) gives the vector of token t: idf(t) · f(t) · V(t) · S^(−1/4). A mean of vectors counts linearly, so a
+    token that repeats inside texts would weigh too much; f(t), the sum of its sublinear over the sum of its plain
+    counts, takes that out on average. S^(−1/4) lifts the weaker components a little.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    dim : int
+        Columns of the embedding. Where the texts have fewer components, the rest is zero.
+    vocab_size : int
+        Tokens of the tokenizer, at most.
+    max_token_length : int
+        Characters of a token, at most.
+    seed : int
+    max_texts : int
+        Fit on a random sample of this size if there are more texts.
+
+    Returns
+    -------
+    sentence_transformers.SentenceTransformer
+        ``StaticEmbedding`` and ``Normalize``, on the CPU. The same texts and settings give the same bits. Any text
+        with a character that is not white space gets a unit vector.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two texts, or none has a character.
+    ParameterError
+        If a number is out of range.
+
+    Notes
+    -----
+    Ours: the paper uses a downloaded sentence encoder.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, StaticEmbedding
+
+    for key, value, least in (
+        ("dim", dim, 1), ("vocab_size", vocab_size, 16), ("max_token_length", max_token_length, 1),
+        ("max_texts", max_texts, 2),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ParameterError(f"{key} must be a whole number of at least {least}, not {value!r}")
+    texts = _strings(texts)
+    if len(texts) > max_texts:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
+        texts = [texts[row] for row in chosen]
+    if len(texts) < 2 or not any(text.strip() for text in texts):
+        raise DataError("an encoder needs at least two texts with characters in them to be fitted on")
+    tokenizer = _fit_tokenizer(texts, vocab_size, max_token_length)
+    vectors = _token_vectors(_count_tokens(tokenizer, texts), dim, seed, tokenizer.token_to_id(UNKNOWN))
+    return SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_weights=vectors), Normalize()], device="cpu"
+    )
+
+
+def _fit_tokenizer(texts: list[str], vocab_size: int, max_token_length: int):
+    """BPE on runs of Han characters, of other letters, and single other characters; any number is one token."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\p{N}+"), "0")]
+    )
+    runs = Regex(r"\p{Han}+|(?:(?!\p{Han})\p{L})+|\S")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(runs, behavior="isolated")]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, limit_alphabet=vocab_size // 2, max_token_length=max_token_length, min_frequency=2,
+        special_tokens=[UNKNOWN], show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _count_tokens(tokenizer, texts: list[str]):
+    from scipy.sparse import csr_matrix
+
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    ends = np.cumsum([0] + [len(row) for row in ids])
+    columns = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=ends[-1])
+    counts = csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(ids), tokenizer.get_vocab_size()))
+    counts.sum_duplicates()
+    return counts
+
+
+def _token_vectors(counts, dim: int, seed: int, unknown: int) -> np.ndarray:
+    """Vectors (v, dim), float32, of the tokens counted in a sparse (n, v) matrix; no row is zero."""
+    from scipy.sparse import diags
+    from sklearn.preprocessing import normalize
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
+
+    n, v = counts.shape
+    sublinear = counts.copy()
+    sublinear.data = 1 + np.log(sublinear.data)
+    idf = np.log((1 + n) / (1 + np.bincount(counts.indices, minlength=v))) + 1
+    weights = idf * np.asarray(sublinear.sum(0)).ravel() / np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
+    rank = min(dim, n, v)
+    with threadpool_limits(1):  # the bits of the result must not depend on the number of threads
+        _, strengths, components = randomized_svd(
+            normalize(sublinear @ diags(idf)), rank, n_iter=5, power_iteration_normalizer="LU", random_state=seed
+        )
+        scale = np.where(strengths > 1e-6 * strengths[0], np.maximum(strengths, 1e-12) ** -0.25, 0.0)
+        vectors = np.zeros((v, dim))
+        vectors[:, :rank] = weights[:, None] * components.T * scale
+        typical = np.asarray(counts.sum(0)).ravel() @ vectors
+    # Characters never seen, and tokens that only occur inside longer ones, point weakly to where a typical text is.
+    vectors[unknown] = 0
+    lost = np.linalg.norm(vectors, axis=1) < 1e-9
+    vectors[lost] = 1e-3 * typical / np.linalg.norm(typical)
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def encoder_fingerprint(encoder) -> str:
+    """Hex SHA-256 of all that decides an encoder's output: weights, tokenizers, the settings of its modules, prompts.
+
+    It is the same before saving and after loading, on any device.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    modules = []
+    for module in encoder:
+        settings = {key: getattr(module, key, None) for key in getattr(module, "config_keys", [])}
+        modules.append([type(module).__name__, _plain(settings), _tokenizer_state(module)])
+    prompts = [dict(encoder.prompts or {}), encoder.default_prompt_name]
+    digest.update(sha256_of([modules, prompts]).encode())
+    return digest.hexdigest()
+
+
+def _tokenizer_state(module):
+    tokenizer = getattr(module, "tokenizer", None)
+    if hasattr(tokenizer, "to_str"):
+        state = json.loads(tokenizer.to_str())
+        return {key: value for key, value in state.items() if key not in ("padding", "truncation")}
+    return sorted(tokenizer.get_vocab().items()) if hasattr(tokenizer, "get_vocab") else None
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def encode(
+    encoder,
+    texts: Sequence[str],
+    *,
+    cache_dir: str | Path | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> np.ndarray:
+    """Embed texts as rows of unit length.
+
+    Parameters
+    ----------
+    encoder : sentence_transformers.SentenceTransformer
+    texts : sequence of str, length n
+    cache_dir : path-like, optional
+        Where embeddings are kept, by the content of the texts and the encoder's fingerprint. A damaged file is
+        computed again, with a warning.
+    batch_size : int
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+        Unit rows; (0, d) for no texts.
+
+    Raises
+    ------
+    DataError
+        If a text is not a string, or its embedding is zero (an empty text) or not finite; the message names the row.
+
+    Examples
+    --------
+    >>> encoder = fit_static_encoder(["股价上涨", "股价下跌", "央行降准"], dim=3)
+    >>> X = encode(encoder, ["股价", "央行"])
+    >>> X.shape, bool(abs(X[0] @ X[0] - 1) < 1e-6)
+    ((2, 3), True)
+    """
+    texts = _strings(texts)
+    if not texts:
+        return np.zeros((0, _dimension(encoder)), dtype=np.float32)
+    if cache_dir is None:
+        return _compute(encoder, texts, batch_size, progress)
+    key = sha256_of([encoder_fingerprint(encoder), _content(texts)])
+    file = Path(cache_dir) / f"embeddings-{key[:24]}.safetensors"
+    if file.is_file():
+        try:
+            return _read(file, key, len(texts))
+        except Exception as error:
+            warnings.warn(f"the cached embeddings {file.name} are damaged and computed again: {error}", stacklevel=2)
+    from safetensors.numpy import save_file
+
+    rows = _compute(encoder, texts, batch_size, progress)
+    with atomic_path(file) as temporary:
+        save_file({"embeddings": rows}, temporary, metadata={"key": key, "sha256": _bytes_hash(rows)})
+    return rows
+
+
+def _compute(encoder, texts: list[str], batch_size: int, progress: bool) -> np.ndarray:
+    rows = encoder.encode(texts, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 1e-12)))
+    if len(bad):
+        row = int(bad[0])
+        what = "zero" if lengths[row] <= 1e-12 else "not finite"
+        raise DataError(
+            f"the embedding of the text {texts[row][:40]!r} is {what}",
+            where=f"row {row}",
+            hint=f"{len(bad)} of {len(texts)} rows are so. Remove texts without characters, or use another encoder.",
+        )
+    off = np.abs(lengths - 1) > 1e-6
+    rows[off] = (rows[off] / lengths[off, None]).astype(np.float32)
+    return rows
+
+
+def _read(file: Path, key: str, n: int) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as stored:
+        meta, rows = stored.metadata() or {}, stored.get_tensor("embeddings")
+    if meta.get("key") != key or len(rows) != n or meta.get("sha256") != _bytes_hash(rows):
+        raise DataError("its content does not match its checksum")
+    return rows
+
+
+def _bytes_hash(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows)).hexdigest()
+
+
+def _content(texts: list[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _dimension(encoder) -> int:
+    get = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
+    return int(get())
+
+
+def _strings(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError("texts must be a sequence of strings, not one string")
+    texts = list(texts)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"a text must be a string, not {type(text).__name__}", where=f"row {row}")
+    return texts
