@@ -1,4 +1,4 @@
-"""A small weighted text grammar: templates that recurse, bind, choose, drop and shuffle, with values kept apart by split.
+"""A small weighted text grammar: templates that recurse, bind, choose, drop and shuffle; values kept apart by split.
 
 The notation of a template (source: ours)
     ``{rule}``       expand a rule; ``{x=rule}`` expands it and keeps the value as ``x``; ``{x}`` repeats it
@@ -114,11 +114,12 @@ NUMBERS: dict[str, Node] = {
     "price": lambda context: f"{_digits(context, 201, 9900) / 100:.2f}元",
     "count": lambda context: str(_digits(context, 3, 960)),
     "few": lambda context: str(_digits(context, 2, 39)),
+    "term": lambda context: str(_digits(context, 2, 15)),
     "shares": lambda context: f"{_digits(context, 120, 9900)}万股",
     "index": lambda context: f"{_digits(context, 20010, 69990) / 10:.1f}点",
     "date": _date,
-    "full_date": lambda context: f"{_digits(context, 2008, 2029)}年{_date(context)}",
-    "year": lambda context: f"{_digits(context, 2008, 2029)}年",
+    "full_date": lambda context: f"{_digits(context, 2004, 2025)}年{_date(context)}",
+    "year": lambda context: f"{_digits(context, 2004, 2025)}年",
     "code": lambda context: context.choose(("60", "30", "00", "68")) + f"{_digits(context, 1011, 9899)}",
 }
 """Generators of numbers, dates and codes by slot name."""
@@ -140,7 +141,8 @@ class Grammar:
     Examples
     --------
     >>> from random import Random
-    >>> grammar = Grammar([{"rules": {"move": "上涨\\n3*下跌"}, "open": {"who": "甲\\n乙\\n丙\\n丁\\n戊\\n己"}}], name="toy")
+    >>> toy = {"rules": {"move": "上涨\\n3*下跌"}, "open": {"who": "甲\\n乙\\n丙\\n丁\\n戊\\n己"}}
+    >>> grammar = Grammar([toy], name="toy")
     >>> context = Context(Random(1), test=False)
     >>> text = grammar.compile("{x=who}股价{move}，{x}回应")(context)
     >>> text.count(context.bound["x"]), context.slots == [("who", context.bound["x"])]

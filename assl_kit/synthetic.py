@@ -1,10 +1,11 @@
 """The embedded corpus: seven financial tasks from twenty-three invented sources, written by grammars (ours).
 
-Record ``i`` of a split is a pure function of ``(seed, split, i)``, so a corpus of any size streams in bounded memory and
-a longer corpus begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule. About a tenth of the
+Record ``i`` of a split is a pure function of ``(seed, split, i)``, so a corpus of any size streams in bounded memory
+and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule. About a tenth of the
 records are reprints: an earlier record of the same source is made again and lightly edited. The test side shares no
 filled value (name, place, product, number, date, code) with the other sides, and has instructions of its own; labels,
 relation names, function words and the exam's concepts are grammar, not values. See :mod:`assl_kit.grammar_engine`.
+Every company, person and event is composed by chance; a likeness to a real one is an accident.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib import resources
 from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
-from .errors import ParameterError
+from .errors import DataError, ParameterError
 from .files import atomic_path
-from .grammar_engine import Context, Grammar
+from .grammar_engine import Context
+from .grammar_tasks import task_grammar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,156 +34,11 @@ TASKS = (
     "sentiment", "qa", "summarization", "relation_extraction", "classification", "negative_news", "multiple_choice",
 )  # fmt: skip
 SPLITS = ("train", "dev", "test")
+LABEL_TASKS = ("sentiment", "relation_extraction", "classification", "negative_news", "multiple_choice")
 REPRINT_SHARE = 0.11
 """Share of the records that are light edits of an earlier one."""
 _CYCLE = 1000
 _MASK = (1 << 64) - 1
-
-
-@cache
-def _yaml(name: str) -> dict[str, Any]:
-    import yaml
-
-    text = resources.files(__package__).joinpath("grammar", f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _lines(block: str) -> list[str]:
-    return [line.strip() for line in block.splitlines() if line.strip()]
-
-
-# --- one text of one task -------------------------------------------------------------------------------------------
-
-
-class _TaskGrammar:
-    """A task's frames, wraps and instructions, compiled."""
-
-    def __init__(self, task: str):
-        data = _yaml(task)
-        self.task = task
-        self.grammar = Grammar([_yaml("lexicon"), data], name=f"grammar/{task}.yaml")
-        self.instructions = {
-            False: tuple(_lines(data["instructions"])), True: tuple(_lines(data["held_out_instructions"])),
-        }  # fmt: skip
-        self.weights = {source: entry["weight"] for source, entry in data["sources"].items()}
-        self.wraps = {name: self.grammar.alternatives(entry["wrap"]) for name, entry in data["sources"].items()}
-        self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None
-        self.frames: dict[str, list[list[tuple[str, Callable, list]]]] = {source: [] for source in self.weights}
-        for group, frame in enumerate(data.get("frames", ())):
-            compiled = [
-                self._frame(f"{task}/{group}.{row}", line, frame.get("output"))
-                for row, line in enumerate(_lines(frame["text"]))
-            ]
-            for source in frame["sources"]:
-                self.frames[source].append(compiled)
-        self.exam = _Exam(data, self.grammar) if "concepts" in data else None
-
-    def _frame(self, name: str, line: str, output: str | None) -> tuple[str, Callable, list]:
-        """(template id, text, [(question or None, output)])."""
-        compile_ = self.grammar.compile
-        if " || " in line:
-            text, *pairs = line.split(" || ")
-            answers = [tuple(compile_(part.strip()) for part in pair.split(" => ")) for pair in pairs]
-        elif " => " in line:
-            text, headline = line.split(" => ")
-            answers = [(None, compile_(headline))]
-        else:
-            text, answers = line, [(None, compile_(output))]
-        return name, compile_(text), answers
-
-    def make(self, context: Context, source: str) -> tuple[str, str, str]:
-        """(input, output, template id); the values used are in ``context.slots``."""
-        if self.exam is not None:
-            return self.exam.make(context, source, self.wraps[source])
-        name, text, answers = context.choose(context.choose(self.frames[source]))
-        bound = context.bound
-        body = text(context)
-        question, answer = context.choose(answers)
-        output = answer(context)
-        if question is not None:
-            bound["question"] = question(context)
-        if self.task == "negative_news":
-            names = [bound[letter] for letter in "abcde" if letter in bound]
-            context.rng.shuffle(names)
-            bound["entities"] = "，".join(names)
-        bound["body"] = body
-        shown = self.wraps[source](context)
-        shown = shown.replace("。。", "。").replace("？。", "？")
-        if self.tail is not None:
-            shown += self.tail(context).replace("⏎", "\n")
-        return shown, output, name
-
-
-class _Exam:
-    """Multiple choice: questions on concepts, and readings of four companies' numbers."""
-
-    def __init__(self, data: dict, grammar: Grammar):
-        self.bank = {
-            field: [tuple(line.split("=")) for line in _lines(block)] for field, block in data["concepts"].items()
-        }
-        self.pairs = [(field, term, text) for field, rows in self.bank.items() for term, text in rows]
-        for name in ("lead", "metric"):
-            grammar.kinds[name], grammar._sources[name] = "rules", data[name]
-        self.styles = _lines(data["pair_styles"])
-        self.metrics = _lines(data["metric"])
-        self.ask = {
-            kind: [grammar.compile(line) for line in _lines(data[f"ask_{kind}"])]
-            for kind in ("term", "definition", "highest", "lowest", "value")
-        }
-        self.company, self.percent = grammar.rule("company"), grammar.rule("percent")
-
-    def make(self, context: Context, source: str, wrap: Callable) -> tuple[str, str, str]:
-        reading = source == "statistics_reading_drills" or context.random() < 0.2
-        stem, options, right, name = self._table(context) if reading else self._concept(context)
-        context.rng.shuffle(options)
-        context.bound["body"] = stem
-        lines = [wrap(context), *(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))]
-        return "\n".join(lines), "ABCD"[options.index(right)], f"multiple_choice/{name}"
-
-    def _concept(self, context: Context) -> tuple[str, list[str], str, str]:
-        field, term, text = context.choose(self.pairs)
-        by_term = context.random() < 0.6
-        near = context.random() < 0.7
-        others = [row for row in (self.bank[field] if near else [pair[1:] for pair in self.pairs]) if row[0] != term]
-        wrong = context.rng.sample(others, 3)
-        context.bound.update(term=term, definition=text)
-        kind, column = ("term", 0) if by_term else ("definition", 1)
-        index = int(context.random() * len(self.ask[kind]))
-        right = (term, text)[column]
-        return self.ask[kind][index](context), [right, *(row[column] for row in wrong)], right, f"{kind}.{index}/{term}"
-
-    def _table(self, context: Context) -> tuple[str, list[str], str, str]:
-        names, values = [], []
-        while len(names) < 4:
-            before = len(context.slots)
-            name, value = self.company(context), self.percent(context)
-            if any(name in other or other in name for other in names) or float(value[:-1]) in map(_number, values):
-                del context.slots[before:]
-                continue
-            names.append(name)
-            values.append(value)
-        style = context.choose(self.styles)
-        shown = [style.replace("{who}", who).replace("{value}", value) for who, value in zip(names, values, strict=True)]
-        kind = context.choose(("highest", "highest", "lowest", "lowest", "value"))
-        index = int(context.random() * len(self.ask[kind]))
-        target = int(context.random() * 4)
-        metric = context.choose(self.metrics)
-        context.bound.update(pairs="，".join(shown), metric=metric, who=names[target])
-        if kind == "value":
-            options, right = list(values), values[target]
-        else:
-            best = (max if kind == "highest" else min)(values, key=_number)
-            options, right = list(names), names[values.index(best)]
-        return self.ask[kind][index](context), options, right, f"{kind}.{index}/{metric}"
-
-
-def _number(percent: str) -> float:
-    return float(percent.rstrip("%"))
-
-
-@cache
-def _task(name: str) -> _TaskGrammar:
-    return _TaskGrammar(name)
 
 
 # --- the schedule of tasks and sources ------------------------------------------------------------------------------
@@ -188,7 +46,7 @@ def _task(name: str) -> _TaskGrammar:
 
 @cache
 def _source_weights() -> dict[str, tuple[str, int]]:
-    return {source: (task, weight) for task in TASKS for source, weight in _task(task).weights.items()}
+    return {source: (task, weight) for task in TASKS for source, weight in task_grammar(task).weights.items()}
 
 
 def __getattr__(name: str):
@@ -201,9 +59,7 @@ def __getattr__(name: str):
 @cache
 def _schedule() -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
     """Sources of one cycle of 1,000 records, each spread evenly over it; and the places of every source."""
-    places = [
-        ((k + 0.5) / weight, source) for source, (_, weight) in _source_weights().items() for k in range(weight)
-    ]
+    places = [((k + 0.5) / weight, source) for source, (_, weight) in _source_weights().items() for k in range(weight)]
     cycle = tuple(source for _, source in sorted(places))
     assert len(cycle) == _CYCLE, len(cycle)
     where: dict[str, list[int]] = {}
@@ -225,50 +81,49 @@ def _earlier(index: int, source: str, back: int) -> int:
 
 def _reseed(rng: Random, seed: int, split: str, index: int) -> None:
     """Seed ``rng`` from (seed, split, index), well mixed (splitmix64)."""
-    z = (seed * 0x9E3779B97F4A7C15 + SPLITS.index(split) * 0xD1B54A32D192ED03 + (index + 1) * 0xBF58476D1CE4E5B9) & _MASK
+    z = seed * 0x9E3779B97F4A7C15 + SPLITS.index(split) * 0xD1B54A32D192ED03 + (index + 1) * 0xBF58476D1CE4E5B9
+    z &= _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     rng.seed(z ^ (z >> 31))
 
 
-_PREFIXES = ("快讯：", "【转载】", "据悉，", "最新消息：", "转：", "【更新】", "又讯，", "消息面：")
-_EXAM_PREFIXES = ("（真题）", "【单选】", "1. ", "请选择：")
+_PREFIXES = tuple("快讯： 【转载】 据悉， 最新消息： 转： 【更新】 又讯， 消息面： 【重发】 网传：".split(" "))
+_EXAM_PREFIXES = ("（真题）", "【单选】", "1. ", "请选择：", "（模拟）", "2. ", "（多次考）")
+_WORDS = tuple(
+    tuple(pair.split(">"))
+    for pair in "。>！ ，>； ，>, 同比>较去年同期 表示，>说， 称，>说， 净利润>净利 拟以>计划以 下降>下滑 宣布>公布 实现>录得 位于>坐落于".split()
+)
+_MONEY = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d)?)亿元|(?<![\d.,])(\d)(\d{3})万元")
 
 
-def _reformat_money(text: str, rng: Random) -> str:
-    match = re.search(r"(?<![\d.,])(\d{1,4})(\d)00万元", text)
-    if match:
-        return text.replace(match.group(0), f"{int(match[1]):,}{match[2]}00万元")
-    match = re.search(r"(?<![\d.,])(\d{1,3})\.(\d)亿元", text)
-    return text.replace(match.group(0), f"{match[1]}.{match[2]}0亿元") if match else text
+def _money_edit(text: str) -> tuple[str, str] | None:
+    """Another format of the first sum of money in a text: "3.2亿元" and "3.20亿元", "1250万元" and "1,250万元"."""
+    match = _MONEY.search(text)
+    if match is None:
+        return None
+    if match[2]:
+        return match[0], f"{match[2]},{match[3]}万元"
+    return match[0], f"{match[1]}0亿元" if "." in match[1] else f"{match[1]}.0亿元"
 
 
-def _swap(old: str, new: str) -> Callable[[str, Random], str]:
-    return lambda text, rng: text.replace(old, new, 1)
-
-
-_EDITS: tuple[Callable[[str, Random], str], ...] = (
-    _reformat_money, _swap("。", "！"), _swap("，", "；"), _swap("同比", "较去年同期"), _swap("表示", "说"), _swap("称", "说"),
-    _swap("公司", "该公司"), _swap("净利润", "净利"), _swap("拟", "计划"), _swap("因", "由于"), _swap("下降", "下滑"),
-)  # fmt: skip
-
-
-def _reprint(shown: str, output: str, slots: list, task: str, rng: Random) -> str:
-    """A light edit of an input: a prefix, a punctuation mark, a number's format, a word. The answer stays readable."""
-    prefixes = _EXAM_PREFIXES if task == "multiple_choice" else _PREFIXES
+def _reprint(shown: str, output: str, slots: list, task: str, rng: Random) -> tuple[str, str, list]:
+    """A light edit of a record: a prefix, a punctuation mark, a number's format, a word. The answer stays in it."""
     head, line, tail = shown.partition("\n")
-    if rng.random() < 0.6 or task == "multiple_choice":
-        head = rng.choice(prefixes) + head
-    else:
-        for edit in rng.sample(_EDITS, len(_EDITS)):
-            changed = edit(head, rng)
-            kept = all(value in changed + line + tail for _, value in slots)
-            if changed != head and kept and (task != "qa" or output in changed):
-                head = changed
-                break
-        else:
-            head = rng.choice(prefixes) + head
-    return head + line + tail
+    if task == "multiple_choice":
+        return rng.choice(_EXAM_PREFIXES) + shown, output, slots
+    kind = rng.random()
+    money = _money_edit(head) if kind < 0.3 else None
+    if money:
+        old, new = money
+        changed = [(slot, value.replace(old, new)) for slot, value in slots]
+        return shown.replace(old, new), output.replace(old, new), changed
+    if kind < 0.65:
+        for old, new in rng.sample(_WORDS, len(_WORDS)):
+            changed_head = head.replace(old, new, 1)
+            if changed_head != head and old not in output and all(value in changed_head + tail for _, value in slots):
+                return changed_head + line + tail, output, slots
+    return rng.choice(_PREFIXES) + shown, output, slots
 
 
 class _Maker:
@@ -287,14 +142,14 @@ class _Maker:
 
     def _original(self, task: str, source: str) -> tuple[str, str, str, list]:
         context = Context(self.rng, self.test)
-        shown, output, template = _task(task).make(context, source)
+        shown, output, template = task_grammar(task).make(context, source)
         return shown, output, template, [pair for pair in context.slots if pair[1] in shown]
 
     def make(self, index: int) -> dict[str, Any]:
         """Record number ``index``."""
         source = self.cycle[index % _CYCLE]
         task, rng = self.task_of[source], self.rng
-        instructions = _task(task).instructions[self.test]
+        instructions = task_grammar(task).instructions[self.test]
         copied = None
         if self._start(index):
             back = 1 + int(rng.random() * 12)
@@ -310,7 +165,7 @@ class _Maker:
         if copied is not None:
             _reseed(rng, self.seed + 1, self.split, index)
             if rng.random() > 0.14:
-                shown = _reprint(shown, output, slots, task, rng)
+                shown, output, slots = _reprint(shown, output, slots, task, rng)
         return {
             "id": f"{self.split}-{index:06d}", "instruction": instructions[int(rng.random() * len(instructions))],
             "input": shown, "output": output, "task": task, "source": source, "split": self.split,
@@ -386,7 +241,7 @@ def paraphrases(task: str, split: str = "train") -> tuple[str, ...]:
     if task not in TASKS:
         raise ParameterError(f"unknown task {task!r}", where="task", hint=f"Use one of {', '.join(TASKS)}.")
     _check(1, 0, split)
-    return _task(task).instructions[split == "test"]
+    return task_grammar(task).instructions[split == "test"]
 
 
 def _both_splits(n: int, seed: int, test_share: float) -> Iterator[dict[str, Any]]:
@@ -413,7 +268,9 @@ def make_corpus(n: int, *, seed: int = 0, test_share: float = 0.1) -> pd.DataFra
     return pd.DataFrame(list(_both_splits(n, seed, test_share)), columns=list(COLUMNS))
 
 
-def write_corpus(path: str | os.PathLike, n: int, *, seed: int = 0, test_share: float = 0.1, chunk: int = 10_000) -> None:
+def write_corpus(
+    path: str | os.PathLike, n: int, *, seed: int = 0, test_share: float = 0.1, chunk: int = 10_000
+) -> None:
     """Write the rows of :func:`make_corpus` to a Parquet file, ``chunk`` records in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -423,3 +280,90 @@ def write_corpus(path: str | os.PathLike, n: int, *, seed: int = 0, test_share: 
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         while rows := list(islice(records, chunk)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+def _distinct(texts: list[str], order: int) -> float:
+    """Distinct character n-grams over all of them."""
+    grams = [text[k : k + order] for text in texts for k in range(len(text) - order + 1)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def _near_duplicates(texts: list[str], threshold: float) -> int:
+    """How many texts have an earlier one with Jaccard similarity of character 3-grams of at least ``threshold``.
+
+    MinHash bands (12 of 4 rows) propose pairs, the exact similarity decides: a pair at 0.8 is missed once in 500.
+    """
+    import numpy as np
+
+    prime = (1 << 31) - 1
+    factors = np.random.default_rng(0).integers(1, prime, (2, 48, 1), dtype=np.int64)
+    buckets: dict[tuple[int, bytes], list[int]] = {}
+    shingles, found = [], 0
+    for row, text in enumerate(texts):
+        grams = {crc32(text[k : k + 3].encode()) & prime for k in range(max(len(text) - 2, 1))}
+        hashes = np.fromiter(grams, np.int64, len(grams))
+        bands = ((hashes * factors[0] + factors[1]) % prime).min(axis=1).reshape(12, 4)
+        seen: set[int] = set()
+        for band, key in enumerate(bands):
+            rows = buckets.setdefault((band, key.tobytes()), [])
+            seen.update(rows[-100:])
+            rows.append(row)
+        found += any(len(grams & shingles[k]) >= threshold * len(grams | shingles[k]) for k in seen)
+        shingles.append(grams)
+    return found
+
+
+def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 20_000) -> dict[str, Any]:
+    """Counts, diversity and duplication of a corpus.
+
+    Parameters
+    ----------
+    records : DataFrame or iterable of dict
+        With the columns of ``COLUMNS``. With "template" (see ``with_slots``) the frames are counted too.
+    sample : int, default 20000
+        Near-duplicates are looked for among the first ``sample`` records; reprints stand near their originals.
+
+    Returns
+    -------
+    dict
+        "n"; "tasks" and "sources": counts, largest first; "distinct": task or "all" → ratios of distinct character
+        n-grams of the inputs for n = 1 … 4; "exact_duplicates": share of records whose (instruction, input) was seen
+        before; "duplicate_inputs": share whose input was; "near_duplicates": share with an earlier input at a Jaccard
+        similarity of character 3-grams of at least 0.8; "majority": label task → share of its commonest output;
+        "templates" and "top_template": number of frames and share of the commonest, or None.
+
+    Examples
+    --------
+    >>> statistics = corpus_statistics(make_corpus(300))
+    >>> statistics["n"], len(statistics["tasks"])
+    (300, 7)
+    """
+    rows = records.to_dict("records") if hasattr(records, "to_dict") else list(records)
+    if not rows:
+        raise DataError("there are no records to describe", where="records")
+    total = len(rows)
+    inputs = [row["input"] for row in rows]
+    tasks = Counter(row["task"] for row in rows)
+    by_task = {task: [row["input"] for row in rows if row["task"] == task] for task in tasks}
+    labels = {
+        task: Counter(row["output"] for row in rows if row["task"] == task) for task in tasks if task in LABEL_TASKS
+    }
+    templates = Counter(row["template"] for row in rows if row.get("template"))
+    return {
+        "n": total,
+        "tasks": dict(tasks.most_common()),
+        "sources": dict(Counter(row["source"] for row in rows).most_common()),
+        "distinct": {
+            name: {order: round(_distinct(texts, order), 4) for order in range(1, 5)}
+            for name, texts in {"all": inputs, **by_task}.items()
+        },
+        "exact_duplicates": 1 - len({(row["instruction"], row["input"]) for row in rows}) / total,
+        "duplicate_inputs": 1 - len(set(inputs)) / total,
+        "near_duplicates": _near_duplicates(inputs[:sample], 0.8) / min(total, sample),
+        "majority": {task: count.most_common(1)[0][1] / count.total() for task, count in labels.items()},
+        "templates": len(templates) or None,
+        "top_template": templates.most_common(1)[0][1] / total if templates else None,
+    }

@@ -1,0 +1,174 @@
+"""The seven task grammars of the embedded corpus, compiled from ``assl_kit/grammar/*.yaml`` (ours).
+
+A task's file holds its instructions, its sources (a weight, and the wraps of their house style), its frames (sentence
+patterns with their answer) and its rules; ``lexicon.yaml`` holds the words all tasks share. Multiple choice has no
+frames: it asks about a bank of concepts, or about four numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from .grammar_engine import Context, Grammar
+
+
+@cache
+def grammar_data(name: str) -> dict[str, Any]:
+    """The parsed grammar file of a task, or the "lexicon"."""
+    import yaml
+
+    text = resources.files(__package__).joinpath("grammar", f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _lines(block: str) -> list[str]:
+    return [line.strip() for line in block.splitlines() if line.strip()]
+
+
+class TaskGrammar:
+    """A task's frames, wraps and instructions, compiled.
+
+    Parameters
+    ----------
+    task : str
+        The name of a file in ``assl_kit/grammar``.
+
+    Attributes
+    ----------
+    instructions : dict
+        False → the instructions of train and dev; True → those held out for test.
+    weights : dict
+        Source → its records in every 1,000 of the corpus.
+    """
+
+    def __init__(self, task: str):
+        data = grammar_data(task)
+        self.task = task
+        self.grammar = Grammar([grammar_data("lexicon"), data], name=f"grammar/{task}.yaml")
+        self.instructions = {
+            False: tuple(_lines(data["instructions"])), True: tuple(_lines(data["held_out_instructions"])),
+        }  # fmt: skip
+        self.weights = {source: entry["weight"] for source, entry in data["sources"].items()}
+        self.wraps = {name: self.grammar.alternatives(entry["wrap"]) for name, entry in data["sources"].items()}
+        self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None
+        self.frames: dict[str, list[list[tuple[str, Callable, list]]]] = {source: [] for source in self.weights}
+        for group, frame in enumerate(data.get("frames", ())):
+            compiled = [
+                self._frame(f"{task}/{group}.{row}", line, frame.get("output"))
+                for row, line in enumerate(_lines(frame["text"]))
+            ]
+            for source in frame["sources"]:
+                self.frames[source].extend([compiled] * frame.get("weight", 1))
+        self.exam = _Exam(data, self.grammar) if "concepts" in data else None
+
+    def _frame(self, name: str, line: str, output: str | None) -> tuple[str, Callable, list]:
+        """(template id, text, [(question or None, output)])."""
+        compile_ = self.grammar.compile
+        if " || " in line:
+            text, *pairs = line.split(" || ")
+            answers = [tuple(compile_(part.strip()) for part in pair.split(" => ")) for pair in pairs]
+        elif " => " in line:
+            text, headline = line.split(" => ")
+            answers = [(None, compile_(headline))]
+        else:
+            text, answers = line, [(None, compile_(output))]
+        return name, compile_(text), answers
+
+    def make(self, context: Context, source: str) -> tuple[str, str, str]:
+        """(input, output, template id); the values used are in ``context.slots``."""
+        if self.exam is not None:
+            return self.exam.make(context, source, self.wraps[source])
+        name, text, answers = context.choose(context.choose(self.frames[source]))
+        bound = context.bound
+        body = text(context)
+        question, answer = context.choose(answers)
+        output = answer(context)
+        if question is not None:
+            bound["question"] = question(context)
+        if self.task == "negative_news":
+            names = [bound[letter] for letter in "abcde" if letter in bound]
+            context.rng.shuffle(names)
+            bound["entities"] = "，".join(names)
+        bound["body"] = body
+        shown = self.wraps[source](context)
+        shown = shown.replace("。。", "。").replace("？。", "？")
+        if self.tail is not None:
+            shown += self.tail(context).replace("⏎", "\n")
+        return shown, output, name
+
+
+class _Exam:
+    """Multiple choice: questions on concepts, and readings of four companies' numbers."""
+
+    def __init__(self, data: dict, grammar: Grammar):
+        self.bank = {
+            field: [tuple(line.split("=")) for line in _lines(block)] for field, block in data["concepts"].items()
+        }
+        self.pairs = [(field, term, text) for field, rows in self.bank.items() for term, text in rows]
+        for name in ("lead", "metric"):
+            grammar.kinds[name], grammar._sources[name] = "rules", data[name]
+        self.styles = _lines(data["pair_styles"])
+        self.metrics = _lines(data["metric"])
+        self.ask = {
+            kind: [grammar.compile(line) for line in _lines(data[f"ask_{kind}"])]
+            for kind in ("term", "definition", "highest", "lowest", "value")
+        }
+        self.company, self.percent = grammar.rule("company"), grammar.rule("percent")
+
+    def make(self, context: Context, source: str, wrap: Callable) -> tuple[str, str, str]:
+        reading = source == "statistics_reading_drills" or context.random() < 0.2
+        stem, options, right, name = self._table(context) if reading else self._concept(context)
+        context.rng.shuffle(options)
+        context.bound["body"] = stem
+        lines = [wrap(context), *(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))]
+        return "\n".join(lines), "ABCD"[options.index(right)], f"multiple_choice/{name}"
+
+    def _concept(self, context: Context) -> tuple[str, list[str], str, str]:
+        field, term, text = context.choose(self.pairs)
+        by_term = context.random() < 0.6
+        near = context.random() < 0.7
+        others = [row for row in (self.bank[field] if near else [pair[1:] for pair in self.pairs]) if row[0] != term]
+        wrong = context.rng.sample(others, 3)
+        context.bound.update(term=term, definition=text)
+        kind, column = ("term", 0) if by_term else ("definition", 1)
+        index = int(context.random() * len(self.ask[kind]))
+        right = (term, text)[column]
+        return self.ask[kind][index](context), [right, *(row[column] for row in wrong)], right, f"{kind}.{index}/{term}"
+
+    def _table(self, context: Context) -> tuple[str, list[str], str, str]:
+        names, values = [], []
+        while len(names) < 4:
+            before = len(context.slots)
+            name, value = self.company(context), self.percent(context)
+            if any(name in other or other in name for other in names) or float(value[:-1]) in map(_as_number, values):
+                del context.slots[before:]
+                continue
+            names.append(name)
+            values.append(value)
+        style = context.choose(self.styles)
+        rows = zip(names, values, strict=True)
+        shown = [style.replace("{who}", who).replace("{value}", value) for who, value in rows]
+        kind = context.choose(("highest", "highest", "lowest", "lowest", "value"))
+        index = int(context.random() * len(self.ask[kind]))
+        target = int(context.random() * 4)
+        metric = context.choose(self.metrics)
+        context.bound.update(pairs="，".join(shown), metric=metric, who=names[target])
+        if kind == "value":
+            options, right = list(values), values[target]
+        else:
+            best = (max if kind == "highest" else min)(values, key=_as_number)
+            options, right = list(names), names[values.index(best)]
+        return self.ask[kind][index](context), options, right, f"{kind}.{index}/{metric}"
+
+
+def _as_number(percent: str) -> float:
+    return float(percent.rstrip("%"))
+
+
+@cache
+def task_grammar(name: str) -> TaskGrammar:
+    """The compiled grammar of a task, made once."""
+    return TaskGrammar(name)
