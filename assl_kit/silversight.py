@@ -1,0 +1,276 @@
+"""SilverSight: base, experts and router together; ask it questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .bank import ExpertBank
+from .bank_check import check_match
+from .base_model import BASE_ADAPTER, base_info, generate_answers, load_base
+from .encoder import encode, encoder_fingerprint, load_encoder
+from .errors import BankError, DataError, ParameterError
+from .experts import load_adapters
+from .router import Routes
+
+STRATEGIES = ("grouped", "mixed", "single")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question answered.
+
+    Attributes
+    ----------
+    question, text : str
+    expert : int
+        −1 where the base answered alone.
+    similarity, margin : float
+        See `Routes`.
+    """
+
+    question: str
+    text: str
+    expert: int
+    similarity: float
+    margin: float
+
+
+class SilverSight:
+    """A base model with the experts of a bank, each question answered by the expert nearest to it.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The base alone, as :func:`assl_kit.base_model.load_base` gives it; PEFT puts the experts into its layers.
+    encoder : SentenceTransformer
+        The one the experts were chosen with.
+    bank : ExpertBank
+    base : mapping, optional
+        :func:`assl_kit.base_model.base_info` of the model, if it is known already.
+
+    Attributes
+    ----------
+    model : peft.PeftModel
+    router : CentroidRouter
+    tokenizer, encoder, bank
+
+    Raises
+    ------
+    BankError
+        If encoder or base are not those of the bank, or the model carries adapters already.
+
+    Notes
+    -----
+    arXiv 2404.04949 for routing; abstention (−1) is ours. The experts are PEFT adapters named ``expert-0`` …, so
+    ``silversight.model`` can be used as any PEFT model.
+    """
+
+    def __init__(self, model, tokenizer, encoder, bank: ExpertBank, *, base: Mapping | None = None):
+        given = {"id": "the given encoder", "fingerprint": encoder_fingerprint(encoder)}
+        _check(bank, encoder=given, base=base or base_info(model, tokenizer))
+        self.tokenizer, self.encoder, self.bank = tokenizer, encoder, bank
+        self.router = bank.router()
+        self.model = load_adapters(model, bank)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        bank_path: str | os.PathLike,
+        *,
+        base: str | None = None,
+        encoder=None,
+        device: str = "auto",
+        dtype: str | None = None,
+        revision: str | None = None,
+    ) -> SilverSight:
+        """Load bank, encoder and base, and put them together.
+
+        Parameters
+        ----------
+        bank_path : path-like
+            A bank's folder or hub id.
+        base : str, optional
+            Name of the base for :func:`assl_kit.base_model.load_base`; default: the id the bank names.
+        encoder : SentenceTransformer or str, optional
+            The encoder, or its name for :func:`assl_kit.encoder.load_encoder`; default: the bank's own `encoder/`
+            folder if it has one, else the id the bank names.
+        device, dtype : str, optional
+            See :func:`assl_kit.base_model.load_base`.
+        revision : str, optional
+            Of the bank on the hub.
+
+        Returns
+        -------
+        SilverSight
+
+        Raises
+        ------
+        BankError
+            If the bank is damaged, or encoder or base do not fit it. The encoder is compared before the base is loaded.
+        ParameterError
+            If the base or encoder cannot be loaded.
+        """
+        bank = ExpertBank.from_pretrained(bank_path, revision=revision)
+        if encoder is None:
+            if bank.encoder_path is None and bank.encoder["id"] == "fit":
+                raise BankError(
+                    "the bank was made with an encoder fitted on its corpus, and does not carry it",
+                    where=str(bank_path),
+                    hint="Give encoder=…, for instance the folder of the encoder in the run that made the bank.",
+                )
+            encoder = str(bank.encoder_path or bank.encoder["id"])
+        if isinstance(encoder, str | os.PathLike):
+            name, encoder = str(encoder), load_encoder(str(encoder))
+        else:
+            name = "the given encoder"
+        _check(bank, encoder={"id": name, "fingerprint": encoder_fingerprint(encoder)})
+        name = base if base is not None else bank.base["id"]
+        model, tokenizer = load_base(name, device=device, dtype=dtype)
+        return cls(model, tokenizer, encoder, bank, base=base_info(model, tokenizer, name))
+
+    def __repr__(self) -> str:
+        return f"SilverSight({len(self.bank)} experts on {self.bank.base['id']}, {self.model.device})"
+
+    def route(self, questions: Sequence[str], *, min_similarity: float | None = None) -> Routes:
+        """Which expert would answer each question.
+
+        Parameters
+        ----------
+        questions : sequence of str, length n
+            User texts: a record's instruction and input (:func:`assl_kit.corpus.prompts`), or anything a person asks.
+        min_similarity : float, optional
+            Overrides the bank's for this call.
+
+        Returns
+        -------
+        Routes
+
+        Raises
+        ------
+        DataError
+            If a question is not a string, or is empty.
+        """
+        questions = _questions(questions)
+        if not questions:
+            return self.router.route(self.bank.centroids[:0], min_similarity=min_similarity)
+        return self.router.route(encode(self.encoder, questions), min_similarity=min_similarity)
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        *,
+        strategy: str = "auto",
+        max_new_tokens: int = 64,
+        batch_size: int = 32,
+        max_length: int = 512,
+        min_similarity: float | None = None,
+        experts: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> list[Answer]:
+        """Route questions and answer them, greedily.
+
+        Parameters
+        ----------
+        questions : sequence of str, length n
+        strategy : {"auto", "grouped", "mixed", "single"}
+            ``"grouped"``: for each expert its questions in batches. ``"mixed"``: batches across experts, each row
+            through its own adapter (PEFT's ``adapter_names``). ``"single"``: one question at a time, the reference.
+            All give the same tokens. ``"auto"``: mixed on a GPU, grouped elsewhere: the faster one there.
+        max_new_tokens, batch_size, max_length : int
+            See :func:`assl_kit.base_model.generate_answers`.
+        min_similarity : float, optional
+            Overrides the bank's for this call.
+        experts : sequence of int, length n, optional
+            The expert of each question (−1: base alone) instead of the router's; for comparisons.
+        progress : bool
+
+        Returns
+        -------
+        list of Answer, length n
+            In the order of the questions.
+
+        Raises
+        ------
+        DataError
+            If a question is not a string or empty, or an expert does not exist.
+        ParameterError
+            If the strategy is unknown or a number out of range.
+        """
+        if strategy == "auto":
+            strategy = "mixed" if self.model.device.type == "cuda" else "grouped"
+        if strategy not in STRATEGIES:
+            raise ParameterError(f"unknown strategy {strategy!r}", hint=f"Use auto, {', '.join(STRATEGIES)}.")
+        questions = _questions(questions)
+        routes = self.route(questions, min_similarity=min_similarity)
+        chosen = routes.experts.tolist() if experts is None else self._given(experts, len(questions))
+        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_length": max_length}
+        if strategy == "mixed":
+            names = [BASE_ADAPTER if k < 0 else self.bank.names[k] for k in chosen]
+            texts = generate_answers(
+                self.model, self.tokenizer, questions, adapter_names=names, progress=progress, **options
+            )
+        else:
+            texts = self._in_turn(questions, chosen, strategy == "single", progress, options)
+        return [
+            Answer(question, text, expert, float(similarity), float(margin))
+            for question, text, expert, similarity, margin in zip(
+                questions, texts, chosen, routes.similarity, routes.margin, strict=True
+            )
+        ]
+
+    def _in_turn(self, questions: list[str], chosen: list[int], single: bool, progress: bool, options) -> list[str]:
+        from tqdm.auto import tqdm
+
+        groups = [[i] for i in range(len(chosen))]
+        if not single:
+            groups = [[i for i, k in enumerate(chosen) if k == expert] for expert in sorted(set(chosen))]
+        texts = [""] * len(questions)
+        with tqdm(total=len(questions), desc="answers", unit="question", disable=not progress) as bar:
+            for rows in groups:
+                with self._active(chosen[rows[0]]):
+                    answers = generate_answers(self.model, self.tokenizer, [questions[i] for i in rows], **options)
+                for i, text in zip(rows, answers, strict=True):
+                    texts[i] = text
+                bar.update(len(rows))
+        return texts
+
+    @contextmanager
+    def _active(self, expert: int) -> Iterator[None]:
+        """A context in which one expert, or the base alone (−1), answers."""
+        if expert >= 0:
+            self.model.set_adapter(self.bank.names[expert], inference_mode=True)
+            yield
+            return
+        with self.model.disable_adapter():
+            yield
+        self.model.set_adapter(self.bank.names[0], inference_mode=True)  # peft thaws what it enables again
+
+    def _given(self, experts: Sequence[int], n: int) -> list[int]:
+        experts = [int(k) for k in experts]
+        if len(experts) != n:
+            raise DataError(f"there are {len(experts)} experts given for {n} questions")
+        wrong = [k for k in experts if not -1 <= k < len(self.bank)]
+        if wrong:
+            raise DataError(f"there is no expert {wrong[0]}", hint=f"Experts are 0 to {len(self.bank) - 1}; −1: none.")
+        return experts
+
+
+def _check(bank: ExpertBank, *, encoder: Mapping | None = None, base: Mapping | None = None) -> None:
+    """Raise `BankError` unless encoder and base are those the bank was made with."""
+    check_match("encoder", bank.encoder, encoder, "Use the bank's encoder, or train a bank with yours.")
+    check_match("base model", bank.base, base, "Use the base the experts were trained on.")
+
+
+def _questions(questions: Sequence[str]) -> list[str]:
+    if isinstance(questions, str):
+        return _questions([questions])
+    questions = list(questions)
+    for row, question in enumerate(questions):
+        if not isinstance(question, str):
+            raise DataError(f"a question is {type(question).__name__}, not a string", where=f"question {row}")
+        if not question.strip():
+            raise DataError("a question is empty", where=f"question {row}", hint="Leave it out.")
+    return questions
