@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -340,37 +341,30 @@ def _adapters(model, names: Sequence[str], n: int) -> list[str]:
     return names
 
 
-class _without_left_hooks:
+@contextmanager
+def _without_left_hooks(model) -> Iterator[None]:
     """Remove the hooks of a mixed batch when it is interrupted (peft#3475), so that later calls are right."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __enter__(self):
-        self.before = {module: set(module._forward_pre_hooks) for module in self.model.modules()}
-
-    def __exit__(self, kind, value, trace):
-        if kind is None:
-            return
-        for module, known in self.before.items():
+    before = {module: set(module._forward_pre_hooks) for module in model.modules()}
+    try:
+        yield
+    except BaseException:
+        for module, known in before.items():
             for key in set(module._forward_pre_hooks) - known:
                 del module._forward_pre_hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
+        raise
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
     """Put a model into eval mode, and back afterwards if it was training."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __enter__(self):
-        self.training = self.model.training
-        self.model.eval()
-
-    def __exit__(self, *_):
-        if self.training:
-            self.model.train()
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 def _batches(lengths: Sequence[int], batch_size: int, progress: bool, title: str) -> Iterator[list[int]]:
