@@ -20,7 +20,8 @@ from .workspace import Workspace
 def _build_records(ws, p, path):
     from .corpus import ensure_splits, load_records, write_records
 
-    records = load_records(p.data, format=p.data_format, n_records=p.n_records or None, seed=p.seed)
+    options = {"n_records": p.n_records or None, "seed": p.seed, "test_share": p.test_share}
+    records = load_records(p.data, format=p.data_format, **options)
     records = ensure_splits(records, test_share=p.test_share, seed=p.seed)
     n_train = len(training_pool(records))
     if n_train < p.n_clusters:
