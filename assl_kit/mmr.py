@@ -148,10 +148,10 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
     X = check_rows(X, unit=True)
     n = len(X)
     n_select = _check_count(n_select, n)
-    weights = _check_weights(weights)
+    weights = check_weights(weights)
     if method not in {"lazy", "plain"}:
         raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
-    order = _id_order(ids, n)
+    order = id_order(ids, n)
     scores = _check_scores(scores, n)
     if n_select == 0:
         return np.empty(0, np.int64)
@@ -293,7 +293,8 @@ def _check_count(n_select, n):
     return count
 
 
-def _check_weights(weights):
+def check_weights(weights):
+    """The MMR weights as float64, or a `ParameterError`."""
     try:
         values = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
@@ -339,7 +340,7 @@ def _check_centroid(centroid, X, order):
     return values / length
 
 
-def _id_order(ids, n):
+def id_order(ids, n):
     """Row numbers by ascending id."""
     if ids is None:
         return np.arange(n)
