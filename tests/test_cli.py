@@ -1,0 +1,144 @@
+"""The command line: one clear message and a non-zero exit for everything that is wrong, before any long work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers_notebooks import write_notebook
+
+import assl_kit.run as runner
+from assl_kit import __version__
+from assl_kit.cli import main
+
+GOOD = {"instruction": "判断情绪。", "input": "股价上涨", "output": "积极"}
+
+
+@pytest.fixture
+def assl(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "notebooks_folder", lambda: tmp_path / "nb")
+    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return call
+
+
+def lines(*records) -> str:
+    return "\n".join(record if isinstance(record, str) else json.dumps(record) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lines(GOOD, "{broken"), "mine.jsonl:2"),
+        (lines(GOOD, {"instruction": "x", "input": ""}), "'output' is missing"),
+        (lines(GOOD, {**GOOD, "output": 3}), "'output' must be text"),
+        (lines(GOOD, {**GOOD, "instruction": " "}), "'instruction' is empty"),
+        (lines(GOOD, "[1]"), "a record must be an object"),
+        ("", "the corpus is empty"),
+        (lines(*[{**GOOD, "input": str(i)} for i in range(5)]), "fewer than 6 clusters"),
+    ],
+)
+def test_bad_data_is_refused_before_anything_runs(assl, tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a notebook was run"))
+    (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8")
+    code, out, err = assl("run", "--profile", "tiny", "--data", "mine.jsonl")
+    assert code == 2 and message in err and out == ""
+    assert err.startswith("assl: ") and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_gzip_file_is_refused(assl, tmp_path):
+    (tmp_path / "mine.jsonl.gz").write_bytes(gzip.compress(lines(GOOD).encode())[:-9])
+    code, _, err = assl("run", "--data", "mine.jsonl.gz")
+    assert code == 2 and "gzip" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--profile", "tinny"), "unknown profile 'tinny'. Did you mean 'tiny'?"),
+        (("run", "-p", "n_cluster", 4), "unknown parameter 'n_cluster'. Did you mean 'n_clusters'?"),
+        (("run", "-p", "n_select", "abc"), "n_select must be a whole number, got 'abc'"),
+        (("run", "-p", "flattening", 2), "flattening must be at most 1, got 2"),
+        (("run", "-f", "set.yaml"), "n_select must be a whole number, got 'abc'"),
+        (("run", "-f", "none.yaml"), "the parameter file cannot be read"),
+        (("run", "--name", "../up"), "'../up' is no name for a run"),
+        (("run", "--from", "07"), "there is no notebook from 07 to 08"),
+        (("run", "--data", "none.jsonl"), "none.jsonl"),
+        (("status", "nothing"), "there is no run 'nothing'"),
+        (("report", "nothing"), "there is no run 'nothing'"),
+        (("route", "问题", "--run", "nothing"), "there is no run 'nothing'"),
+        (("ask", " "), "the question is empty"),
+        (("run", "--profil", "tiny"), "No such option"),
+        (("run", "-p", "seed"), "requires 2 arguments"),
+        (("rum",), "No such command"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_code_2(assl, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a notebook was run"))
+    (tmp_path / "set.yaml").write_text("n_select: abc\n", encoding="utf-8")
+    code, _, err = assl(*arguments)
+    assert code == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
+    table = [
+        {"arm": a, "task": t, "metric": "accuracy", "n": 9, "value": 0.5} for a in ("base", "routed") for t in "xy"
+    ]
+    write_notebook(
+        tmp_path / "nb" / "00_only.ipynb",
+        "from assl_kit.workspace import Workspace",
+        f"Workspace.open(workspace).write_json('metrics.json', {{'table': {table}}})",
+        "print(shown)",
+        parameters='profile = "tiny"\nworkspace = ""\nshown = 1',
+    )
+    (tmp_path / "set.yaml").write_text("shown: 2\nseed: 5\n", encoding="utf-8")
+    code, out, err = assl("run", "-f", "set.yaml", "-p", "shown", 7, "--name", "mine")
+    assert (code, err) == (0, "")
+    assert "00_only" in out and "routed" in out and "0.500" in out
+    assert out.splitlines()[-1] == "Report: runs/mine/report.html"
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    manifest = json.loads((tmp_path / "runs" / "mine" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["parameters"]["seed"] == 5
+    code, out, _ = assl("status", "mine")
+    assert code == 0 and "00_only" in out and "done" in out
+    code, out, _ = assl("report", "runs/mine")
+    assert code == 0 and "routed" in out
+    code, _, err = assl("route", "问题", "--run", "mine")
+    assert code == 2 and "no experts yet" in err
+
+
+def test_a_failed_notebook_is_exit_code_1(assl, tmp_path):
+    write_notebook(tmp_path / "nb" / "00_only.ipynb", "raise ValueError('no luck')")
+    code, out, err = assl("run")
+    assert code == 1 and "failed" in out
+    assert "ValueError: no luck" in err and "Traceback" not in err
+
+
+def test_the_installed_command(tmp_path):
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "assl_kit.cli", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+
+    assert command("--version").stdout.strip() == __version__
+    refused = command("run", "--profile", "tinny")
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("assl: unknown profile 'tinny'. Did you mean 'tiny'?")
