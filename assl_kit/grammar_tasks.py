@@ -94,7 +94,7 @@ class TaskGrammar:
             bound["entities"] = "，".join(names)
         bound["body"] = body
         shown = self.wraps[source](context)
-        shown = shown.replace("。。", "。").replace("？。", "？")
+        shown = shown.replace("。。", "。").replace("？。", "？").replace("？，", "？")
         if self.tail is not None:
             shown += self.tail(context).replace("⏎", "\n")
         return shown, output, name

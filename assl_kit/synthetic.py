@@ -1,10 +1,11 @@
 """The embedded corpus: seven financial tasks from twenty-three invented sources, written by grammars (ours).
 
 Record ``i`` of a split is a pure function of ``(seed, split, i)``, so a corpus of any size streams in bounded memory
-and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule. About a tenth of the
-records are reprints: an earlier record of the same source is made again and lightly edited. The test side shares no
-filled value (name, place, product, number, date, code) with the other sides, and has instructions of its own; labels,
-relation names, function words and the exam's concepts are grammar, not values. See :mod:`assl_kit.grammar_engine`.
+and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule. About a tenth
+of the records are reprints: an earlier record of the same source is made again and lightly edited. The test side
+shares no filled value (name, place, product, number, date, code) with the other sides, and has instructions of its
+own; labels, relation names, function words and the exam's concepts are grammar, not values. See
+:mod:`assl_kit.grammar_engine`.
 Every company, person and event is composed by chance; a likeness to a real one is an accident.
 """
 
@@ -24,7 +25,7 @@ from zlib import crc32
 from .errors import DataError, ParameterError
 from .files import atomic_path
 from .grammar_engine import Context
-from .grammar_tasks import task_grammar
+from .grammar_tasks import grammar_data, task_grammar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,12 +89,13 @@ def _reseed(rng: Random, seed: int, split: str, index: int) -> None:
     rng.seed(z ^ (z >> 31))
 
 
-_PREFIXES = tuple("快讯： 【转载】 据悉， 最新消息： 转： 【更新】 又讯， 消息面： 【重发】 网传：".split(" "))
-_EXAM_PREFIXES = ("（真题）", "【单选】", "1. ", "请选择：", "（模拟）", "2. ", "（多次考）")
-_WORDS = tuple(
-    tuple(pair.split(">"))
-    for pair in "。>！ ，>； ，>, 同比>较去年同期 表示，>说， 称，>说， 净利润>净利 拟以>计划以 下降>下滑 宣布>公布 实现>录得 位于>坐落于".split()
-)
+@cache
+def _edits() -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Prefixes, prefixes of exam questions, and (old, new) words of reprints."""
+    data = {name: tuple(block.split()) for name, block in grammar_data("reprints").items()}
+    return data["prefixes"], data["exam_prefixes"], tuple(tuple(pair.split(">")) for pair in data["words"])
+
+
 _MONEY = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d)?)亿元|(?<![\d.,])(\d)(\d{3})万元")
 
 
@@ -111,7 +113,7 @@ def _reprint(shown: str, output: str, slots: list, task: str, rng: Random) -> tu
     """A light edit of a record: a prefix, a punctuation mark, a number's format, a word. The answer stays in it."""
     head, line, tail = shown.partition("\n")
     if task == "multiple_choice":
-        return rng.choice(_EXAM_PREFIXES) + shown, output, slots
+        return rng.choice(_edits()[1]) + shown, output, slots
     kind = rng.random()
     money = _money_edit(head) if kind < 0.3 else None
     if money:
@@ -119,11 +121,11 @@ def _reprint(shown: str, output: str, slots: list, task: str, rng: Random) -> tu
         changed = [(slot, value.replace(old, new)) for slot, value in slots]
         return shown.replace(old, new), output.replace(old, new), changed
     if kind < 0.65:
-        for old, new in rng.sample(_WORDS, len(_WORDS)):
+        for old, new in rng.sample(_edits()[2], len(_edits()[2])):
             changed_head = head.replace(old, new, 1)
             if changed_head != head and old not in output and all(value in changed_head + tail for _, value in slots):
                 return changed_head + line + tail, output, slots
-    return rng.choice(_PREFIXES) + shown, output, slots
+    return rng.choice(_edits()[0]) + shown, output, slots
 
 
 class _Maker:
