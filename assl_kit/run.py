@@ -189,15 +189,13 @@ def _check_records(parameters: Parameters) -> None:
     else:
         from .corpus import ensure_splits, load_records
 
-        records = load_records(parameters.data, format=parameters.data_format)
+        share, seed = parameters.test_share, parameters.seed
+        options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}
+        records = load_records(parameters.data, format=parameters.data_format, **options)
+        records = ensure_splits(records, test_share=share, seed=seed)
         column = parameters.score.removeprefix("column:")
         if column != parameters.score and column not in records.columns:
             raise ParameterError(f"the data has no column {column!r}", where="score")
-        if parameters.n_records and len(records) > parameters.n_records:
-            records = load_records(
-                parameters.data, format=parameters.data_format, n_records=parameters.n_records, seed=parameters.seed
-            )
-        records = ensure_splits(records, test_share=parameters.test_share, seed=parameters.seed)
         n_train = int((records["split"] != "test").sum())
     if n_train < parameters.n_clusters:
         raise DataError(
