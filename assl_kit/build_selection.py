@@ -93,8 +93,11 @@ def _build_clusters(ws, p, path):
 
 
 # 04 ------------------------------------------------------------------------------------------------------------------
-_STAGE1 = ("min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor")
-_STAGES = (*_STAGE1, "repeat_share", "max_repeat", "budget_power", "mmr_relevance", "mmr_score", "mmr_diversity")
+_STAGE1 = (
+    "min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor", "repeat_share",
+    "max_repeat",
+)  # fmt: skip
+_STAGES = (*_STAGE1, "budget_power", "mmr_relevance", "mmr_score", "mmr_diversity")
 
 
 def redistributor(p: Parameters):
