@@ -136,13 +136,15 @@ def largest_scale(size, wanted):
     """
     if size(np.inf) >= wanted:
         return float("inf")
-    low = high = 1.0
+    low, high = 0.0, 1.0
     while size(high) >= wanted:
         low, high = high, 2 * high
-    while size(low) < wanted:
-        low, high = low / 2, low
-        if low < 1e-100:
-            return 0.0
+    if not low:
+        low = high / 2
+        while size(low) < wanted:
+            low, high = low / 2, low
+            if low < 1e-100:
+                return 0.0
     while high > low * (1 + TOLERANCE):
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if size(middle) >= wanted else (low, middle)

@@ -10,7 +10,7 @@ from sklearn.cluster import DBSCAN
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from assl_kit import adbscan, neighbors, thinning
+from assl_kit import neighbors, thinning
 from assl_kit.adbscan import ADBSCAN
 from assl_kit.errors import DataError, ParameterError
 
@@ -294,18 +294,22 @@ def test_cover(case, share):
                 assert D[i, j] == pytest.approx(D[i, others].min(), rel=1e-9)
 
 
-def test_thinning_narrows_density_and_more_so_as_flattening_falls():
+@pytest.mark.parametrize("shape", ["gauss", "heavy tail", "two blobs"])
+def test_thinning_flattens_density_and_more_so_as_flattening_rises(shape):
+    """The spread of log κ, measured within the pool, is below the clusters' and falls as β grows."""
     rng = np.random.default_rng(0)
-    spread = np.exp(rng.normal(size=1500))[:, None]
-    X = (rng.normal(size=(1500, 2)) * spread).astype(np.float32)
-    spreads = []
-    for beta in [0.0, 0.5, 1.0]:
-        model = ADBSCAN(flattening=beta, link_flattening=1.0, eps=2.0).fit(X)
-        log_kappa = np.log(model.core_distances_)
-        kept = model.thin(150, repeat_share=0).indices
-        spreads.append(np.std(log_kappa[kept]))
-    # β = 1 thins to an even density, so the spread of the density of origin over the pool is what changes
-    print(spreads, np.std(log_kappa))
+    X = rng.normal(size=(1000, 2))
+    if shape == "heavy tail":
+        X *= np.exp(rng.normal(size=1000))[:, None]
+    elif shape == "two blobs":
+        X[:650] = X[:650] * 0.1 + 2
+    model = ADBSCAN(link_flattening=1.0, noise="drop").fit(X)
+    spreads = [np.std(np.log(model.core_distances_[model.labels_ >= 0]))]
+    for beta in [0.25, 0.5, 0.75, 1.0]:
+        kept = ADBSCAN(flattening=beta, link_flattening=1.0, noise="drop").fit(X).thin(150, repeat_share=0).indices
+        spreads.append(np.std(np.log(ADBSCAN().fit(X[kept]).core_distances_)))
+    assert (np.diff(spreads) < 0).all(), spreads
+    assert spreads[-1] < 0.6 * spreads[0]
 
 
 def test_labels_are_numbered_by_first_core_member():
@@ -417,4 +421,3 @@ def test_bad_data():
         ADBSCAN().fit([[0.0], [1.0], [float("nan")]])
     with pytest.raises(NotFittedError):
         ADBSCAN().thin(1)
-    assert adbscan.ThinResult.__doc__

@@ -160,7 +160,8 @@ def test_nearest_within_equals_plain(X, seed, sequence):
     found, distance = points.nearest_within(rows, columns, limit[rows], limit[columns],
                                             earlier=place if sequence else None)
     for i, nearest, value in zip(rows, found, distance, strict=True):
-        fits = [j for j in columns if squared[i, j] <= min(limit[i], limit[j]) and (not sequence or place[j] < place[i])]
+        fits = [j for j in columns if squared[i, j] <= min(limit[i], limit[j])]
+        fits = [j for j in fits if not sequence or place[j] < place[i]]
         if not fits:
             assert nearest == -1 and value == np.inf
         else:
