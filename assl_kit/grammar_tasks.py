@@ -95,6 +95,8 @@ class TaskGrammar:
         bound["body"] = body
         shown = self.wraps[source](context)
         shown = shown.replace("。。", "。").replace("？。", "？").replace("？，", "？")
+        if shown[-1] in "；，":  # the last part of a shuffle
+            shown = shown[:-1] + "。"
         if self.tail is not None:
             shown += self.tail(context).replace("⏎", "\n")
         return shown, output, name

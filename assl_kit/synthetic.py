@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
+from numbers import Integral
 from random import Random
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -177,7 +178,7 @@ class _Maker:
 
 def _check(n: int, seed: int, split: str = "train", *, least: int = 1) -> None:
     for name, value, low in (("n", n, least), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
             raise ParameterError(f"{name} must be an integer of at least {low}, not {value!r}", where=name)
     if split not in SPLITS:
         raise ParameterError(f"unknown split {split!r}", where="split", hint=f"Use one of {', '.join(SPLITS)}.")
@@ -223,7 +224,7 @@ def iter_records(
 
 
 def _records(n: int, seed: int, split: str, start: int, with_slots: bool) -> Iterator[dict[str, Any]]:
-    maker = _Maker(seed, split)
+    maker = _Maker(int(seed), split)
     for index in range(start, start + n):
         record = maker.make(index)
         if not with_slots:

@@ -101,7 +101,9 @@ def test_instructions_are_paraphrases_held_out_by_split(train, test_side):
 def test_lengths_and_clean_text(train, test_side):
     for row in train + test_side:
         assert 10 <= len(row["input"]) <= 150 and 1 <= len(row["output"]) <= 34, row
-        assert not re.search(r"[{}\[\]<>|⏎]|=>|。。|，，|，。|？，|None", row["input"] + row["output"]), row
+        assert not re.search(r"[{}\[\]<>|⏎]|=>|。。|，，|，。|？，|[；，](\n|$)|None", row["input"] + row["output"]), (
+            row
+        )
     mean = sum(len(row["input"]) for row in train) / len(train)
     assert 30 < mean < 110
 
@@ -314,10 +316,10 @@ def test_the_largest_corpus_is_lazy():
 def test_memory_is_bounded():
     list(iter_records(500))  # grammars compiled
     tracemalloc.start()
-    count = sum(1 for _ in iter_records(8000))
+    count = sum(1 for _ in iter_records(4000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 8000 and peak < 2_000_000
+    assert count == 4000 and peak < 2_000_000
 
 
 @pytest.mark.parametrize(
