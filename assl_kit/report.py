@@ -20,6 +20,7 @@ _TITLES = {
     "kept": "What was kept",
     "routing": "Where the router was right",
     "regret": "Regret: best single expert less routed",
+    "differences": "Routed against each other arm",
     "corpus": "The corpus",
     "by_source": "of each source",
     "by_task": "of each task",
@@ -171,7 +172,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def show(value: Any) -> str:
-    """A cell as text: three decimals, thousands apart, nothing for what is missing.
+    """A cell as text: three decimals (one from ten on), thousands apart, nothing for what is missing.
 
     Examples
     --------
@@ -184,7 +185,9 @@ def show(value: Any) -> str:
         return str(value)
     if float(value).is_integer() and not isinstance(value, float):
         return f"{int(value):,}"
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:,.3f}"
+    if abs(value) >= 10:
+        return f"{value:,.1f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def _is_number(value: Any) -> bool:
@@ -204,14 +207,18 @@ def _blocks(title: str, value: Any) -> Iterator[tuple[str, pd.DataFrame]]:
     if not isinstance(value, Mapping):
         rows = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         tabular = all(isinstance(row, Mapping) for row in rows)
-        yield title, pd.DataFrame(rows) if tabular else pd.DataFrame({"value": [show(row) for row in rows]})
+        yield (
+            title,
+            pd.DataFrame(rows, dtype=object) if tabular else pd.DataFrame({"value": [show(row) for row in rows]}),
+        )
         return
     plain = {k: v for k, v in value.items() if not isinstance(v, (Mapping, list))}
     nested = {k: v for k, v in value.items() if k not in plain}
     if plain:
-        yield title, pd.DataFrame([(_TITLES.get(k, k), v) for k, v in plain.items()], columns=["", "value"])
+        rows = [(_TITLES.get(name, name), part) for name, part in plain.items()]
+        yield title, pd.DataFrame(rows, columns=["", "value"], dtype=object)
     if nested and not plain and all(_is_flat(v) for v in nested.values()):
-        yield title, pd.DataFrame.from_dict(nested, orient="index").rename_axis(" ").reset_index()
+        yield title, pd.DataFrame.from_dict(nested, orient="index", dtype=object).rename_axis(" ").reset_index()
         return
     for name, part in nested.items():
         yield from _blocks(_TITLES.get(name, name.replace("_", " ")), part)

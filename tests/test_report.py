@@ -31,6 +31,7 @@ METRICS = {
     "kept": {"by_source": [{"source": "<script>alert(1)</script>", "available": 100, "kept": 10, "copies": 11}]},
     "regret": [],
     "odd": [1, None, "x"],
+    "corpus": {"records": 6000, "distinct": 0.25},
     "nothing": None,
 }
 
@@ -111,6 +112,7 @@ def test_a_missing_cell_or_interval_is_left_empty():
         (True, "True"),
         (float("nan"), ""),
         (0.00012, "0.00012"),
+        (86.64, "86.6"),
         (0, "0"),
     ],
 )
