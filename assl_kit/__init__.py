@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm shows plain bars where ipywidgets is missing
 
 _HOMES = {
     "adbscan": ("ADBSCAN",),

@@ -179,8 +179,19 @@ class Points:
         always = earlier is None
         place = np.zeros(1, dtype=np.int64) if always else earlier
         for a, b, product in self.tiles(rows, columns):
-            nearest_tile(product, rows[a], columns[b], self.arrays, row_reach[a], column_reach[b], place, always, tie,
-                          nearest[a], squared[a])
+            nearest_tile(
+                product,
+                rows[a],
+                columns[b],
+                self.arrays,
+                row_reach[a],
+                column_reach[b],
+                place,
+                always,
+                tie,
+                nearest[a],
+                squared[a],
+            )
         return nearest, squared
 
     def components(self, rows, limit):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 TASK_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A7A7A",
@@ -132,23 +133,22 @@ def plot_route_map() -> Figure:
         ("corpus", "01"), ("embeddings", "02"), ("clusters", "03"), ("A-DBSCAN\npool", "04"),
         ("model score\n+ MMR", "05"), ("six LoRA\nexperts", "06"), ("centroid\nrouter", "07"), ("evaluation", "08"),
     ]  # fmt: skip
-    figure, axes = _figure(10.5, 1.9)
+    figure, axes = _figure(11.5, 1.3)
     for i, (name, notebook) in enumerate(stops):
-        axes.text(
-            i, 0, name, ha="center", va="center", fontsize=10,
-            bbox={"boxstyle": "round,pad=0.45", "fc": "#EAF2FA", "ec": "#0072B2"},
-        )  # fmt: skip
-        axes.text(i, -0.62, f"notebook {notebook}", ha="center", va="center", fontsize=8.5, color="#444444")
+        box = FancyBboxPatch((i - 0.36, -0.2), 0.72, 0.4, boxstyle="round,pad=0.02", fc="#EAF2FA", ec="#0072B2")
+        axes.add_patch(box)
+        axes.text(i, 0, name, ha="center", va="center", fontsize=10)
+        axes.text(i, -0.38, f"notebook {notebook}", ha="center", va="center", fontsize=8.5, color="#444444")
         if i:
             arrow = {"arrowstyle": "-|>", "color": "#0072B2", "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (i - 0.42, 0), (i - 0.58, 0), arrowprops=arrow)
-    axes.set(xlim=(-0.6, len(stops) - 0.4), ylim=(-0.9, 0.6))
+            axes.annotate("", (i - 0.39, 0), (i - 0.61, 0), arrowprops=arrow)
+    axes.set(xlim=(-0.42, len(stops) - 0.58), ylim=(-0.48, 0.26))
     axes.axis("off")
     return figure
 
 
 def plot_long_tail(records: pd.DataFrame) -> Figure:
-    """Records by source (bars, log scale), coloured by task: the long tail."""
+    """Records by source (bars with their counts), coloured by task: the long tail."""
     counts = records.groupby(["source", "task"]).size().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     colours = task_colours(counts.columns)
@@ -159,8 +159,10 @@ def plot_long_tail(records: pd.DataFrame) -> Figure:
         axes.barh(names, counts[task], left=left, color=colours[task], label=label)
         left += counts[task].to_numpy()
     axes.invert_yaxis()
-    axes.set(xlabel="records (log scale)", xscale="log", title="A long tail of sources, each serving a task")
-    axes.set_xlim(left=max(1, 0.5 * counts.sum(axis=1).min()))
+    for name, total in zip(names, left, strict=True):
+        axes.annotate(f"{total:.0f}", (total, name), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set(xlabel="records", title="A long tail of sources, coloured by task", xlim=(0, 1.08 * left.max()))
+    axes.margins(y=0.01)
     axes.legend(title="task", loc="lower right", fontsize=8.5)
     return figure
 
@@ -168,16 +170,17 @@ def plot_long_tail(records: pd.DataFrame) -> Figure:
 def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict | None = None, axes=None) -> Figure:
     """A 2-D map whose points are coloured (and marked) by label."""
     labels = np.asarray(labels).astype(str)
-    names = sorted(set(labels))
+    names = sorted(set(labels), key=lambda name: (name.isdigit() and len(name), name))
     colours = colours or task_colours(names)
     if axes is None:
         figure, axes = _figure(7.5, 5.0)
+    size = float(np.clip(6000 / max(len(labels), 1), 9, 24))  # few points: larger ones
     for i, (name, shown) in enumerate(zip(names, readable(names), strict=True)):
         here = labels == name
         marker = MARKERS[i % len(MARKERS)]
-        axes.scatter(*xy[here].T, s=9, color=colours[name], marker=marker, alpha=0.7, linewidths=0, label=shown)
+        axes.scatter(*xy[here].T, s=size, color=colours[name], marker=marker, alpha=0.7, linewidths=0, label=shown)
     axes.set(xticks=[], yticks=[], title=title)
-    axes.legend(markerscale=2, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(markerscale=6 / size**0.5, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return axes.figure
 
 
@@ -185,10 +188,8 @@ def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str
     """Two maps of the same points side by side: by task (left) and by cluster (right)."""
     figure, axes = _figure(12.5, 4.6, columns=2)
     plot_map(xy, left, title=titles[0], axes=axes[0])
-    names = sorted(set(map(str, right)))
-    plot_map(
-        xy, right, title=titles[1], axes=axes[1], colours=dict(zip(names, expert_colours(len(names)), strict=True))
-    )
+    colours = {str(k): expert_colours(int(k) + 1)[-1] for k in set(right)}
+    plot_map(xy, right, title=titles[1], axes=axes[1], colours=colours)
     return figure
 
 
@@ -205,11 +206,23 @@ def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: fl
     for (i, j), value in np.ndenumerate(values):
         shade = image.cmap(image.norm(value))
         ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
-        axes.text(j, i, format(value, fmt), ha="center", va="center", color=ink, fontsize=8.5)
+        text = format(value, fmt)
+        text = text.removeprefix("-") if float(text) == 0 else text
+        axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
     axes.set_xticks(range(values.shape[1]), readable(table.columns), rotation=35, ha="right")
     axes.set_yticks(range(values.shape[0]), readable(table.index))
     axes.set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return axes.figure
+
+
+def plot_affinity(affinity: pd.DataFrame, distances: pd.DataFrame) -> Figure:
+    """The affinity of every pair of tasks (left) beside the distance between their centroids (right)."""
+    side = 0.66 * len(affinity)
+    figure, axes = _figure(2 * side + 3.2, 0.6 * side + 2.0, columns=2)
+    plot_matrix(affinity, title="Affinity: relative fall of the loss", fmt=".2f", centre=0.0, axes=axes[0])
+    plot_matrix(distances, title="Distance between the centroids", fmt=".2f", axes=axes[1])
+    axes[1].set_yticklabels([])
+    return figure
 
 
 def plot_choice_of_k(table: pd.DataFrame, chosen: int) -> Figure:
@@ -290,6 +303,7 @@ def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title:
         axes.annotate(str(rank + 1), xy[row], textcoords="offset points", xytext=(4, 4), fontsize=8.5)
     if centroid is not None:
         axes.scatter(*centroid, marker="X", s=90, color="black", label="centroid", zorder=4)
+        axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[], title=title)
     axes.legend(fontsize=8.5)
     return figure

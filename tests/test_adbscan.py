@@ -123,9 +123,7 @@ def test_fit_equals_plain(case):
     np.testing.assert_allclose(model.core_distances_, kappa, rtol=1e-12)
     assert model.eps_ == pytest.approx(eps, rel=1e-12)
     np.testing.assert_allclose(model.link_radii_, radius, rtol=1e-9)
-    np.testing.assert_allclose(
-        model.radii_, eps**model.flattening * kappa ** (1 - model.flattening), rtol=1e-9
-    )
+    np.testing.assert_allclose(model.radii_, eps**model.flattening * kappa ** (1 - model.flattening), rtol=1e-9)
     np.testing.assert_array_equal(model.core_sample_indices_, core)
     np.testing.assert_array_equal(model.labels_, labels)
     assert model.labels_.dtype == np.int64 and model.n_features_in_ == X.shape[1]
@@ -396,8 +394,16 @@ def test_memory_mapped_rows_are_not_copied(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"min_samples": 0}, {"min_samples": 2.5}, {"min_samples": True}, {"flattening": 1.5}, {"flattening": "a"},
-        {"link_flattening": -0.1}, {"link_flattening": float("nan")}, {"eps": 0}, {"eps": "abc"}, {"eps": float("inf")},
+        {"min_samples": 0},
+        {"min_samples": 2.5},
+        {"min_samples": True},
+        {"flattening": 1.5},
+        {"flattening": "a"},
+        {"link_flattening": -0.1},
+        {"link_flattening": float("nan")},
+        {"eps": 0},
+        {"eps": "abc"},
+        {"eps": float("inf")},
         {"noise": "maybe"},
     ],
 )

@@ -95,8 +95,16 @@ def test_layouts_and_dtypes_agree(tmp_path):
     read_only.flags.writeable = False
     wide = np.zeros((100, 12), dtype=np.float64)
     wide[::2, ::2] = X
-    for other in [X.tolist(), X.astype(np.float16), X.astype(np.float64), X.astype(int), np.asfortranarray(X), mapped,
-                  read_only, wide[::2, ::2]]:
+    for other in [
+        X.tolist(),
+        X.astype(np.float16),
+        X.astype(np.float64),
+        X.astype(int),
+        np.asfortranarray(X),
+        mapped,
+        read_only,
+        wide[::2, ::2],
+    ]:
         distances, indices = knn(other, 5)
         np.testing.assert_array_equal(distances, expected[0])
         np.testing.assert_array_equal(indices, expected[1])
@@ -157,8 +165,9 @@ def test_nearest_within_equals_plain(X, seed, sequence):
     squared = ((X[:, None].astype(np.float64) - X[None]) ** 2).sum(-1)
     radii = np.sqrt(np.quantile(squared, rng.random(n))) * 1.01
     limit, place = reach(radii), rng.permutation(n)
-    found, distance = points.nearest_within(rows, columns, limit[rows], limit[columns],
-                                            earlier=place if sequence else None)
+    found, distance = points.nearest_within(
+        rows, columns, limit[rows], limit[columns], earlier=place if sequence else None
+    )
     for i, nearest, value in zip(rows, found, distance, strict=True):
         fits = [j for j in columns if squared[i, j] <= min(limit[i], limit[j])]
         fits = [j for j in fits if not sequence or place[j] < place[i]]
