@@ -231,7 +231,7 @@ def plot_choice_of_k(table: pd.DataFrame, chosen: int) -> Figure:
     for ax, column, colour in zip(axes, ("silhouette", "stability"), (TASK_COLOURS[0], TASK_COLOURS[5]), strict=True):
         ax.plot(table["n_clusters"], table[column], marker="o", color=colour)
         ax.axvline(chosen, color="#7A7A7A", linestyle="--", linewidth=1)
-        ax.set(xlabel="number of clusters", ylabel=column, title=column)
+        ax.set(xlabel="number of clusters", ylabel=column, title=column, ylim=(min(0, 1.1 * table[column].min()), None))
     return figure
 
 
@@ -269,11 +269,11 @@ def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density
     before, after = np.log10(np.maximum(before, floor)), np.log10(np.maximum(after, floor))
     bins = np.linspace(min(before.min(), after.min()), max(before.max(), after.max()), 40)
     figure, axes = _figure(7.5, 3.4)
-    axes.hist(before, bins, density=True, color="#7A7A7A", alpha=0.55, label=f"all {len(before)}")
-    axes.hist(
-        after, bins, density=True, histtype="step", color=TASK_COLOURS[0], linewidth=2, label=f"kept {len(after)}"
-    )
-    axes.set(xlabel="log10 core distance  (left: dense, right: sparse)", ylabel="share", title=title)
+    all_, kept = (np.full(len(x), 1 / len(x)) for x in (before, after))
+    axes.hist(before, bins, weights=all_, color="#7A7A7A", alpha=0.55, label=f"all {len(before)}")
+    style = {"histtype": "step", "color": TASK_COLOURS[0], "linewidth": 2}
+    axes.hist(after, bins, weights=kept, label=f"kept {len(after)}", **style)
+    axes.set(xlabel="log10 core distance  (left: dense, right: sparse)", ylabel="share of the records", title=title)
     axes.legend()
     return figure
 
@@ -293,11 +293,11 @@ def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str,
 
 
 def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title: str = "Selection path") -> Figure:
-    """The order in which MMR picks points on a map: numbered, joined by a line."""
+    """The order in which MMR picks points on a map: the first fifteen numbered and joined by a line."""
     figure, axes = _figure(6.4, 4.8)
     axes.scatter(*xy.T, s=9, color="#BBBBBB", label="pool")
     picks = np.asarray(picks)
-    axes.plot(*xy[picks].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
+    axes.plot(*xy[picks[:15]].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
     axes.scatter(*xy[picks].T, s=26, color=TASK_COLOURS[5], label="picked", zorder=3)
     for rank, row in enumerate(picks[:15]):
         axes.annotate(str(rank + 1), xy[row], textcoords="offset points", xytext=(4, 4), fontsize=8.5)
