@@ -1,4 +1,4 @@
-"""What identifies a base language model: id, revision, checksum of its weights."""
+"""What identifies a base language model: where it is, its revision, the checksum of its weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from .errors import ParameterError
 from .files import sha256_file, sha256_of
 
 TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"
@@ -94,3 +95,34 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def base_source(name: str) -> str:
+    """The folder or hub id to load a base from; a missing folder is an error here, not a hub request.
+
+    Raises
+    ------
+    ParameterError
+        If ``name`` is empty, or looks like a folder and is none.
+
+    Examples
+    --------
+    >>> base_source("Qwen/Qwen2.5-0.5B-Instruct")
+    'Qwen/Qwen2.5-0.5B-Instruct'
+    """
+    if not isinstance(name, str) or not name:
+        raise ParameterError(f"a base model is named by a non-empty string, not {name!r}")
+    if name == "tiny":
+        if not (TINY_BASE / "config.json").is_file():
+            raise ParameterError(
+                "the tiny base model is missing from the installed package", hint="Install assl-kit again."
+            )
+        return str(TINY_BASE)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if name.startswith((".", "~", "/", "\\")) or name.count("/") > 1 or folder.is_absolute():
+        raise ParameterError(
+            f"there is no base model folder {name}", hint="Give an existing folder, a hub id, or 'tiny'."
+        )
+    return name

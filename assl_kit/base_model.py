@@ -6,11 +6,10 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
-from .base_identity import TINY_BASE, base_info, unwrap
+from .base_identity import TINY_BASE, base_info, base_source, unwrap
 from .device import pick_device
 from .errors import DataError, ParameterError
 
@@ -65,7 +64,7 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     dtype = dtype or ("float32" if name == "tiny" else where.dtype)
     if dtype not in dtypes:
         raise ParameterError(f"unknown dtype {dtype!r}", hint=f"Use one of {', '.join(dtypes)}.")
-    source = _source(name)
+    source = base_source(name)
     bars = logging.is_progress_bar_enabled()
     if name == "tiny":
         logging.disable_progress_bar()
@@ -95,26 +94,6 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return model.to(where.device).eval(), tokenizer
-
-
-def _source(name: str) -> str:
-    """The folder or hub id to load ``name`` from; a missing folder is an error here, not a hub request."""
-    if not isinstance(name, str) or not name:
-        raise ParameterError(f"a base model is named by a non-empty string, not {name!r}")
-    if name == "tiny":
-        if not (TINY_BASE / "config.json").is_file():
-            raise ParameterError(
-                "the tiny base model is missing from the installed package", hint="Install assl-kit again."
-            )
-        return str(TINY_BASE)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if name.startswith((".", "~", "/", "\\")) or name.count("/") > 1 or folder.is_absolute():
-        raise ParameterError(
-            f"there is no base model folder {name}", hint="Give an existing folder, a hub id, or 'tiny'."
-        )
-    return name
 
 
 def chat_prompt(tokenizer, prompt: str) -> str:

@@ -77,6 +77,7 @@ def test_a_damaged_gzip_file_is_refused(assl, tmp_path):
         (("run", "--name", "../up"), "'../up' is no name for a run"),
         (("run", "--from", "07"), "there is no notebook from 07 to 08"),
         (("run", "--data", "none.jsonl"), "none.jsonl"),
+        (("run", "-p", "base_model", "./none"), "there is no base model folder"),
         (("status", "nothing"), "there is no run 'nothing'"),
         (("report", "nothing"), "there is no run 'nothing'"),
         (("route", "问题", "--run", "nothing"), "there is no run 'nothing'"),
