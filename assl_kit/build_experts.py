@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .build_selection import open_encoder
+from .device import pick_device
 from .files import read_json, write_json
 from .parameters import Parameters
 from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
@@ -131,6 +132,12 @@ def _build_experts(ws, p, path):
     ws.update_manifest("training", times)
 
 
+def generation_batch(model) -> int:
+    """Questions answered at once: many for a model of a few million weights, else what suits the device."""
+    small = sum(weights.numel() for weights in model.parameters()) < 20_000_000
+    return 128 if small else pick_device(model.device.type).batch_size
+
+
 def open_silversight(ws, p: Parameters):
     """The run's experts with router, base model and encoder: a ``SilverSight``."""
     from .silversight import SilverSight
@@ -152,8 +159,13 @@ def _build_answers(ws, p, path):
     from .corpus import prompts
 
     test = test_records(read(ws, "records"), p)
-    answers = open_silversight(ws, p).generate(
-        prompts(test), strategy=p.strategy, max_new_tokens=p.max_new_tokens, min_similarity=p.min_similarity
+    silversight = open_silversight(ws, p)
+    answers = silversight.generate(
+        prompts(test),
+        strategy=p.strategy,
+        max_new_tokens=p.max_new_tokens,
+        min_similarity=p.min_similarity,
+        batch_size=generation_batch(silversight.model),
     )
     table = pd.DataFrame(
         {
@@ -192,7 +204,7 @@ def _build_comparison(ws, p, path):
         "random tenth, one LoRA": (train.sample(n_select, random_state=p.seed), p.epochs),
         "chosen tenth, one LoRA": (chosen, p.epochs),
     }
-    options = {"max_new_tokens": p.max_new_tokens, "max_length": p.max_length}
+    options = {"max_new_tokens": p.max_new_tokens, "max_length": p.max_length, "batch_size": generation_batch(model)}
     rows = [_answers("base", test, generate_answers(model, tokenizer, prompts(test), **options))]
     with tempfile.TemporaryDirectory() as folder:
         for number, (arm, (data, epochs)) in enumerate(arms.items()):
