@@ -188,12 +188,12 @@ def answer_nll(
                 head, tail = rows[i]
                 ids[place, : len(head) + len(tail)] = torch.tensor(head + tail)
             # Padded on the right, a causal model needs no mask: no token sees what comes after it.
-            hidden = _body(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+            hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
             for place, i in enumerate(batch):
                 head, tail = rows[i]
                 states = hidden[place, len(head) - 1 : len(head) + len(tail) - 1]
                 target = torch.tensor(tail, device=states.device)
-                losses[i] = torch.nn.functional.cross_entropy(_logits(base, states), target).item()
+                losses[i] = torch.nn.functional.cross_entropy(logits(base, states), target).item()
     if not np.isfinite(losses).all():
         row = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise DataError(
@@ -202,21 +202,22 @@ def answer_nll(
     return losses
 
 
-def _body(base):
+def decoder(base):
+    """The transformer of a causal language model, without its output embedding."""
     return base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
 
 
-def _logits(base, states):
+def logits(base, states):
     """Float32 logits of hidden states (m, h); soft-capped where the architecture does so (Gemma 2)."""
     import torch
 
-    logits = base.get_output_embeddings()(states).float()
+    values = base.get_output_embeddings()(states).float()
     text_config = base.config.get_text_config()
     for name in ("logit_scale", "logits_scaling"):
         if getattr(text_config, name, 1.0) not in (None, 1.0):
             raise ParameterError(f"base models with {name} (here {type(base).__name__}) cannot be scored")
     cap = getattr(text_config, "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
+    return cap * torch.tanh(values / cap) if cap else values
 
 
 def generate_answers(

@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from .base_model import base_info
+from .base_identity import unwrap
+from .base_model import base_info, decoder, logits
 from .errors import ParameterError
 from .files import atomic_path, read_json, write_json
 from .training_config import TrainingConfig, settings_of
@@ -190,6 +191,12 @@ def _run(model, tokenizer, encoded: Encoded, work: Path, config: TrainingConfig,
         def create_model_card(self, *_, **__):
             """Checkpoints need none."""
 
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            """The same loss, with logits at the answer's positions only: prompts are most of a batch."""
+            if return_outputs or self.accelerator.unwrap_model(model) is not model:  # several GPUs: not past DDP
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return _answer_loss(model, dict(inputs), num_items_in_batch)
+
     order = training_order([len(ids) for ids in encoded.input_ids], config.epochs, config.batch_size, config.seed)
     data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}).select(order)
     steps = -(-len(order) // (config.batch_size * config.gradient_accumulation))
@@ -228,6 +235,17 @@ def _run(model, tokenizer, encoded: Encoded, work: Path, config: TrainingConfig,
         state.restore(model, config.checkpointing)
     first = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     return peft_model, trainer.state.log_history, first, trainer.state.global_step
+
+
+def _answer_loss(model, inputs: dict[str, Any], n_tokens):
+    import torch
+
+    base = unwrap(model)
+    labels = inputs.pop("labels")[:, 1:]
+    wanted = labels != -100
+    states = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
+    total = torch.nn.functional.cross_entropy(logits(base, states), labels[wanted], reduction="sum")
+    return total / (wanted.sum() if n_tokens is None else n_tokens)
 
 
 def _arguments(model, work: Path, config: TrainingConfig, steps: int):
