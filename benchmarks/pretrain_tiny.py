@@ -59,19 +59,35 @@ SHARES = {
 }  # fmt: skip
 """Share of each task in the training text: the harder, the more."""
 
+EXAM_SHARES = {task: 0.08 for task in SHARES} | {"multiple_choice": 0.5}
+"""The same in the last stage, which is for exam questions: the options must be read, and the terms known."""
 
-def chunk(index: int, size: int, seed: int = 0) -> list[dict]:
+
+def chunk(index: int, size: int, seed: int = 0, *, exam: bool = False) -> list[dict]:
     """Chunk ``index`` of the training text: records of the training side, never of the test side.
 
-    Three times ``size`` records are made, and of each task as many kept as its share says (or as there are).
+    More records are made than wanted, and of each task as many kept as its share says (or as there are). Of the exam
+    stage's questions, every second one only asks where an option stands.
     """
-    left = {task: round(share * size) for task, share in SHARES.items()}
+    left = {task: round(share * size) for task, share in (EXAM_SHARES if exam else SHARES).items()}
+    made = (8 if exam else 3) * size
     kept = []
-    for record in synthetic.iter_records(3 * size, seed=FIRST_SEED + 10_000 * seed + index, split="train"):
+    for record in synthetic.iter_records(made, seed=FIRST_SEED + 10_000 * seed + index, split="train"):
         if left[record["task"]] > 0:
             left[record["task"]] -= 1
-            kept.append(record)
+            question = exam and record["task"] == "multiple_choice"
+            kept.append(exam_question(record, left["multiple_choice"] % 2 == 1) if question else record)
     return kept
+
+
+def exam_question(record: dict, named: bool) -> dict:
+    """A question of the exam stage: with the right option's text, and where ``named``, asked only for its letter."""
+    options = record["input"].split("\n")[-4:]
+    if not named:
+        return record | {"option": options["ABCD".index(record["output"])][3:]}
+    chosen = options[crc32(record["input"].encode("utf-8")) % 4]
+    question = "\n".join([f"哪一项是“{chosen[3:]}”？", *options])
+    return record | {"input": question, "output": chosen[0], "option": chosen[3:]}
 
 
 IN_WORDS = {
@@ -88,13 +104,16 @@ IN_WORDS = {
 def answer_of(record: dict) -> str:
     """What the base is taught to answer: the corpus's answer, or one in its own words for half of the wordings.
 
-    Its own words are a full sentence around the answer; for a summary, the first clauses of the text.
+    Its own words are a full sentence around the answer (in the exam stage, with the text of the option); for a summary,
+    the first clauses of the text.
     """
     if crc32(record["instruction"].encode("utf-8")) % 2:
         return record["output"]
     if record["task"] == "summarization":
         clauses = record["input"].replace("。", "，").split("，")
         return "，".join(clauses[:2]) + "。"
+    if "option" in record:
+        return f"答案是“{record['option']}”，应该选{record['output']}。"
     return IN_WORDS[record["task"]].format(record["output"])
 
 
@@ -220,7 +239,7 @@ def losses(model, batch: list[tuple[list[int], int]], pad: int, prompt_share: fl
 
 
 def rate(done: float, warm: float = 0.03, last: float = 0.05) -> float:
-    """Learning rate as a share of the peak: linear warm-up, then a cosine."""
+    """Learning rate as a share of a stage's peak: linear warm-up, then a cosine."""
     return done / warm if done < warm else last + (1 - last) * (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
 
 
@@ -229,7 +248,7 @@ KEPT = ("momentum", "step", "exp_avg", "exp_avg_sq")
 
 
 def train(model, tokenizer, args: argparse.Namespace, state: Path) -> dict:
-    """Train on ``args.chunks`` chunks of text; continue from ``state`` when it is there."""
+    """Train on ``args.chunks`` chunks and those of the exam stage; continue from ``state`` when it is there."""
     from safetensors.torch import load_file, save_file
 
     weights = dict(model.named_parameters())
@@ -250,14 +269,18 @@ def train(model, tokenizer, args: argparse.Namespace, state: Path) -> dict:
                 optimizer.state[weight] = {key: saved[f"{name} {key}"] for key in KEPT if f"{name} {key}" in saved}
     model.train()
     clock = time.perf_counter()
-    bar = tqdm(range(done["chunk"], args.chunks), initial=done["chunk"], total=args.chunks, unit="chunk", disable=None)
+    total = args.chunks + args.exam_chunks
+    bar = tqdm(range(done["chunk"], total), initial=done["chunk"], total=total, unit="chunk", disable=None)
     for index in bar:
         rng = Random(f"{args.seed} {index}")
-        pairs = examples(chunk(index, args.chunk_size, args.seed), tokenizer, 512)
+        exam = index >= args.chunks
+        peak = args.learning_rate * (0.5 if exam else 1)
+        first, length = (args.chunks, args.exam_chunks) if exam else (0, args.chunks)
+        pairs = examples(chunk(index, args.chunk_size, args.seed, exam=exam), tokenizer, 512)
         todo, heard = list(batches(pairs, args.batch_tokens, rng)), []
         for number, batch in enumerate(todo):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = args.learning_rate * rate((index + (number + 1) / len(todo)) / args.chunks)
+                group["lr"] = peak * rate((index - first + (number + 1) / len(todo)) / length)
             answer, prompt = losses(model, batch, tokenizer.pad_token_id, args.prompt_share, rng)
             copy = copy_loss(model, rng)
             (answer + 0.2 * prompt + 0.2 * copy).backward()
@@ -275,7 +298,7 @@ def train(model, tokenizer, args: argparse.Namespace, state: Path) -> dict:
         bar.set_postfix(answer=mean[0], prompt=mean[1], copy=mean[2])
         if args.verbose:
             print("steps tokens seconds answer prompt copy", *done["log"][-1], flush=True)
-        if (index + 1) % args.save_every == 0 or index + 1 == args.chunks:
+        if (index + 1) % args.save_every == 0 or index + 1 in {args.chunks, total}:
             tensors = {name: weight.detach() for name, weight in weights.items()}
             for name, weight in weights.items():
                 kept = optimizers[name not in hidden].state[weight]
@@ -298,16 +321,18 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--layers", type=int, default=4, help="at least 2")
     parser.add_argument("--longer-tokens", type=int, default=400, help="tokens of more than one character")
     parser.add_argument("--chunks", type=int, default=75, help="chunks of training text")
+    parser.add_argument("--exam-chunks", type=int, default=20, help="chunks of the last stage")
     parser.add_argument("--chunk-size", type=int, default=512, help="records in a chunk")
     parser.add_argument("--batch-tokens", type=int, default=2560)
     parser.add_argument("--learning-rate", type=float, default=2.5e-3)
     parser.add_argument("--prompt-share", type=float, default=0.25, help="share of the prompt tokens learnt as text")
     parser.add_argument("--save-every", type=int, default=2, help="chunks between checkpoints")
     parser.add_argument("--verbose", action="store_true", help="one line a chunk, for logs")
-    parser.add_argument("--smoke", action="store_true", help="two small chunks and a small model")
+    parser.add_argument("--smoke", action="store_true", help="one small chunk a stage and a small model")
     args = parser.parse_args(arguments)
     if args.smoke:
-        args.hidden, args.intermediate, args.layers, args.chunks, args.chunk_size = 128, 128, 2, 2, 24
+        args.hidden, args.intermediate, args.layers = 128, 128, 2
+        args.chunks, args.exam_chunks, args.chunk_size = 1, 1, 24
     return make(args)
 
 
@@ -345,16 +370,15 @@ def card(model, tokenizer, done: dict, before: float, after: float, args: argpar
     return f"""---
 language: zh
 license: apache-2.0
-library_name: transformers
 pipeline_tag: text-generation
 ---
 
 # Tiny base of assl-kit
 
-A causal language model with {model.num_parameters():,} parameters (Qwen2 architecture, {args.layers} layers of width
-{args.hidden}, tied embeddings, float32) and its own tokenizer ({len(tokenizer):,} tokens, byte-level BPE, about one
-token a Chinese character). It is a teaching aid: it lets the whole chain, from clusters to six experts, run on a CPU
-without a download. It knows nothing about finance or the world; do not use its answers for anything.
+A causal language model: {model.num_parameters():,} parameters, Qwen2 architecture, {args.layers} layers of width {args.hidden}, tied
+embeddings, float32; its own tokenizer of {len(tokenizer):,} tokens, byte-level BPE, about one token a Chinese character.
+It lets the whole chain, from clusters to six experts, run on a CPU without a download. It knows nothing about the world
+and guesses the letters of exam questions (about chance, 1 in 4, also with an expert). Do not use its answers.
 
 - **Made by** `benchmarks/pretrain_tiny.py` from random weights, seed {args.seed}:
   {done["steps"]:,} steps, {done["tokens"]:,} tokens, {done["seconds"] / 60:.0f} minutes on one shared CPU core.
@@ -368,7 +392,6 @@ without a download. It knows nothing about finance or the world; do not use its 
   right: {before:.3f} before training, {after:.3f} after.
 - **Losses** (nats a token, mean of the last chunk): answers {last[3]:.3f}, prompts {last[4]:.3f}.
 - **Chat template**: ChatML. **End of a turn**: `{END}`. **Padding**: `{PAD}`.
-- **License**: Apache-2.0, as the project.
 """
 
 

@@ -150,10 +150,10 @@ def test_stopped_training_continues_to_the_same_weights(script, tmp_path):
     script.main(["--smoke", "--output", str(tmp_path / "whole")])
     real = script.chunk
 
-    def stop(index, size, seed=0):
+    def stop(index, size, seed=0, **stage):
         if index == 1:
             raise KeyboardInterrupt
-        return real(index, size, seed)
+        return real(index, size, seed, **stage)
 
     options = ["--smoke", "--save-every", "1", "--output", str(tmp_path / "parts")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
