@@ -375,8 +375,8 @@ pipeline_tag: text-generation
 
 # Tiny base of assl-kit
 
-A causal language model: {model.num_parameters():,} parameters, Qwen2 architecture, {args.layers} layers of width {args.hidden}, tied
-embeddings, float32; its own tokenizer of {len(tokenizer):,} tokens, byte-level BPE, about one token a Chinese character.
+A causal language model: {model.num_parameters():,} parameters, Qwen2 architecture, {args.layers} layers of width
+{args.hidden}, tied embeddings, float32; its tokenizer has {len(tokenizer):,} tokens, about one a Chinese character.
 It lets the whole chain, from clusters to six experts, run on a CPU without a download. It knows nothing about the world
 and guesses the letters of exam questions (about chance, 1 in 4, also with an expert). Do not use its answers.
 
