@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from .base_identity import TINY_BASE, base_info, base_source, unwrap
-from .device import pick_device
+from .device import fitting_threads, pick_device
 from .errors import DataError, ParameterError
 
 __all__ = ["BASE_ADAPTER", "TINY_BASE", "answer_nll", "base_info", "chat_prompt", "generate_answers", "load_base"]
@@ -180,7 +180,7 @@ def answer_nll(
             )
         rows.append((head[-room:], tail))
     pad, losses = tokenizer.pad_token_id, np.zeros(len(rows))
-    with _evaluating(model), torch.inference_mode():
+    with _evaluating(model), fitting_threads(model), torch.inference_mode():
         for batch in _batches([len(head) + len(tail) for head, tail in rows], batch_size, progress, "answer loss"):
             width = max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
             ids = torch.full((len(batch), width), pad, dtype=torch.long)
@@ -288,7 +288,7 @@ def generate_answers(
         repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
     )  # fmt: skip
     answers = [""] * len(rows)
-    with _evaluating(model), _without_left_hooks(model), torch.inference_mode():
+    with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
         for batch in _batches([len(row) for row in rows], batch_size, progress, "generate"):
             width = max(len(rows[i]) for i in batch)
             ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)

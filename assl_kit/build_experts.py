@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .build_selection import open_encoder
-from .device import pick_device
+from .device import is_small, pick_device
 from .files import read_json, write_json
 from .parameters import Parameters
 from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
@@ -134,8 +138,7 @@ def _build_experts(ws, p, path):
 
 def generation_batch(model) -> int:
     """Questions answered at once: many for a model of a few million weights, else what suits the device."""
-    small = sum(weights.numel() for weights in model.parameters()) < 20_000_000
-    return 128 if small else pick_device(model.device.type).batch_size
+    return 128 if is_small(model) else pick_device(model.device.type).batch_size
 
 
 def open_silversight(ws, p: Parameters):
@@ -188,42 +191,70 @@ def _build_answers(ws, p, path):
     (*_TRAINING, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
 )
 def _build_comparison(ws, p, path):
-    """Answers of the arms that the routed experts are compared with; every arm answers the same test questions."""
+    """Answers of the arms that the routed experts are compared with; every arm answers the same test questions.
+
+    Trained adapters wait in a folder of the workspace, so that an interrupted comparison goes on where it stopped.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
     from .bank import ExpertBank
-    from .base_model import generate_answers, load_base
-    from .corpus import prompts
-    from .experts import adapted, train_adapter
 
     records, selection = read(ws, "records"), read(ws, "selection")
     train, test = training_pool(records), test_records(records, p)
-    model, tokenizer = load_base(p.base_model, device=p.device)
     n_select = n_select_of(p, len(train))
     chosen = selection.loc[selection.index.repeat(selection["copies"]), ["id"]].merge(records, on="id", how="left")
-    arms = {
-        "full data, one LoRA": (train, p.full_epochs),  # left out where full_epochs is 0
-        "random tenth, one LoRA": (train.sample(n_select, random_state=p.seed), p.epochs),
-        "chosen tenth, one LoRA": (chosen, p.epochs),
-    }
-    options = {"max_new_tokens": p.max_new_tokens, "max_length": p.max_length, "batch_size": generation_batch(model)}
-    rows = [_answers("base", test, generate_answers(model, tokenizer, prompts(test), **options))]
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (arm, (data, epochs)) in enumerate(arms.items()):
-            if not epochs:
-                continue
-            config = training_config(p, epochs=epochs)
-            result = train_adapter(model, tokenizer, data, Path(folder) / str(number), config)
-            with adapted(model, result.path) as expert:
-                rows.append(_answers(arm, test, generate_answers(expert, tokenizer, prompts(test), **options)))
-    sample = sample_by_task(test, p.regret_per_task, p.seed)
-    for expert_folder in ExpertBank.from_pretrained(ws.path_of("experts")).expert_paths if p.regret_per_task else ():
-        with adapted(model, expert_folder) as expert:
-            answers = generate_answers(expert, tokenizer, prompts(sample), **options)
-            rows.append(_answers(expert_folder.name, sample, answers))
-    pd.concat(rows, ignore_index=True).to_parquet(path, index=False)
+    work = ws.path_of("comparison.partial")
+    arms = [
+        ("full data, one LoRA", test, work / "full", train, p.full_epochs),
+        ("random tenth, one LoRA", test, work / "random", train.sample(n_select, random_state=p.seed), p.epochs),
+        ("chosen tenth, one LoRA", test, work / "chosen", chosen, p.epochs),
+        ("base", test),
+    ]
+    if not p.full_epochs:
+        del arms[0]
+    if p.regret_per_task:
+        sample = sample_by_task(test, p.regret_per_task, p.seed)
+        arms += [(path.name, sample, path) for path in ExpertBank.from_pretrained(ws.path_of("experts")).expert_paths]
+    with parallel_config("loky", inner_max_num_threads=1):
+        found = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(p, *arm) for arm in arms)
+    table = pd.concat(found, ignore_index=True)
+    order = {"base": 0} | {arm[0]: i for i, arm in enumerate(arms, 1) if arm[0] != "base"}
+    table.sort_values("arm", key=lambda arm: arm.map(order), kind="stable").to_parquet(path, index=False)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _answers(arm, records, answers):
-    return pd.DataFrame({"id": records["id"], "arm": arm, "answer": answers})
+def training_jobs(p: Parameters) -> int:
+    """How many arms are trained side by side: two for the tiny base on a CPU, whose layers are too small to share."""
+    on_cpu = pick_device(p.device).device == "cpu"
+    return min(2, os.cpu_count() or 1) if p.base_model == "tiny" and on_cpu else 1
+
+
+def _answer(p: Parameters, arm: str, questions: pd.DataFrame, adapter: Path | None = None, data=None, epochs: int = 1):
+    """One arm's answers: of the base, or with an adapter, which is trained first if there is data."""
+    from .base_model import generate_answers
+    from .corpus import prompts
+    from .experts import adapted, train_adapter
+
+    model, tokenizer = _base(p.base_model, p.device)
+    if data is not None:
+        train_adapter(model, tokenizer, data, adapter, training_config(p, epochs=epochs))
+    with adapted(model, adapter) if adapter else nullcontext(model) as answering:
+        answers = generate_answers(
+            answering,
+            tokenizer,
+            prompts(questions),
+            max_new_tokens=p.max_new_tokens,
+            max_length=p.max_length,
+            batch_size=generation_batch(model),
+        )
+    return pd.DataFrame({"id": questions["id"], "arm": arm, "answer": answers})
+
+
+@lru_cache(maxsize=1)
+def _base(name: str, device: str):
+    from .base_model import load_base
+
+    return load_base(name, device=device)
 
 
 @step(

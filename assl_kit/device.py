@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import ParameterError
+
+SMALL_MODEL = 20_000_000
+"""Weights below which a model's layers are too small for more than one CPU thread."""
+
+
+def is_small(model) -> bool:
+    """Whether a torch model has fewer weights than `SMALL_MODEL`."""
+    return sum(weights.numel() for weights in model.parameters()) < SMALL_MODEL
+
+
+@contextmanager
+def fitting_threads(model) -> Iterator[None]:
+    """Compute with one thread where a small model runs on a CPU; more would wait for each other.
+
+    Measured on the tiny base: 3,400 tokens a second in training with one thread, 2,400 with two (ours). One thread also
+    makes the result independent of the number of cores.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Examples
+    --------
+    >>> import torch
+    >>> before = torch.get_num_threads()
+    >>> with fitting_threads(torch.nn.Linear(2, 2)):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    device = next(iter(model.parameters())).device.type
+    if device == "cpu" and is_small(model):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Parameters(BaseModel):
     # data
     data: str = _field("embedded", "'embedded', a file, a folder, or the id of a hub dataset", min_length=1)
     data_format: str = _field("auto", "how to read the data; 'auto' looks at it", min_length=1)
-    n_records: int = _field(6000, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
+    n_records: int = _field(3000, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
     test_share: float = _field(0.1, "share held out for the test where the data has no test split", gt=0, lt=1)
     seed: int = _field(0, "seed of every random draw", ge=0, lt=2**32)
     # space and clusters
@@ -77,13 +77,13 @@ class Parameters(BaseModel):
     learning_rate: float = _field(2e-3, "peak learning rate", gt=0, le=1)
     train_batch_size: int = _field(8, "records of one optimiser step", ge=1, le=4096)
     max_length: int = _field(512, "longest record in tokens; longer prompts lose their start", ge=16, le=1 << 20)
-    max_new_tokens: int = _field(48, "longest generated answer in tokens", ge=1, le=1 << 16)
+    max_new_tokens: int = _field(40, "longest generated answer in tokens", ge=1, le=1 << 16)
     # routing and evaluation
     min_similarity: float = _field(-1.0, "below this cosine the base answers alone (-1 = never)", ge=-1, le=1)
     strategy: Literal["auto", "grouped", "mixed", "single"] = _field("auto", "how routed batches are generated")
     n_test: int = _field(0, "test records per task at most (0 = all)", ge=0)
-    affinity_records: int = _field(64, "records per task that measure how tasks help each other (0 = skip)", ge=0)
-    regret_per_task: int = _field(20, "test records per task that every expert answers (0 = skip)", ge=0)
+    affinity_records: int = _field(24, "records per task that measure how tasks help each other (0 = skip)", ge=0)
+    regret_per_task: int = _field(15, "test records per task that every expert answers (0 = skip)", ge=0)
 
     @model_validator(mode="after")
     def _check_together(self) -> Parameters:

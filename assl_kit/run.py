@@ -6,23 +6,20 @@ import ast
 import os
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .errors import AsslError, DataError, ParameterError
-from .files import write_json
+from .kernels import KERNEL, kernel_starter, stop_kernel
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 from .workspace import Workspace, runs_folder
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
 PLACES = ("profile", "workspace")
-KERNEL = "python3"
-_QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 class NotebookError(AsslError, RuntimeError):
@@ -279,22 +276,27 @@ def run_chain(
     ws.remember(plan.profile, plan.parameters)
     say(f"{ws.display_path()}: {len(plan.notebooks)} notebooks, profile {plan.profile}")
     width = max(len(book.name) for book in plan.notebooks)
-    for book in plan.notebooks:
-        start = time.perf_counter()
-        ws.update_manifest("notebooks", {book.name: {"status": "running"}})
-        note = {"status": "failed"}
-        try:
-            execute(book, ws, plan.values_for(book))
-            note = {"status": "done"}
-        finally:
-            note |= {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": _peak_memory_mb()}
-            ws.update_manifest("notebooks", {book.name: note})
-            say(f"{book.name:<{width}}  {note['status']:<6}  {note['seconds']:6.1f} s")
+    with kernel_starter(ws) as start_kernel:
+        kernel = start_kernel(plan.notebooks[0].number)
+        for book, after in zip_longest(plan.notebooks, plan.notebooks[1:]):
+            following = start_kernel(after.number) if after else None
+            start = time.perf_counter()
+            ws.update_manifest("notebooks", {book.name: {"status": "running"}})
+            note = {"status": "failed"}
+            try:
+                execute(book, ws, plan.values_for(book), kernel)
+                note = {"status": "done"}
+            finally:
+                stop_kernel(kernel)
+                note |= {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": _peak_memory_mb()}
+                ws.update_manifest("notebooks", {book.name: note})
+                say(f"{book.name:<{width}}  {note['status']:<6}  {note['seconds']:6.1f} s")
+            kernel = following
     return ws
 
 
-def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any]) -> None:
-    """Execute one notebook in the workspace with the current interpreter; keep the executed copy, failed or not.
+def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kernel) -> None:
+    """Execute one notebook with a started kernel, in the workspace; keep the executed copy, failed or not.
 
     Raises
     ------
@@ -308,50 +310,27 @@ def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any]) -> No
     target = ws.path_of(copy)
     target.parent.mkdir(parents=True, exist_ok=True)
     hint = f"See the executed copy {ws.display_path(copy)}."
-    with _kernel_environment(ws, book):
-        try:
-            papermill.execute_notebook(
-                str(book.path),
-                str(target),
-                parameters=dict(values),
-                kernel_name=KERNEL,
-                progress_bar=False,
-                log_output=False,
-                cwd=str(ws.folder),
-            )
-        except papermill.PapermillExecutionError as error:
-            what = error.evalue if _is_ours(error.ename) else f"{error.ename}: {error.evalue}"
-            raise NotebookError(what.rstrip("."), where=f"{book.name}, cell [{error.exec_count}]", hint=hint) from error
-        except DeadKernelError as error:
-            hint = f"Memory may have run out. {hint}"
-            raise NotebookError("the notebook's kernel died", where=book.name, hint=hint) from error
+    try:
+        papermill.execute_notebook(
+            str(book.path),
+            str(target),
+            parameters=dict(values),
+            kernel_name=KERNEL,
+            km=kernel,
+            progress_bar=False,
+            log_output=False,
+            cwd=str(ws.folder),
+        )
+    except papermill.PapermillExecutionError as error:
+        what = error.evalue if _is_ours(error.ename) else f"{error.ename}: {error.evalue}"
+        raise NotebookError(what.rstrip("."), where=f"{book.name}, cell [{error.exec_count}]", hint=hint) from error
+    except DeadKernelError as error:
+        hint = f"Memory may have run out. {hint}"
+        raise NotebookError("the notebook's kernel died", where=book.name, hint=hint) from error
 
 
 def _is_ours(error_name: str) -> bool:
     return error_name in {cls.__name__ for cls in (AsslError, *AsslError.__subclasses__())}
-
-
-@contextmanager
-def _kernel_environment(ws: Workspace, book: ChainNotebook) -> Iterator[None]:
-    """What the kernel inherits: the workspace, quiet libraries, and a ``python3`` kernel that is this interpreter.
-
-    Whatever kernels a user has installed under that name, this one is found first.
-    """
-    old = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="assl-kernel-") as folder:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
-        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
-        os.environ |= {name: value for name, value in _QUIET.items() if name not in old}
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, old.get("JUPYTER_PATH")]))
-        os.environ["ASSL_WORKSPACE"] = str(ws.folder)
-        os.environ["ASSL_NOTEBOOK"] = book.number
-        os.environ.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(old)
 
 
 def _peak_memory_mb() -> float | None:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from .base_identity import unwrap
 from .base_model import base_info, decoder, logits
+from .device import fitting_threads
 from .errors import ParameterError
 from .files import atomic_path, read_json, write_json
 from .training_config import TrainingConfig, settings_of
@@ -227,7 +228,8 @@ def _run(model, tokenizer, encoded: Encoded, work: Path, config: TrainingConfig,
         checkpoint = get_last_checkpoint(str(work))
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with fitting_threads(model):
+            trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         peft_model.unload()
         raise

@@ -1,0 +1,96 @@
+"""Kernels of a run: this interpreter, with the heavy libraries loaded while the notebook before is still running.
+
+Importing torch and its relatives takes longer than most notebooks compute. A run starts the next notebook's kernel one
+notebook ahead, so that the second core does it meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .files import write_json
+from .workspace import Workspace
+
+KERNEL = "python3"
+_PRELOAD = ("torch", "transformers", "sentence_transformers", "peft", "trl")
+_QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@contextmanager
+def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], object]]:
+    """Give a function that starts a kernel for the notebook of a number; at the end all of them are shut down.
+
+    The kernel inherits the workspace and quiet libraries. Whatever kernels a user has installed as ``python3``, this
+    one is found first, and it is the current interpreter.
+
+    Parameters
+    ----------
+    ws : Workspace
+
+    Yields
+    ------
+    callable
+        ``start(number) -> AsyncKernelManager``, running in the workspace's folder.
+    """
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.util import run_sync
+
+    started = []
+    with tempfile.TemporaryDirectory(prefix="assl-kernel-") as folder:
+        argv = [sys.executable, "-m", "assl_kit.kernels", "--log-level=50", "-f", "{connection_file}"]
+        argv.append("--HistoryManager.hist_file=:memory:")
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
+
+        def start(number: str):
+            environment = {name: value for name, value in _QUIET.items() if name not in os.environ} | os.environ.copy()
+            environment |= {"ASSL_WORKSPACE": str(ws.folder), "ASSL_NOTEBOOK": number}
+            environment.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
+            old = os.environ.get("JUPYTER_PATH")
+            os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, old]))
+            try:
+                manager = AsyncKernelManager(kernel_name=KERNEL)
+                ws.folder.mkdir(parents=True, exist_ok=True)
+                run_sync(manager.start_kernel)(cwd=str(ws.folder), env=environment)
+            finally:
+                os.environ.pop("JUPYTER_PATH")
+                if old is not None:
+                    os.environ["JUPYTER_PATH"] = old
+            started.append(manager)
+            return manager
+
+        try:
+            yield start
+        finally:
+            for manager in started:
+                stop_kernel(manager)
+
+
+def stop_kernel(manager) -> None:
+    """Shut a kernel down, if it still runs."""
+    from nbclient.util import run_sync
+
+    with suppress(Exception):
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+def main() -> None:
+    """Load what can be loaded ahead, then be an ordinary IPython kernel."""
+    import importlib
+
+    for name in _PRELOAD:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    from ipykernel import kernelapp
+
+    kernelapp.launch_new_instance()
+
+
+if __name__ == "__main__":
+    main()
