@@ -155,6 +155,8 @@ def make_plan(
     values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
     notebooks = find_notebooks(Path(notebooks_dir) if notebooks_dir else notebooks_folder(), first, last)
     given = {**(overrides or {}), **({"data": data} if data else {})}
+    if given.get("data", "embedded") != "embedded":
+        given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
     own_defaults = {n: v for book in notebooks for n, v in book.declared.items() if n not in (*NAMES, *PLACES)}
     check_names(given, (*NAMES, *own_defaults))
     own = {n: _same_type(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}

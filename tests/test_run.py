@@ -127,6 +127,9 @@ def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
     plan = make_plan("tiny", data="my data.jsonl", notebooks_dir=here / "nb")
     assert plan.name == "tiny-my-data"
     assert plan.parameters.data == str(here / "my data.jsonl")
+    assert plan.parameters.n_records == 0  # all of them
+    part = make_plan("tiny", "", {"n_records": 80}, "my data.jsonl", notebooks_dir=here / "nb")
+    assert part.parameters.n_records == 80
     make_plan("tiny", "", {"score": "column:weight"}, "my data.jsonl", notebooks_dir=here / "nb")
     with pytest.raises(ParameterError, match="no column 'height'"):
         make_plan("tiny", "", {"score": "column:height"}, "my data.jsonl", notebooks_dir=here / "nb")
