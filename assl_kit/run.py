@@ -16,6 +16,7 @@ from typing import Any
 from .errors import AsslError, DataError, ParameterError
 from .kernels import KERNEL, kernel_starter, stop_kernel
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
+from .steps import n_select_of
 from .workspace import Workspace, runs_folder
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
@@ -206,13 +207,7 @@ def _check_records(parameters: Parameters) -> None:
             where=parameters.data,
             hint="Give more records or lower n_clusters.",
         )
-    wanted = parameters.n_select or round(parameters.select_share * n_train)
-    if not parameters.n_clusters <= wanted <= n_train:
-        raise ParameterError(
-            f"cannot choose {wanted} of {n_train} training records for {parameters.n_clusters} experts",
-            where="n_select, select_share",
-            hint="Choose at least one record for each cluster, and not more than there are.",
-        )
+    n_select_of(parameters, n_train)
 
 
 def _run_name(name: str, profile: str, parameters: Parameters) -> str:

@@ -189,7 +189,7 @@ def n_select_of(parameters: Parameters, n: int) -> int:
     wanted = parameters.n_select or round(parameters.select_share * n)
     if not parameters.n_clusters <= wanted <= n:
         raise ParameterError(
-            f"cannot choose {wanted} of {n} records for {parameters.n_clusters} experts",
+            f"cannot choose {wanted} of {n} training records for {parameters.n_clusters} experts",
             where="n_select, select_share",
             hint="Choose at least one record for each cluster, and not more than there are.",
         )
