@@ -8,28 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .errors import DataError
 from .files import write_json
 from .parameters import Parameters
-from .steps import n_select_of, read, rows_of, step, training_pool
+from .steps import check_enough, load_run_records, n_select_of, read, rows_of, step, training_pool
 from .workspace import Workspace
 
 
 # 01 ------------------------------------------------------------------------------------------------------------------
 @step("records", "records.parquet", "01", (), ("data", "data_format", "n_records", "test_share", "seed"))
 def _build_records(ws, p, path):
-    from .corpus import ensure_splits, load_records, write_records
+    from .corpus import write_records
 
-    options = {"n_records": p.n_records or None, "seed": p.seed, "test_share": p.test_share}
-    records = load_records(p.data, format=p.data_format, **options)
-    records = ensure_splits(records, test_share=p.test_share, seed=p.seed)
-    n_train = len(training_pool(records))
-    if n_train < p.n_clusters:
-        raise DataError(
-            f"{n_train} training records are fewer than {p.n_clusters} clusters",
-            where=str(p.data),
-            hint="Give more records or lower n_clusters.",
-        )
+    records = load_run_records(p)
+    check_enough(p, len(training_pool(records)))
     write_records(records, path)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from .errors import AsslError, DataError, ParameterError
 from .kernels import KERNEL, kernel_starter, stop_kernel
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
-from .steps import n_select_of
+from .steps import check_enough, load_run_records, n_select_of, training_pool
 from .workspace import Workspace, runs_folder
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
@@ -191,22 +191,12 @@ def _check_records(parameters: Parameters) -> None:
     if parameters.data == "embedded":
         n_train = round(parameters.n_records * (1 - parameters.test_share))
     else:
-        from .corpus import ensure_splits, load_records
-
-        share, seed = parameters.test_share, parameters.seed
-        options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}
-        records = load_records(parameters.data, format=parameters.data_format, **options)
-        records = ensure_splits(records, test_share=share, seed=seed)
+        records = load_run_records(parameters)
         column = parameters.score.removeprefix("column:")
         if column != parameters.score and column not in records.columns:
             raise ParameterError(f"the data has no column {column!r}", where="score")
-        n_train = int((records["split"] != "test").sum())
-    if n_train < parameters.n_clusters:
-        raise DataError(
-            f"{n_train} training records are fewer than {parameters.n_clusters} clusters",
-            where=parameters.data,
-            hint="Give more records or lower n_clusters.",
-        )
+        n_train = len(training_pool(records))
+    check_enough(parameters, n_train)
     n_select_of(parameters, n_train)
 
 

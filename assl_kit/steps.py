@@ -159,6 +159,32 @@ def training_pool(records: pd.DataFrame) -> pd.DataFrame:
     return records[records["split"] != "test"].reset_index(drop=True)
 
 
+def load_run_records(parameters: Parameters) -> pd.DataFrame:
+    """The run's records, split; the same for a check before the run and for the artifact.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    """
+    from .corpus import ensure_splits, load_records
+
+    share, seed = parameters.test_share, parameters.seed
+    options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}
+    records = load_records(parameters.data, format=parameters.data_format, **options)
+    return ensure_splits(records, test_share=share, seed=seed)
+
+
+def check_enough(parameters: Parameters, n_train: int) -> None:
+    """Refuse fewer training records than clusters with a ``DataError``."""
+    if n_train < parameters.n_clusters:
+        raise DataError(
+            f"{n_train} training records are fewer than {parameters.n_clusters} clusters",
+            where=parameters.data,
+            hint="Give more records or lower n_clusters.",
+        )
+
+
 def test_records(records: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """The records to measure on, at most ``n_test`` a task (0: all), drawn with the run's seed."""
     test = records[records["split"] == "test"].reset_index(drop=True)
