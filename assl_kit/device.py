@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
+
+from joblib import effective_n_jobs
+from threadpoolctl import threadpool_info
 
 from .errors import ParameterError
 
@@ -48,6 +52,38 @@ def fitting_threads(model) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def thread_count(n_jobs: int | None = None) -> int:
+    """How many threads a kernel uses.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        As in joblib: -1 is all cores. By default as many as BLAS is set to, which follows ``OMP_NUM_THREADS`` and
+        ``threadpoolctl``.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    ParameterError
+        If ``n_jobs`` is not a whole number, or 0.
+
+    Examples
+    --------
+    >>> thread_count(2)
+    2
+    """
+    if n_jobs is None:
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return max(pools, default=effective_n_jobs(-1))
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
+        raise ParameterError(f"n_jobs is {n_jobs!r}", hint="Give a number of threads, -1 for all cores, or None.")
+    return effective_n_jobs(int(n_jobs))
 
 
 @dataclass(frozen=True)
