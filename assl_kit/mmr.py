@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from .errors import DataError, ParameterError
+from .ids import id_order
 from .neighbors import check_rows
 
 _BLOCK = 256  # rows refreshed together
@@ -127,7 +128,8 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
     Raises
     ------
     DataError
-        If a row is not finite or not of unit length, a score is outside [0, 1], or the centroid has no direction.
+        If a row is not finite or not of unit length, a score is outside [0, 1], the centroid has no direction, or ids
+        do not fit.
     ParameterError
         If ``n_select``, ``weights``, ``method`` or a shape does not fit.
 
@@ -338,16 +340,3 @@ def _check_centroid(centroid, X, order):
     if not np.isfinite(length) or length == 0:
         raise DataError("the centroid has no direction: it is zero or not finite")
     return values / length
-
-
-def id_order(ids, n):
-    """Row numbers by ascending id."""
-    if ids is None:
-        return np.arange(n)
-    values = np.asarray(ids)
-    if values.shape != (n,):
-        raise ParameterError(f"ids have shape {values.shape}, but there are {n} rows", hint="Give one for each row.")
-    try:
-        return np.argsort(values, kind="stable")
-    except TypeError:
-        raise ParameterError("ids cannot be sorted: they mix types", hint="Use all strings or all integers.") from None
