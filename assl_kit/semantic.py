@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import numpy as np
@@ -12,20 +13,27 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from ._cuda import TorchLloyd, torch_device
+from ._kmeans import Lloyd, best_start
+from ._unit_rows import UnitRows, as_array, unit
+from .device import thread_count
 from .errors import DataError, ParameterError
 from .mmr import mean_direction
 from .neighbors import check_rows
+
+_SAMPLE, _PER_CLUSTER = 8192, 256  # restarts run on so many rows: the first, or the second for each cluster if more
 
 
 class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
     """Spherical k-means: clusters of directions, compared by cosine.
 
-    scikit-learn's `KMeans` (k-means++, restarts) runs on the rows scaled to unit length; then the centres are scaled to
-    unit length and rows reassigned by cosine until nothing moves. Clusters are numbered by decreasing size (ties by
-    first member).
+    Several starts compete: by scikit-learn's `KMeans` on the rows scaled to unit length or, of many rows, by the same
+    algorithm on a sample. From the best one the centres are scaled to unit length and all rows reassigned by cosine
+    until nothing moves. Clusters are numbered by decreasing size (ties by first member).
 
     Parameters
     ----------
@@ -37,6 +45,14 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
         Most iterations of each restart, and of the refinement.
     random_state : int, RandomState or None, default=0
         An int makes the result repeatable.
+    n_jobs : int, optional
+        Threads, as in `assl_kit.device.thread_count`. Never changes the result.
+    device : str, default="cpu"
+        Where rows are compared with centres: ``"cpu"``, or a torch device such as ``"cuda"``, which then holds all
+        rows. The result is the same.
+    method : {"lazy", "plain"}, default="lazy"
+        ``"lazy"`` looks again only at rows that may have moved, ``"plain"`` at all in every iteration. The result is
+        the same.
 
     Attributes
     ----------
@@ -58,10 +74,13 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    The paper uses k-means with six clusters (section on semantic clustering); the refinement by cosine is ours. Rows
-    need not have unit length here: they are scaled. A zero row has cosine 0 to every centre; the pipeline refuses such
-    rows before they get here. With fewer distinct rows than clusters the last clusters are empty, with a warning. One
-    thread computes, so that the result does not depend on the machine's thread count.
+    The paper uses k-means with six clusters (section on semantic clustering); the refinement by cosine, and the starts
+    on a sample of ``max(8192, 256 · n_clusters)`` rows where there are more, are ours. Rows need not have unit length
+    here: they are scaled. A zero row has cosine 0 to every centre; the pipeline refuses such rows before they get here.
+    With fewer distinct rows than clusters the last clusters are empty, with a warning.
+
+    Beyond that sample, memory beyond the input is O(n · n_clusters): rows are read in blocks, float32 rows of unit
+    length in place. Bounds tell which rows may change their label (Hamerly 2010, Elkan 2003).
 
     Examples
     --------
@@ -73,77 +92,85 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
     [1]
     """
 
-    def __init__(self, n_clusters=6, n_init=10, max_iter=100, random_state=0):
+    def __init__(
+        self, n_clusters=6, n_init=10, max_iter=100, random_state=0, *, n_jobs=None, device="cpu", method="lazy"
+    ):
         self.n_clusters = n_clusters
         self.n_init = n_init
         self.max_iter = max_iter
         self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.device = device
+        self.method = method
 
     def fit(self, X, y=None):
         """Find the clusters of the rows of ``X`` of shape (n, d); ``y`` is ignored."""
-        for name in ("n_clusters", "n_init", "max_iter"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ParameterError(f"{name} is {value!r}, not a whole number of at least 1")
-        X = self._rows(X, reset=True)
-        k = self.n_clusters
-        if len(X) < k:
+        self._check()
+        X = self._array(X, reset=True)
+        n, k = len(X), self.n_clusters
+        most = max(_SAMPLE, _PER_CLUSTER * k)
+        if n < k:
             raise DataError(
-                f"there are fewer rows than clusters: n_samples={len(X)}, n_clusters={k}",
+                f"there are fewer rows than clusters: n_samples={n}, n_clusters={k}",
                 hint="Give more records or ask for fewer clusters.",
             )
-        with threadpool_limits(limits=1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # _canonical says it in our words
-            start = KMeans(k, n_init=self.n_init, max_iter=self.max_iter, random_state=self.random_state).fit(X)
-            centers, labels, n_iter = _unit(start.cluster_centers_), start.labels_, 0
-            for n_iter in range(1, self.max_iter + 1):
-                previous, labels = labels, (X @ centers.T).argmax(axis=1)
-                if n_iter > 1 and np.array_equal(labels, previous):
-                    break
-                centers = _centers(X, labels, centers)
-        self.cluster_centers_ = centers[_canonical(labels, k)]
-        cosines = X @ self.cluster_centers_.T
-        self.labels_ = cosines.argmax(axis=1)
-        self.inertia_ = float((2 - 2 * cosines[np.arange(len(X)), self.labels_].astype(np.float64)).sum())
-        self.n_iter_ = int(start.n_iter_ + n_iter)
+        with ThreadPoolExecutor(thread_count(self.n_jobs)) as pool:
+            rows = UnitRows(X, pool.map)
+            if n <= most:
+                X = unit(np.ascontiguousarray(X, dtype=np.float32))
+                rows, (centers, n_iter) = UnitRows(X), self._start(X)
+            else:
+                random = check_random_state(self.random_state)
+                sample = rows.take(np.sort(random.choice(n, most, replace=False)))
+                centers, n_iter = best_start(sample, k, self.n_init, self.max_iter, random, pool.map)
+            if self.device == "cpu":
+                lloyd = Lloyd(rows, centers, pool.map, self.method == "lazy")
+            else:
+                lloyd = TorchLloyd(rows, centers, self.device)
+            self.n_iter_ = n_iter + lloyd.run(self.max_iter)
+            lloyd.renumber(_canonical(lloyd.labels, k))
+        self.cluster_centers_, self.labels_, self.inertia_ = lloyd.centers, lloyd.labels, lloyd.inertia
         return self
+
+    def _start(self, X):
+        """Centres of the best restart on all rows."""
+        with threadpool_limits(limits=1), warnings.catch_warnings():  # one thread: the same whatever the machine has
+            warnings.simplefilter("ignore", ConvergenceWarning)  # _canonical says it in our words
+            start = KMeans(self.n_clusters, n_init=self.n_init, max_iter=self.max_iter, random_state=self.random_state)
+            start.fit(X)
+        return unit(start.cluster_centers_), int(start.n_iter_)
 
     def predict(self, X):
         """The cluster of each row: int64 labels of shape (n,), the centre of greatest cosine (ties to the first)."""
-        return self.transform(X).argmax(axis=1)
+        check_is_fitted(self)
+        with ThreadPoolExecutor(thread_count(self.n_jobs)) as pool:
+            lloyd = Lloyd(UnitRows(self._array(X, reset=False), pool.map), self.cluster_centers_, pool.map)
+            lloyd.assign()
+        return lloyd.labels
 
     def transform(self, X):
         """Cosine of each row to each centre: shape (n, n_clusters), float32, in [-1, 1]."""
         check_is_fitted(self)
-        return np.clip(self._rows(X, reset=False) @ self.cluster_centers_.T, -1, 1)
+        rows = UnitRows(self._array(X, reset=False))
+        cosines = [rows.take(block) @ self.cluster_centers_.T for block in rows.blocks]
+        return np.clip(np.concatenate(cosines), -1, 1)
 
-    def _rows(self, X, *, reset):
-        X = validate_data(self, X, dtype=np.float32, order="C", ensure_all_finite=False, reset=reset)
-        bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
-        if len(bad):
-            kind = "NaN" if np.isnan(X[bad[0]]).any() else "infinity"
-            raise DataError(f"a row of X holds {kind}", where=f"row {bad[0]}", hint="Remove or mend that record.")
-        return _unit(X)
+    def _check(self):
+        for name in ("n_clusters", "n_init", "max_iter"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ParameterError(f"{name} is {value!r}, not a whole number of at least 1")
+        if self.method not in ("lazy", "plain"):
+            raise ParameterError(f"unknown method {self.method!r}", hint="Use 'lazy' or 'plain'.")
+        if self.device != "cpu":
+            torch_device(self.device)
+
+    def _array(self, X, *, reset):
+        return validate_data(self, as_array(X), dtype="numeric", ensure_all_finite=False, reset=reset)
 
     @property
     def _n_features_out(self):
         return self.cluster_centers_.shape[0]
-
-
-def _unit(X):
-    X = X / np.maximum(np.abs(X).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
-
-
-def _centers(X, labels, old):
-    """Mean direction of each cluster; an empty or cancelling one keeps its old centre."""
-    centers = old.copy()
-    for k in np.unique(labels):
-        total = X[labels == k].sum(axis=0, dtype=np.float64)
-        if (length := np.linalg.norm(total)) > 0:
-            centers[k] = total / length
-    return centers
 
 
 def _canonical(labels, k):

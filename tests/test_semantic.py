@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
+from assl_kit import _unit_rows, semantic
+from assl_kit._cuda import TorchLloyd, torch_device
+from assl_kit._kmeans import Lloyd
+from assl_kit._unit_rows import UnitRows
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.semantic import (
     SemanticKMeans,
@@ -53,6 +63,159 @@ def test_result_is_a_fixed_point():
     assert np.allclose(model.transform(X), cosines, atol=1e-6)
 
 
+def lloyd(X, centers, max_iter=100):
+    """The definition: every cosine in float64 in every iteration, every mean from all rows."""
+    for _ in range(max_iter):
+        labels = (X[:, None].astype(np.float64) * centers).sum(axis=2).argmax(axis=1)
+        old = centers
+        centers = old.copy()
+        for k in np.unique(labels):
+            total = X[labels == k].sum(axis=0, dtype=np.float64)
+            if (length := np.linalg.norm(total)) > 0:
+                centers[k] = total / length
+        if np.array_equal(centers, old):
+            break
+    return labels, centers
+
+
+@given(
+    n=st.integers(2, 400),
+    d=st.integers(2, 40),
+    k=st.integers(1, 9),
+    spread=st.sampled_from([0.1, 1.0, 5.0]),
+    duplicates=st.sampled_from([0.0, 0.2, 0.9]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=80, deadline=None)
+def test_lloyd_with_bounds_is_the_plain_loop_and_the_definition(n, d, k, spread, duplicates, seed):
+    X, _ = blobs(n, d, spread=spread, seed=seed)
+    rng = np.random.default_rng(seed)
+    copies = rng.random(n) < duplicates
+    X[copies] = X[rng.integers(n, size=copies.sum())]
+    start = X[rng.choice(n, min(k, n), replace=False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_unit_rows, "_ENTRIES", 37 * d)  # several blocks
+        runs = [Lloyd(UnitRows(X), start), Lloyd(UnitRows(X), start, lazy=False), TorchLloyd(UnitRows(X), start, "cpu")]
+        counts = [run.run(100) for run in runs]
+    assert counts[1:] == counts[:1] * 2
+    for run in runs[1:]:
+        assert np.array_equal(run.labels, runs[0].labels)
+        assert run.centers.tobytes() == runs[0].centers.tobytes()
+        assert run.inertia == runs[0].inertia
+    labels, centers = lloyd(X, start)
+    assert np.allclose(centers, runs[0].centers, atol=1e-6)
+    assert np.array_equal(labels, runs[0].labels)
+
+
+@pytest.fixture
+def small_sample(monkeypatch):
+    """Let 400 rows count as many, in blocks of 50."""
+    monkeypatch.setattr(semantic, "_SAMPLE", 64)
+    monkeypatch.setattr(semantic, "_PER_CLUSTER", 8)
+    monkeypatch.setattr(_unit_rows, "_ENTRIES", 50 * 16)
+
+
+def same(first, second):
+    assert np.array_equal(first.labels_, second.labels_)
+    assert first.cluster_centers_.tobytes() == second.cluster_centers_.tobytes()
+    assert (first.inertia_, first.n_iter_) == (second.inertia_, second.n_iter_)
+
+
+def test_many_rows_start_from_a_sample(small_sample):
+    X, truth = blobs(400)
+    model = SemanticKMeans(4).fit(X)
+    assert cluster_task_agreement(model.labels_, truth)["nmi"] == pytest.approx(1)
+    X, _ = blobs(400, spread=1.2, seed=3)
+    model = SemanticKMeans(5, random_state=1).fit(X)
+    assert (np.diff(np.bincount(model.labels_)) <= 0).all()
+    assert np.array_equal((X @ model.cluster_centers_.T).argmax(axis=1), model.labels_)
+    assert np.array_equal(model.predict(X), model.labels_)
+    labels, centers = lloyd(X, model.cluster_centers_)  # a fixed point
+    assert np.array_equal(labels, model.labels_) and np.allclose(centers, model.cluster_centers_, atol=1e-6)
+    assert model.inertia_ == pytest.approx((2 - 2 * (X @ model.cluster_centers_.T).max(axis=1)).sum(), rel=1e-5)
+    same(model, SemanticKMeans(5, random_state=1, method="plain").fit(X))
+    assert len({SemanticKMeans(5, random_state=seed, n_init=1).fit(X).inertia_ for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_jobs", [None, 1, 3])
+def test_threads_do_not_matter(small_sample, threads, n_jobs):
+    X, _ = blobs(400, spread=1.2, seed=5)
+    expected = SemanticKMeans(5).fit(X)
+    with threadpool_limits(threads):
+        same(SemanticKMeans(5, n_jobs=n_jobs).fit(X), expected)
+
+
+@pytest.mark.parametrize("sample", [64, 8192])
+def test_any_layout_and_type_of_rows(small_sample, monkeypatch, tmp_path, sample):
+    monkeypatch.setattr(semantic, "_SAMPLE", sample)
+    X, _ = blobs(400, spread=0.8, seed=2)
+    expected = SemanticKMeans(4).fit(X)
+    np.save(tmp_path / "X.npy", X)
+    wide = np.zeros((800, 32), np.float32)
+    wide[::2, ::2] = X
+    for same_rows in (
+        np.load(tmp_path / "X.npy", mmap_mode="r"),
+        np.asfortranarray(X),
+        wide[::2, ::2],
+        X.astype(np.float64),
+        torch.from_numpy(X).requires_grad_(),
+    ):
+        model = SemanticKMeans(4).fit(same_rows)
+        same(model, expected)
+        assert np.array_equal(model.predict(same_rows), expected.labels_)
+        assert np.array_equal(model.transform(same_rows), expected.transform(X))
+    half = SemanticKMeans(4).fit(X.astype(np.float16))
+    assert cluster_task_agreement(half.labels_, expected.labels_)["nmi"] > 0.95
+
+
+def test_unit_rows_are_read_in_place(tmp_path):
+    X, _ = blobs(100)
+    np.save(tmp_path / "X.npy", X)
+    for given_rows in (X, np.load(tmp_path / "X.npy", mmap_mode="r")):
+        rows = UnitRows(np.asarray(given_rows))
+        assert np.shares_memory(rows.read(rows.blocks[0])[0], given_rows)
+    X[3] *= 2
+    taken = UnitRows(X).take(np.arange(100))
+    assert np.allclose(np.linalg.norm(taken, axis=1), 1) and not np.shares_memory(taken, X)
+    assert np.linalg.norm(X[3]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("d", [1, 4096])
+def test_narrow_and_wide_rows(small_sample, d):
+    X = np.random.default_rng(0).normal(size=(200, d)).astype(np.float32)
+    labels = SemanticKMeans(2).fit_predict(X)
+    if d == 1:
+        assert len(set(labels[X[:, 0] > 0])) == 1 and set(labels) == {0, 1}
+    assert np.array_equal(labels, SemanticKMeans(2, method="plain").fit_predict(X))
+
+
+def test_many_rows_with_few_distinct(small_sample):
+    with pytest.warns(ConvergenceWarning, match="1 of 3 clusters"):
+        labels = SemanticKMeans(3).fit_predict(np.ones((300, 4)))
+    assert not labels.any()
+
+
+def test_a_device_must_be_there():
+    for device in ("abacus", "meta", 1.5) + (() if torch.cuda.is_available() else ("cuda",)):
+        with pytest.raises(ParameterError, match="device"):
+            SemanticKMeans(2, device=device).fit(np.eye(8))
+    assert torch_device("cpu").type == "cpu"
+
+
+def test_an_interrupt_leaves_no_threads(small_sample, monkeypatch):
+    X, _ = blobs(400)
+    before = threading.active_count()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lloyd, "_assign_block", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        SemanticKMeans(4, n_jobs=2).fit(X)
+    assert threading.active_count() == before
+
+
 def test_ties_in_size_go_by_first_member():
     X = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)[::-1]
     assert SemanticKMeans(3).fit_predict(X).tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -93,7 +256,10 @@ def test_a_bad_row_is_named(bad):
         SemanticKMeans(2).fit(np.eye(8)).predict(X)
 
 
-@pytest.mark.parametrize("change", [{"n_clusters": 0}, {"n_clusters": "six"}, {"n_init": 0}, {"max_iter": 1.5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"n_clusters": 0}, {"n_clusters": "six"}, {"n_init": 0}, {"max_iter": 1.5}, {"method": "fast"}, {"n_jobs": 0}],
+)
 def test_bad_parameters_are_named(change):
     with pytest.raises(ParameterError, match=next(iter(change))):
         SemanticKMeans(**change).fit(np.eye(8))

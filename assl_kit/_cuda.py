@@ -1,0 +1,87 @@
+"""The heavy products of k-means and MMR on a torch device; what decides near ties stays the float64 code of the CPU.
+
+Nothing here is particular to CUDA: on torch's own CPU device the same lines run, and the tests compare them there.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+
+from ._kmeans import Lloyd, settle
+from .errors import ParameterError
+
+_ENTRIES = 2**25  # of a block on the device: 128 MB as float32
+
+
+def torch_device(device):
+    """The torch device of this name, if it is there and has float64; else a `ParameterError`."""
+    import torch
+
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ParameterError(f"unknown device {device!r}", hint="Use 'cpu' or 'cuda'.") from None
+    if found.type not in {"cpu", "cuda"}:
+        raise ParameterError(f"device {device!r} cannot run this: float64 is needed", hint="Use 'cpu' or 'cuda'.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ParameterError(f"device {device!r} is not available on this machine", hint="Use 'cpu'.")
+    return found
+
+
+@contextmanager
+def full_float32():
+    """Products of float32 matrices without TF32 or bfloat16, which the error bounds do not cover."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def upload(blocks, shape, device):
+    """Float32 rows, given in blocks of NumPy arrays, as one tensor on a device."""
+    import torch
+
+    X, start = torch.empty(shape, dtype=torch.float32, device=device), 0
+    for block in blocks:
+        X[start : start + len(block)] = torch.tensor(block)
+        start += len(block)
+    return X
+
+
+class TorchLloyd(Lloyd):
+    """`Lloyd` with all rows on a torch device and looked at in every iteration; the result is the same."""
+
+    def __init__(self, rows, centers, device):
+        super().__init__(rows, centers)
+        self.upper = self.upper[:0]  # no bounds here
+        self.X = upload((rows.take(block) for block in rows.blocks), rows.shape, torch_device(device))
+
+    def assign(self):
+        import torch
+
+        before, (n, d), k = self.labels.copy(), self.X.shape, len(self.centers)
+        centers = torch.tensor(self.centers, device=self.X.device)
+        sums = torch.zeros((k, d), dtype=torch.float64, device=self.X.device)
+        step = max(1, _ENTRIES // d)
+        for start in range(0, n, step):
+            X = self.X[start : start + step]
+            with full_float32():
+                product = X @ centers.T
+            value, index = product.topk(min(2, k), dim=1)
+            label = index[:, 0]
+            close = torch.nonzero(value[:, 0] - value[:, -1] <= 2.1 * self.slack)[:, 0] if k > 1 else label[:0]
+            if len(close):
+                rows = self.rows.take(start + close.cpu().numpy())
+                settled = settle(rows, self.centers, product[close].cpu().numpy(), self.slack)
+                label[close] = torch.tensor(settled, device=label.device)
+            one_hot = torch.nn.functional.one_hot(label, k).to(torch.float64)
+            sums += one_hot.T @ ((X.to(torch.float64) + self.grid) - self.grid)
+            self.labels[start : start + len(X)] = label.cpu().numpy()
+        self.sums = sums.cpu().numpy()
+        return int(np.count_nonzero(self.labels != before))
