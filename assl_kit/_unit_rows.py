@@ -8,7 +8,7 @@ from numba import njit
 from .errors import DataError
 
 LENGTH = 1e-6  #: a row whose length is nearer to 1 than this is taken as it is
-_ENTRIES = 2**21  # of a block: 8 MB as float32
+_ENTRIES = 2**23  # of a block: 32 MB as float32
 
 
 def unit(X):
