@@ -1,6 +1,7 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 08, a table and an HTML report under runs/tiny/
 # make test   ruff, pytest, and every notebook through nbval
 # make lab    JupyterLab on the first notebook
+# make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make lint · make notebooks (run all in place and keep their outputs) · make install · make clean
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
-.PHONY: run test lab lint notebooks install clean
+.PHONY: run test lab lint notebooks bench install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
@@ -35,6 +36,10 @@ notebooks: $(INSTALLED)
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
 install: $(INSTALLED)
 
