@@ -1,7 +1,7 @@
-"""Compiled loops over one tile of a matrix product: what to keep of it, and the exact distances of the few that matter.
+"""Compiled loops over one tile of a matrix product: which pairs may matter, and what becomes of those that do.
 
-``arrays`` is ``Points.arrays``: the rows X, the first row equal to each, squared norms of Z, their halves in float32,
-norms of Z, the square of the scale from X to Z, and the relative bound on the product's rounding error.
+A product only filters. Every pair that passes is measured by :func:`squared_distance`, one float64 sum in a fixed
+order, so that no result depends on tiles, threads or the BLAS in use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products
+ANY, DIFFERENT, EQUAL = 0, 1, 2  # which pairs of groups count
 
 
 def jit(function):
@@ -22,112 +23,112 @@ def jit(function):
 
 
 @jit
-def squared_distance(X, i, j):
+def squared_distance(A, i, B, j):
     """Squared distance of two rows in float64, summed in one fixed order: the same for (i, j) and (j, i), always."""
     a = b = c = e = 0.0
-    d = X.shape[1]
+    d = A.shape[1]
     whole = d - d % 4
     for t in range(0, whole, 4):
-        u = np.float64(X[i, t]) - np.float64(X[j, t])
-        v = np.float64(X[i, t + 1]) - np.float64(X[j, t + 1])
-        w = np.float64(X[i, t + 2]) - np.float64(X[j, t + 2])
-        z = np.float64(X[i, t + 3]) - np.float64(X[j, t + 3])
+        u = np.float64(A[i, t]) - np.float64(B[j, t])
+        v = np.float64(A[i, t + 1]) - np.float64(B[j, t + 1])
+        w = np.float64(A[i, t + 2]) - np.float64(B[j, t + 2])
+        z = np.float64(A[i, t + 3]) - np.float64(B[j, t + 3])
         a += u * u
         b += v * v
         c += w * w
         e += z * z
     for t in range(whole, d):
-        u = np.float64(X[i, t]) - np.float64(X[j, t])
+        u = np.float64(A[i, t]) - np.float64(B[j, t])
         a += u * u
     return (a + b) + (c + e)
 
 
 @jit
-def measure(arrays, i, j):
-    return 0.0 if arrays[1][i] == arrays[1][j] else squared_distance(arrays[0], i, j)
+def squared_distances(A, rows, B, columns):
+    out = np.empty(len(rows))
+    for p in range(len(rows)):
+        out[p] = squared_distance(A, rows[p], B, columns[p])
+    return out
 
 
 @jit
-def is_within(arrays, i, j, product, limit):
-    """Whether the squared distance of rows i and j is ≤ limit, by the product where that is certain."""
-    _, _, squared, _, norm, scale, bound = arrays
-    about = squared[i] + squared[j] - 2.0 * product
-    margin = bound * (norm[i] + norm[j]) ** 2 + TINY
-    if about - margin > limit * scale:
-        return False
-    return about + margin <= limit * scale or measure(arrays, i, j) <= limit
+def digest(words, out):
+    """A 64-bit digest of each row of uint32 words; equal rows have equal digests."""
+    for i in range(words.shape[0]):
+        h = np.uint64(0xCBF29CE484222325)
+        for t in range(words.shape[1]):
+            h = (h ^ np.uint64(words[i, t])) * np.uint64(0x9E3779B97F4A7C15)
+            h ^= h >> np.uint64(29)
+        out[i] = h
 
 
 @jit
-def cut_of(arrays, i, limit, longest):
-    """Least ``product - half[j]`` a column of norm ≤ longest may have if it lies within ``limit`` of row i."""
-    _, _, squared, _, norm, scale, bound = arrays
-    return np.float32(0.5 * (squared[i] - limit * scale - bound * (norm[i] + longest) ** 2 - TINY))
+def cuts(squared, norm, limit, longest, bound, shift):
+    """Least ``product - half`` of the other row that a pair within ``limit`` may have, for each row.
+
+    ``limit`` is a squared distance; ``bound`` and ``shift`` are the relative errors of the product and of a projection;
+    ``longest`` is the norm of the longest of the other rows.
+    """
+    out = np.empty(len(limit), np.float32)
+    for i in range(len(limit)):
+        both = norm[i] + longest
+        far = (np.sqrt(limit[i]) + shift * both) ** 2
+        out[i] = 0.5 * (squared[i] - far - bound * both * both - TINY)
+    return out
 
 
 @jit
-def any_above(line, half, cut):
-    hits = 0
-    for c in range(len(line)):
-        hits += (line[c] - half[c]) >= cut
-    return hits > 0
+def scan(product, low_l, half_l, low_r, half_r, either, diagonal, mode, group_l, group_r, hit_l, hit_r, out_l, out_r):
+    """Count the pairs of a tile that may matter, mark their rows and columns, and list as many as ``out_l`` takes.
 
-
-@jit
-def knn_tile(product, a, b, arrays, squared, index):
-    k = squared.shape[1]
+    A pair may matter where the product reaches the cut of its row or that of its column (``either``), or both. On a
+    ``diagonal`` tile only pairs above the diagonal count; ``mode`` asks for groups that are different or equal.
+    """
+    found = 0
     width = product.shape[1]
-    half = arrays[3][b : b + width]
-    longest = arrays[4][b : b + width].max()
     for r in range(product.shape[0]):
-        i = a + r
-        cut = cut_of(arrays, i, squared[r, k - 1], longest)
-        for start in range(0, width, CHUNK):
+        line, low, half = product[r], low_l[r], half_l[r]
+        for start in range(r + 1 if diagonal else 0, width, CHUNK):
             stop = min(start + CHUNK, width)
-            if not any_above(product[r, start:stop], half[start:stop], cut):
+            hits = 0
+            if either:
+                for c in range(start, stop):
+                    hits += line[c] >= min(low + half_r[c], low_r[c] + half)
+            else:
+                for c in range(start, stop):
+                    hits += line[c] >= max(low + half_r[c], low_r[c] + half)
+            if not hits:
                 continue
             for c in range(start, stop):
-                j = b + c
-                if product[r, c] - half[c] < cut or i == j:
+                one, other = low + half_r[c], low_r[c] + half
+                if line[c] < (min(one, other) if either else max(one, other)):
                     continue
-                distance = measure(arrays, i, j)
-                at = k - 1
-                if distance > squared[r, at] or (distance == squared[r, at] and j > index[r, at]):
+                if (mode == DIFFERENT and group_l[r] == group_r[c]) or (mode == EQUAL and group_l[r] != group_r[c]):
                     continue
-                while at > 1 and (
-                    distance < squared[r, at - 1] or (distance == squared[r, at - 1] and j < index[r, at - 1])
-                ):
-                    squared[r, at] = squared[r, at - 1]
-                    index[r, at] = index[r, at - 1]
-                    at -= 1
-                squared[r, at] = distance
-                index[r, at] = j
-                cut = cut_of(arrays, i, squared[r, k - 1], longest)
+                hit_l[r] = True
+                hit_r[c] = True
+                if found < len(out_l):
+                    out_l[found] = r
+                    out_r[found] = c
+                found += 1
+    return found
 
 
 @jit
-def nearest_tile(product, rows, columns, arrays, row_reach, column_reach, place, always, tie, nearest, squared):
-    half = arrays[3][columns]
-    longest = arrays[4][columns].max()
-    for r in range(len(rows)):
-        i = rows[r]
-        cut = cut_of(arrays, i, min(row_reach[r], squared[r]), longest)
-        for start in range(0, len(columns), CHUNK):
-            stop = min(start + CHUNK, len(columns))
-            if not any_above(product[r, start:stop], half[start:stop], cut):
-                continue
-            for c in range(start, stop):
-                j = columns[c]
-                if product[r, c] - half[c] < cut or i == j or not (always or place[j] < place[i]):
-                    continue
-                limit = min(row_reach[r], column_reach[c])
-                if not is_within(arrays, i, j, product[r, c], min(limit, squared[r])):
-                    continue
-                distance = measure(arrays, i, j)
-                if distance < squared[r] or nearest[r] < 0 or tie[j] < tie[nearest[r]]:
-                    squared[r] = distance
-                    nearest[r] = j
-                    cut = cut_of(arrays, i, min(row_reach[r], distance), longest)
+def push(squared, index, rows, others, distance):
+    """Put pairs into the ascending lists of their rows; equal distances by number."""
+    k = squared.shape[1]
+    for p in range(len(rows)):
+        r, j, value = rows[p], others[p], distance[p]
+        at = k - 1
+        if value > squared[r, at] or (value == squared[r, at] and j > index[r, at]):
+            continue
+        while at > 1 and (value < squared[r, at - 1] or (value == squared[r, at - 1] and j < index[r, at - 1])):
+            squared[r, at] = squared[r, at - 1]
+            index[r, at] = index[r, at - 1]
+            at -= 1
+        squared[r, at] = value
+        index[r, at] = j
 
 
 @jit
@@ -139,68 +140,152 @@ def root(parent, i):
 
 
 @jit
-def flatten(parent):
-    for i in range(len(parent)):
-        parent[i] = root(parent, i)
+def roots(parent, rows):
+    out = np.empty(len(rows), np.int64)
+    for p in range(len(rows)):
+        out[p] = root(parent, rows[p])
+    return out
 
 
 @jit
-def link_tile(product, a, b, rows, arrays, limit, parent):
-    width = product.shape[1]
-    columns = rows[b : b + width]
-    half = arrays[3][columns]
-    longest = arrays[4][columns].max()
-    for r in range(product.shape[0]):
-        i = a + r
-        mine = root(parent, i)
-        cut = cut_of(arrays, rows[i], limit[i], longest)
-        for start in range(max(0, i + 1 - b), width, CHUNK):
-            stop = min(start + CHUNK, width)
-            if not any_above(product[r, start:stop], half[start:stop], cut):
-                continue
-            for c in range(start, stop):
-                j = b + c
-                if product[r, c] - half[c] < cut:
-                    continue
-                other = root(parent, j)
-                if other == mine or not is_within(arrays, rows[i], rows[j], product[r, c], min(limit[i], limit[j])):
-                    continue
-                parent[max(mine, other)] = min(mine, other)
-                mine = min(mine, other)
+def unite(parent, rows, others):
+    for p in range(len(rows)):
+        a, b = root(parent, rows[p]), root(parent, others[p])
+        parent[max(a, b)] = min(a, b)
 
 
 @jit
-def cover_tile(product, rows, columns, arrays, row_reach, column_reach, covered):
-    """Mark the rows that lie within reach of some column."""
-    half = arrays[3][columns]
-    longest = arrays[4][columns].max()
-    for r in range(len(rows)):
-        if covered[r]:
-            continue
-        cut = cut_of(arrays, rows[r], row_reach[r], longest)
-        for start in range(0, len(columns), CHUNK):
-            stop = min(start + CHUNK, len(columns))
-            if not any_above(product[r, start:stop], half[start:stop], cut):
-                continue
-            for c in range(start, stop):
-                limit = min(row_reach[r], column_reach[c])
-                if product[r, c] - half[c] >= cut and is_within(arrays, rows[r], columns[c], product[r, c], limit):
-                    covered[r] = True
-                    break
-            if covered[r]:
+def unite_graph(parent, squared, index, limit):
+    """Link neighbours within the lesser limit; a negative limit leaves a row out."""
+    for i in range(len(index)):
+        for t in range(1, index.shape[1]):
+            j = index[i, t]
+            if squared[i, t] > limit[i]:
                 break
+            if squared[i, t] <= limit[j]:
+                a, b = root(parent, i), root(parent, j)
+                parent[max(a, b)] = min(a, b)
 
 
 @jit
-def greedy_tile(product, rows, arrays, limit, covered):
-    """Visit rows in order; each one not yet covered covers the later ones within reach."""
-    half = arrays[3][rows]
-    longest = arrays[4][rows].max()
-    for r in range(len(rows)):
-        if covered[r]:
+def improve(nearest, squared, rows, columns, distance, limit, place, tie):
+    """Take each column that is nearer to its row than the one held, within both limits and earlier in the sequence."""
+    for p in range(len(rows)):
+        i, j, value = rows[p], columns[p], distance[p]
+        if i == j or value > min(limit[i], limit[j]) or (len(place) and place[j] >= place[i]):
             continue
-        cut = cut_of(arrays, rows[r], limit[r], longest)
-        for c in range(r + 1, len(rows)):
-            if covered[c] or product[r, c] - half[c] < cut:
+        if value < squared[i] or (value == squared[i] and (nearest[i] < 0 or tie[j] < tie[nearest[i]])):
+            squared[i] = value
+            nearest[i] = j
+
+
+@jit
+def nearest_known(rows, known, index, used, limit, place, group, tie, nearest, squared):
+    """As `improve`, from the neighbours known of each row; says whether no other column can be nearer."""
+    settled = np.zeros(len(rows), np.bool_)
+    k = index.shape[1]
+    for p in range(len(rows)):
+        i = rows[p]
+        for t in range(1, k):
+            j, value = index[i, t], known[i, t]
+            if value > min(limit[i], squared[i]):
+                break
+            if not used[j] or group[j] != group[i] or value > limit[j] or (len(place) and place[j] >= place[i]):
                 continue
-            covered[c] = is_within(arrays, rows[r], rows[c], product[r, c], min(limit[r], limit[c]))
+            if value < squared[i] or tie[j] < tie[nearest[i]]:
+                squared[i] = value
+                nearest[i] = j
+        settled[p] = k == len(index) or min(limit[i], squared[i]) < known[i, k - 1]
+    return settled
+
+
+@jit
+def expand(squared, index, inverse, members, starts, distances, indices):
+    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row."""
+    k = indices.shape[1]
+    run = np.empty(min(k * index.shape[1], len(inverse)), np.int64)
+    for i in range(len(inverse)):
+        own = inverse[i]
+        distances[i, 0] = 0
+        indices[i, 0] = i
+        filled, t = 1, 0
+        while filled < k:
+            size, value = 0, squared[own, t]
+            while t < index.shape[1] and squared[own, t] == value:
+                group = index[own, t]
+                for m in range(starts[group], min(starts[group + 1], starts[group] + k)):
+                    if members[m] != i:
+                        run[size] = members[m]
+                        size += 1
+                t += 1
+            for row in np.sort(run[:size])[: k - filled]:
+                distances[i, filled] = np.sqrt(value)
+                indices[i, filled] = row
+                filled += 1
+
+
+@jit
+def greedy_known(visit, known, index, limit, place, group, hint, hint_squared, state):
+    """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
+
+    ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
+    """
+    k = index.shape[1]
+    for i in visit:
+        j = hint[i]
+        if j >= 0 and state[j] == 1 and hint_squared[i] <= min(limit[i], limit[j]):
+            state[i] = 2
+            continue
+        certain = True
+        t = 1
+        while t < k and known[i, t] <= limit[i]:
+            j = index[i, t]
+            if known[i, t] <= limit[j] and group[j] == group[i] and place[j] < place[i]:
+                if state[j] == 1:
+                    state[i] = 2
+                    break
+                certain = certain and state[j] == 2
+            t += 1
+        if not state[i] and certain and (t < k or k == len(index)):
+            state[i] = 1
+
+
+@jit
+def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, at, limit, group, hint, hint_squared, state):
+    """Decide rows that nothing before them covers, in order of visit, by the products of all pairs of them."""
+    for r in range(len(rows)):
+        i = rows[r]
+        if state[i] == 2:
+            continue
+        state[i] = 1
+        for c in range(r + 1, len(rows)):
+            if product[r, c] < max(low[r] + half[c], low[c] + half[r]):
+                continue
+            j = rows[c]
+            if state[j] == 2 or group[i] != group[j]:
+                continue
+            most = min(limit[i], limit[j])
+            value = at_most(product[r, c], squared[r], squared[c], norm[r] + norm[c], bound, scale)
+            if value > most:
+                value = squared_distance(X, at[r], X, at[c])
+            if value <= most:
+                state[j] = 2
+                hint[j] = i
+                hint_squared[j] = value
+
+
+@jit
+def at_most(product, squared, other, norms, bound, scale):
+    """A squared distance that the pair's is surely not beyond."""
+    return (squared + other - 2.0 * product + bound * norms * norms + TINY) / scale
+
+
+@jit
+def values(product, i, j, squared_l, norm_l, squared_r, norm_r, bound, scale, reach_l, reach_r, sure):
+    """Upper bounds of squared distances for pairs that are surely within reach; the others are marked not sure."""
+    out = np.empty(len(i))
+    for p in range(len(i)):
+        r, c = i[p], j[p]
+        out[p] = at_most(product[r, c], squared_l[r], squared_r[c], norm_l[r] + norm_r[c], bound, scale)
+        sure[p] = out[p] <= min(reach_l[r], reach_r[c])
+    return out

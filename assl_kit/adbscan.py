@@ -9,9 +9,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .errors import DataError, ParameterError
-from .neighbors import Points, check_rows, reach
+from .errors import ParameterError
+from .ids import id_order
+from .neighbors import Graph, check_rows, components, make_points, nearest_within, reach
 from .thinning import Thinning
+
+LEAST_NEIGHBORS = 16  # kept of each row, even where min_samples is less: they spare most of the later searches
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         What thinning does with noise: treat it as one more label, leave it out, or keep all of it that fits (each of
         exact duplicates once).
     n_jobs : int, optional
-        Threads of the neighbour search, as in joblib. By default one, with BLAS's own threads. Never changes the
-        result.
+        Threads, as in joblib (-1: all cores). By default as many as BLAS is set to. Never changes the result.
+    device : {"cpu", "cuda"}, default="cpu"
+        Where the matrix products run. Never changes the result.
+    verbose : bool, default=False
+        Show progress bars.
 
     Attributes
     ----------
@@ -97,8 +103,8 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
     ones raised; the formulas here are ours. Distances are Euclidean on float32 rows as given; on unit rows they rank
     pairs as cosine does. A distance counts as within a radius up to a relative slack of 1e-6.
 
-    ``fit`` keeps a reference to the rows (a copy where X is not float32 and C-contiguous), which ``thin`` reads: do not
-    change X in between. Working memory is O(n·m + tile), and a copy of the rows where they lie far from the origin.
+    ``fit`` keeps a reference to the rows, which ``thin`` reads: do not change X in between. Exact duplicates are worked
+    on once. Working memory is O(n·m + n·d/6 + tile).
 
     Examples
     --------
@@ -114,13 +120,25 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
     (40, 36, 400)
     """
 
-    def __init__(self, min_samples=10, flattening=0.5, link_flattening=0.75, eps=None, noise="thin", n_jobs=None):
+    def __init__(
+        self,
+        min_samples=10,
+        flattening=0.5,
+        link_flattening=0.75,
+        eps=None,
+        noise="thin",
+        n_jobs=None,
+        device="cpu",
+        verbose=False,
+    ):
         self.min_samples = min_samples
         self.flattening = flattening
         self.link_flattening = link_flattening
         self.eps = eps
         self.noise = noise
         self.n_jobs = n_jobs
+        self.device = device
+        self.verbose = verbose
 
     def fit(self, X, y=None):
         """Find core distances, radii and labels.
@@ -138,24 +156,31 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
             The fitted estimator.
         """
         self._check_parameters()
-        X = check_rows(validate_data(self, X, dtype="numeric", ensure_all_finite=False))
-        n, m = len(X), int(self.min_samples)
-        points = Points(X)
-        kappa = np.sqrt(points.knn(min(m, n), n_jobs=self.n_jobs)[0][:, -1])
-        eps = float(np.quantile(kappa, 0.9)) if self.eps is None else float(self.eps)
-        self._points = points
-        self.core_distances_, self.eps_ = kappa, eps
-        self.radii_ = _radii(eps, kappa, self.flattening)
-        self.link_radii_ = _radii(eps, kappa, self.link_flattening)
-        is_core = np.square(kappa) <= reach(eps) if n >= m else np.zeros(n, dtype=bool)
-        self.core_sample_indices_ = core = np.flatnonzero(is_core)
-        self.labels_ = np.full(n, -1, dtype=np.int64)
+        X = validate_data(self, X, dtype="numeric", ensure_all_finite=False)
+        return self._fit(check_rows(X, convert=False))
+
+    def _fit(self, X, subset=None):
+        """Fit on checked rows of X, or on a subset of them."""
+        points = make_points(X, subset=subset, n_jobs=self.n_jobs, device=self.device, verbose=self.verbose)
+        n, m, u = len(points.inverse), int(self.min_samples), len(points)
+        graph = Graph(points, max(m, LEAST_NEIGHBORS))
+        counted = np.cumsum(points.counts[graph.index], axis=1)
+        at = np.minimum((counted < m).sum(axis=1), graph.index.shape[1] - 1)
+        kappa = np.sqrt(graph.squared[np.arange(u), at])
+        eps = float(np.quantile(kappa[points.inverse], 0.9)) if self.eps is None else float(self.eps)
+        is_core = np.square(kappa) <= reach(eps) if n >= m else np.zeros(u, dtype=bool)
+        labels, core = np.full(u, -1, dtype=np.int64), np.flatnonzero(is_core)
         if len(core):
-            limit = reach(self.link_radii_)
-            self.labels_[core] = points.components(core, limit[core])
+            limit = reach(_radii(eps, kappa, self.link_flattening))
+            labels[core] = components(points, core, limit, graph)
             border = np.flatnonzero(~is_core)
-            nearest, _ = points.nearest_within(border, core, limit[border], limit[core])
-            self.labels_[border[nearest >= 0]] = self.labels_[nearest[nearest >= 0]]
+            nearest, _ = nearest_within(points, border, core, limit, graph=graph)
+            labels[border[nearest >= 0]] = labels[nearest[nearest >= 0]]
+        self._points, self._graph, self._kappa, self._labels = points, graph, kappa, labels
+        self.core_distances_, self.labels_, self.eps_ = kappa[points.inverse], labels[points.inverse], eps
+        self.radii_ = _radii(eps, self.core_distances_, self.flattening)
+        self.link_radii_ = _radii(eps, self.core_distances_, self.link_flattening)
+        self.core_sample_indices_ = np.flatnonzero(is_core[points.inverse])
         return self
 
     def thin(self, n_select, ids=None, max_repeat=2, repeat_share=0.1):
@@ -204,7 +229,8 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         _require_integer("n_select", n_select, 0)
         _require_integer("max_repeat", max_repeat, 1)
         _require_share("repeat_share", repeat_share)
-        rank = _rank(ids, n)
+        rank = np.empty(n, dtype=np.int64)
+        rank[id_order(ids, n, unique=True)] = np.arange(n)
         rows = np.flatnonzero(self.labels_ >= 0) if self.noise == "drop" else np.arange(n)
         extra = max_repeat - 1 if repeat_share > 0 else 0
         most = len(rows) + extra * int((self.labels_ >= 0).sum())
@@ -215,18 +241,33 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         if n_select == 0:
             none = np.empty(0, dtype=np.int64)
             return ThinResult(none, none.copy(), np.full(n, -1, dtype=np.int64), none.copy(), float("inf"))
-        thinning = Thinning(self._points, self.labels_, self.core_distances_, self.radii_, rank, rows, self.noise)
+        thinning, chosen = self._thinning(rank)
         copies = int(np.floor(repeat_share * n_select + 1e-9)) if extra else 0
         size = min(max(n_select - copies, -(-n_select // max_repeat)), len(rows))
         while True:
-            kept, scale = thinning.pool(size)
+            numbers, scale = thinning.pool(min(size, len(thinning.visit)))
+            kept = chosen[numbers]
+            if size > len(kept):  # every distinct row is in it: equal ones follow, by rank
+                others = np.setdiff1d(rows, kept)
+                kept = np.concatenate([kept, others[np.argsort(rank[others])][: size - len(kept)]])
+            kept = np.sort(kept)
             room = extra * int((self.labels_[kept] >= 0).sum())
             if n_select - size <= room:
                 break
             size = min(n_select - room, len(rows))
-        representative = thinning.represent(kept, scale)
+        representative = chosen[thinning.represent(numbers, scale)][self._points.inverse]
+        representative[kept] = kept
         weights = np.bincount(np.searchsorted(kept, representative), minlength=len(kept))
         return ThinResult(kept, self._repeats(kept, n_select, rank), representative, weights, scale)
+
+    def _thinning(self, rank):
+        """Thinning of the distinct rows, and the one of each group of equal rows that is given for it."""
+        points = self._points
+        order = np.argsort(rank)
+        chosen = order[np.unique(points.inverse[order], return_index=True)[1]]
+        radii = _radii(self.eps_, self._kappa, self.flattening)
+        work = Thinning(points, self._graph, self._labels, self._kappa, radii, rank[chosen], self.noise)
+        return work, chosen
 
     def _repeats(self, kept, n_select, rank):
         """Copies of each kept row: rounds over those that are not noise, sparsest first."""
@@ -252,25 +293,6 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
 
 def _radii(eps, kappa, beta):
     return float(eps) ** float(beta) * kappa ** (1 - float(beta))
-
-
-def _rank(ids, n):
-    if ids is None:
-        return np.arange(n)
-    ids = np.asarray(ids)
-    if ids.shape != (n,):
-        raise DataError(f"ids has shape {ids.shape}, not ({n},)", hint="Give one id for each fitted row.")
-    try:
-        order = np.argsort(ids, kind="stable")
-    except TypeError:
-        raise DataError("ids cannot be sorted", hint="Give ids of one type, all strings or all numbers.") from None
-    same = ids[order[1:]] == ids[order[:-1]]
-    if same.any():
-        row = int(order[1:][np.argmax(same)])
-        raise DataError(f"the id {ids[row]!r} occurs twice", where=f"row {row}", hint="Give unique ids.")
-    rank = np.empty(n, dtype=np.int64)
-    rank[order] = np.arange(n)
-    return rank
 
 
 def _require_integer(name, value, least):

@@ -1,44 +1,45 @@
-"""Exact Euclidean neighbours, tile by tile: a float32 matrix product filters, a fixed-order float64 sum decides.
+"""Exact Euclidean neighbours: the k nearest, the nearest within a radius, and components of linked rows.
 
-Each tile of rows × columns is one matrix product. A rigorous bound on its rounding error tells which pairs it already
-settles; the few others are measured by ``_tiles.squared_distance``, whose result depends on the two rows alone. So
-exact duplicates are at distance 0 and nothing depends on block size, thread count or the BLAS in use. Memory is
-O(n + tile).
+All of them walk over tiles of `points.Points`, whose filters leave a few pairs; those are measured in float64. So exact
+duplicates are at distance 0 and nothing depends on tiles, thread count or the BLAS in use. Memory is O(n·k + n·d/6).
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from threading import Lock
 
 import numpy as np
-from joblib import effective_n_jobs
 from scipy.sparse import issparse
-from threadpoolctl import threadpool_limits
 
-from ._tiles import flatten, knn_tile, link_tile, nearest_tile
+from . import _tiles
+from .device import thread_count
 from .errors import DataError, ParameterError
+from .parallel import for_each
+from .points import Points
 
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else
 LARGEST = 1e30  #: entries beyond this would overflow float32 distances
-ROWS, COLUMNS = 512, 4096  #: default tile
 
 
-def check_rows(X, *, unit=False, name="X"):
+def check_rows(X, *, unit=False, name="X", convert=True):
     """Check a matrix of rows and give it as float32.
 
     Parameters
     ----------
     X : array-like of shape (n, d)
-        Finite real numbers: lists, any float or integer dtype, non-contiguous and memory-mapped arrays. A C-contiguous
-        float32 array is not copied.
+        Finite real numbers: lists, any float or integer dtype, non-contiguous and memory-mapped arrays, torch tensors
+        on any device. A C-contiguous float32 array is not copied.
     unit : bool, default=False
         Also ask that every row has Euclidean length 1, to within 1e-3.
     name : str, default="X"
         What to call the array in messages.
+    convert : bool, default=True
+        Give float32; else a float array stays as it is, and a memory-mapped one on disk.
 
     Returns
     -------
-    ndarray of shape (n, d), float32, C-contiguous
+    ndarray of shape (n, d), float32 and C-contiguous where ``convert``
 
     Raises
     ------
@@ -62,7 +63,7 @@ def check_rows(X, *, unit=False, name="X"):
     if issparse(X):
         raise DataError(f"{name} is a sparse matrix", hint="Give a dense array, for example X.toarray().")
     try:
-        X = np.asarray(X)
+        X = np.asarray(X.detach().cpu().float() if hasattr(X, "detach") else X)
         if X.dtype.kind not in "fiubc":
             X = X.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -78,6 +79,8 @@ def check_rows(X, *, unit=False, name="X"):
     step = max(1, 2**22 // X.shape[1])
     for start in range(0, len(X), step):
         _check_block(X[start : start + step], start, unit, name)
+    if not convert and X.dtype in (np.float16, np.float32, np.float64):
+        return X
     return np.ascontiguousarray(X, dtype=np.float32)
 
 
@@ -101,165 +104,72 @@ def _check_block(block, start, unit, name):
             raise DataError(what, where=where, hint="Divide each row by its Euclidean length.")
 
 
-class Points:
-    """Rows made ready for tiles: norms, groups of exact duplicates, and a well-conditioned operand for the product.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, d), float32
-        Rows that passed :func:`check_rows`. Kept by reference.
+class Graph:
+    """The nearest distinct rows of each distinct row.
 
     Attributes
     ----------
-    X : ndarray of shape (n, d), float32
-        The rows; exact distances are taken from them.
-    Z : ndarray of shape (n, d), float32
-        Rows for the matrix product: X itself, or a centred and scaled copy where X lies far from the origin or its
-        entries are very large or small.
-    first : ndarray of shape (n,), int64
-        The first row equal to each row.
+    squared : ndarray of shape (u, k), float64
+        Squared distances, ascending; column 0 is 0.
+    index : ndarray of shape (u, k), int64
+        Their numbers; column 0 is the row itself, ties are in order of number.
     """
 
-    def __init__(self, X):
-        self.X = X
-        n, d = X.shape
-        seen = {}
-        self.first = np.fromiter((seen.setdefault((x + 0.0).tobytes(), i) for i, x in enumerate(X)), np.int64, n)
-        centre = X.mean(axis=0, dtype=np.float64)
-        squared = np.einsum("ij,ij->i", X, X, dtype=np.float64)
-        largest = float(max(X.max(), -X.min()))
-        self.Z, scale = X, 1.0
-        if largest and (centre @ centre > 0.5 * squared.mean() or not 1e-4 < largest < 1e4):
-            self.Z = X - centre.astype(np.float32)
-            largest = float(max(self.Z.max(), -self.Z.min()))
-            scale = 2.0 ** -np.frexp(largest)[1] if largest else 1.0
-            self.Z *= np.float32(scale)
-            squared = np.einsum("ij,ij->i", self.Z, self.Z, dtype=np.float64)
-        # |float32 product - exact| <= d·u·|x||y| for any order of summation; the rest covers centring, norms and casts.
-        bound = (0.6 * d + 16) * 2.0**-24
-        self.norm = np.sqrt(squared)
-        self.half = (squared / 2).astype(np.float32)
-        self.arrays = (X, self.first, squared, self.half, self.norm, scale * scale, bound)
+    def __init__(self, points, k):
+        u = len(points)
+        k = min(k, u)
+        size = max(points.block, min(2 * k, u))
+        side = points.side()
+        squared, index = np.full((u, k), np.inf), np.full((u, k), u, dtype=np.int64)
+        squared[:, 0], index[:, 0] = 0.0, side.rows
+        blocks = side.blocks(size)
+        locks = [Lock() for _ in blocks]
 
-    def __len__(self):
-        return len(self.X)
+        def fill(tile):
+            a, b = (blocks[t] for t in tile)
+            reach = squared[a][:, -1], squared[b][:, -1]
+            own = a == b
+            i, j, distance = points.near(side, a, side, b, *reach, either=True, tighten=(k - 1) * own)
+            rows, columns = side.rows[a][i], side.rows[b][j]
+            with locks[tile[0]]:
+                _tiles.push(squared[a], index[a], i, columns, distance)
+            with locks[tile[1]]:
+                _tiles.push(squared[b], index[b], j, rows, distance)
 
-    def tiles(self, rows, columns, n_rows=ROWS, n_columns=COLUMNS, triangle=False):
-        """Give ``(a, b, product)`` over tiles ``rows[a] × columns[b]``; ``triangle``: not below the diagonal."""
-        for a in range(0, len(rows), n_rows):
-            part = slice(a, min(a + n_rows, len(rows)))
-            left = self.Z[rows[part]]
-            for b in range(a if triangle else 0, len(columns), n_columns):
-                other = slice(b, min(b + n_columns, len(columns)))
-                yield part, other, left @ self.Z[columns[other]].T
-
-    def nearest_within(self, rows, columns, row_reach, column_reach, *, earlier=None, tie=None):
-        """For each row the nearest other column with squared distance ≤ min(row_reach, column_reach), or -1.
-
-        Parameters
-        ----------
-        rows, columns : ndarray of int64
-            Row numbers of X.
-        row_reach, column_reach : ndarray of float64
-            Squared radii from :func:`reach`, aligned with ``rows`` and ``columns``.
-        earlier : ndarray of shape (n,), int64, optional
-            A place in a sequence for each row of X: a column counts only where its place is before the row's.
-        tie : ndarray of shape (n,), int64, optional
-            Rank that settles equal distances; row numbers by default.
-
-        Returns
-        -------
-        nearest : ndarray of shape (len(rows),), int64
-            Row numbers of X, or -1.
-        squared : ndarray of shape (len(rows),), float64
-        """
-        tie = np.arange(len(self)) if tie is None else tie
-        nearest = np.full(len(rows), -1, dtype=np.int64)
-        squared = np.full(len(rows), np.inf)
-        always = earlier is None
-        place = np.zeros(1, dtype=np.int64) if always else earlier
-        for a, b, product in self.tiles(rows, columns):
-            nearest_tile(
-                product,
-                rows[a],
-                columns[b],
-                self.arrays,
-                row_reach[a],
-                column_reach[b],
-                place,
-                always,
-                tie,
-                nearest[a],
-                squared[a],
-            )
-        return nearest, squared
-
-    def components(self, rows, limit):
-        """Connected components of ``rows`` where two are linked when their squared distance ≤ the lesser limit.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Row numbers of X, ascending.
-        limit : ndarray of float64
-            Squared radii from :func:`reach`, aligned with ``rows``.
-
-        Returns
-        -------
-        ndarray of shape (len(rows),), int64
-            Number of the component of each, numbered by first member.
-        """
-        parent = np.arange(len(rows))
-        for a, b, product in self.tiles(rows, rows, triangle=True):
-            link_tile(product, a.start, b.start, rows, self.arrays, limit, parent)
-        flatten(parent)
-        return np.unique(parent, return_inverse=True)[1].astype(np.int64)
-
-    def knn(self, k, n_rows=ROWS, n_jobs=None):
-        """Squared distances (n, k) float64 and rows (n, k) int64 of the k nearest; self first, ties by row."""
-        n = len(self)
-        squared = np.zeros((n, k))
-        index = np.full((n, k), n, dtype=np.int64)
-        index[:, 0] = np.arange(n)
-        squared[:, 1:] = np.inf
-        starts = range(0, n, n_rows)
-
-        def fill(a):
-            block = slice(a, min(a + n_rows, n))
-            left = self.Z[block]
-            # the row's own tile first: neighbours tend to be stored near each other, which tightens the filter at once
-            for b in sorted(range(0, n, COLUMNS), key=lambda b: abs(b + COLUMNS // 2 - a)):
-                knn_tile(left @ self.Z[b : b + COLUMNS].T, a, b, self.arrays, squared[block], index[block])
-
-        workers = 1 if n_jobs is None else effective_n_jobs(n_jobs)
-        if k > 1 and workers == 1:
-            for a in starts:
-                fill(a)
-        elif k > 1:
-            with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-                try:
-                    for _ in pool.map(fill, starts):
-                        pass
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
-        return squared, index
+        if k > 1:
+            title = "nearest neighbours" if points.progress else None
+            for_each(fill, [(t, t) for t in range(len(blocks))], points.threads)  # first: they set the radii
+            for_each(fill, near_first(side, blocks), points.threads, title)
+        back = np.argsort(side.rows)
+        self.squared, self.index = squared[back], index[back]
 
 
-def knn(X, k, *, block=ROWS, n_jobs=None):
+def near_first(side, blocks):
+    """Pairs of different blocks, those with near centres first: they tighten the filters for the rest."""
+    if side.short is None:
+        return list(combinations(range(len(blocks)), 2))
+    centres = np.array([side.short[block].mean(axis=0) for block in blocks])
+    one, other = np.triu_indices(len(blocks), 1)
+    square = np.einsum("ij,ij->i", centres, centres)
+    order = np.argsort(square[one] + square[other] - 2 * (centres @ centres.T)[one, other], kind="stable")
+    return list(zip(one[order].tolist(), other[order].tolist(), strict=True))
+
+
+def knn(X, k, *, n_jobs=None, device="cpu", verbose=False):
     """Find the exact k nearest neighbours of every row, the row itself counted first.
 
     Parameters
     ----------
     X : array-like of shape (n, d)
-        Finite rows; see :func:`check_rows`. Distance is Euclidean on the rows as given.
+        Finite rows; see :func:`check_rows`. Distance is Euclidean on the rows as given, in float32.
     k : int
         Neighbours per row, 1 ≤ k ≤ n, the row itself included.
-    block : int, default=512
-        Rows per tile. Changes speed and memory, never the result.
     n_jobs : int, optional
-        Threads over row blocks, as in joblib (-1: all cores). By default one, and the matrix products use the threads
-        BLAS is set to. Never changes the result.
+        Threads, as in joblib (-1: all cores). By default as many as BLAS is set to. Never changes the result.
+    device : {"cpu", "cuda"}, default="cpu"
+        Where the matrix products run. Never changes the result.
+    verbose : bool, default=False
+        Show progress.
 
     Returns
     -------
@@ -271,13 +181,13 @@ def knn(X, k, *, block=ROWS, n_jobs=None):
     Raises
     ------
     ParameterError
-        If k or block is not an integer in range.
+        If k is not an integer in range, or the device is not there.
     DataError
         If X is not usable.
 
     Notes
     -----
-    Ours. Candidates come from a float32 matrix product with a rigorous error bound and are measured again in float64.
+    Ours. Candidates come from float32 matrix products with rigorous error bounds and are measured again in float64.
 
     Examples
     --------
@@ -285,13 +195,139 @@ def knn(X, k, *, block=ROWS, n_jobs=None):
     >>> indices[1], distances[1]
     (array([1, 3, 0]), array([0., 0., 1.], dtype=float32))
     """
-    X = check_rows(X)
+    X = check_rows(X, convert=False)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(X):
         raise ParameterError(f"k is {k!r}", hint=f"Give an integer from 1 to the number of rows, {len(X)}.")
-    if isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1:
-        raise ParameterError(f"block is {block!r}", hint="Give a positive integer.")
-    squared, index = Points(X).knn(int(k), int(block), n_jobs)
-    return np.sqrt(squared).astype(np.float32), index
+    points = make_points(X, n_jobs=n_jobs, device=device, verbose=verbose)
+    graph = Graph(points, int(k))
+    if len(points) == len(X):
+        return np.sqrt(graph.squared).astype(np.float32), graph.index
+    members = np.argsort(points.inverse, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(points.counts)])
+    distances, indices = np.empty((len(X), k), np.float32), np.empty((len(X), k), np.int64)
+    _tiles.expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
+    return distances, indices
+
+
+def make_points(X, *, subset=None, n_jobs=None, device="cpu", verbose=False):
+    """`Points` over checked rows, on the device asked for."""
+    if device == "cpu":
+        return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
+    from .device_points import DevicePoints
+
+    return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
+
+
+def components(points, numbers, limit, graph):
+    """Connected components of distinct rows, two being linked when their squared distance ≤ the lesser limit.
+
+    Parameters
+    ----------
+    points : Points
+    numbers : ndarray of int64
+        Numbers of distinct rows, ascending.
+    limit : ndarray of shape (u,), float64
+        Squared radii from :func:`reach`, by number.
+    graph : Graph
+        Its links are made first; after them most tiles lie within one component and are passed over.
+
+    Returns
+    -------
+    ndarray of shape (len(numbers),), int64
+        Number of the component of each, numbered by first member.
+    """
+    parent = np.arange(len(points))
+    allowed = np.full(len(points), -1.0)
+    allowed[numbers] = limit[numbers]
+    _tiles.unite_graph(parent, graph.squared, graph.index, allowed)
+    side, lock = points.side(numbers), Lock()
+    blocks = side.blocks(points.block)
+    reach = limit[side.rows]
+
+    def link(tile):
+        a, b = (blocks[t] for t in tile)
+        with lock:
+            groups = _tiles.roots(parent, side.rows[a]), _tiles.roots(parent, side.rows[b])
+        if (groups[0] == groups[1][0]).all() and (groups[1] == groups[0][0]).all():
+            return
+        i, j, distance = points.near(side, a, side, b, reach[a], reach[b], mode=_tiles.DIFFERENT, groups=groups)
+        linked = distance <= np.minimum(reach[a][i], reach[b][j])
+        with lock:
+            _tiles.unite(parent, side.rows[a][i[linked]], side.rows[b][j[linked]])
+
+    tiles = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
+    for_each(link, tiles, points.threads, "components" if points.progress else None)
+    return np.unique(_tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
+
+
+def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=None, group=None, any_one=False):
+    """For each row the nearest other column with squared distance ≤ the lesser limit, or -1.
+
+    Parameters
+    ----------
+    points : Points
+    rows, columns : ndarray of int64
+        Numbers of distinct rows.
+    limit : ndarray of shape (u,), float64
+        Squared radii from :func:`reach`, by number; inf for any distance.
+    graph : Graph, optional
+        Neighbours already known; what they settle is not searched for.
+    place : ndarray of shape (u,), int64, optional
+        A place in a sequence, by number: a column counts only where its place is before the row's.
+    tie : ndarray of shape (u,), int64, optional
+        Rank that settles equal distances; by number by default.
+    group : ndarray of shape (u,), int64, optional
+        A column counts only where its group is the row's.
+    any_one : bool, default=False
+        Any column will do, with an upper bound of its squared distance that is still within the limit: much cheaper.
+
+    Returns
+    -------
+    nearest : ndarray of shape (len(rows),), int64
+        Numbers, or -1.
+    squared : ndarray of shape (len(rows),), float64
+        inf where there is none.
+    """
+    u = len(points)
+    tie = np.arange(u) if tie is None else tie
+    place = np.zeros(0, np.int64) if place is None else place
+    nearest, squared = np.full(u, -1, dtype=np.int64), np.full(u, np.inf)
+    unsettled = rows
+    if graph is not None:
+        used = np.zeros(u, bool)
+        used[columns] = True
+        group_of = np.zeros(u, np.int64) if group is None else group
+        found = graph.squared, graph.index, used, limit, place, group_of, tie
+        unsettled = rows[~_tiles.nearest_known(rows, *found, nearest, squared)]
+    if len(unsettled) and len(columns):
+        left, right = points.side(unsettled), points.side(columns)
+        columns_in = right.blocks(points.block)
+
+        def search(a):
+            ours, most = left.rows[a], limit[left.rows[a]]
+            for b in columns_in:
+                theirs = right.rows[b]
+                reach = np.where(nearest[ours] >= 0, 0.0, most) if any_one else np.minimum(most, squared[ours])
+                groups = None if group is None else (group[ours], group[theirs])
+                mode = _tiles.ANY if group is None else _tiles.EQUAL
+                open_end = bool(np.isinf(reach).any()) and not len(place)
+                i, j, distance = points.near(
+                    left,
+                    a,
+                    right,
+                    b,
+                    reach,
+                    limit[theirs],
+                    mode=mode,
+                    groups=groups,
+                    tighten=2 * open_end,
+                    exact=not any_one,
+                )
+                _tiles.improve(nearest, squared, ours[i], theirs[j], distance, limit, place, tie)
+
+        size = min(points.block, max(64, -(-len(left) // (2 * points.threads))))
+        for_each(search, left.blocks(size), points.threads)
+    return nearest[rows], squared[rows]
 
 
 def reach(radii):

@@ -1,4 +1,8 @@
-"""Thinning to an exact size: drop what a kept row of the same label stands for, at one scale of all radii."""
+"""Thinning to an exact size: drop what a kept row of the same label stands for, at one scale of all radii.
+
+Works on distinct rows by number. Each scale that the bisection tries is a greedy pass in order of visit; the neighbours
+known from the fit decide most rows, and only the others are searched for.
+"""
 
 from __future__ import annotations
 
@@ -6,123 +10,159 @@ import heapq
 
 import numpy as np
 
-from ._tiles import cover_tile, greedy_tile
-from .neighbors import ROWS, reach
+from ._tiles import greedy_known
+from .neighbors import nearest_within, reach
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
+STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result
 
 
 class Thinning:
-    """One call of ``thin``: the distinct rows by label in visiting order, and pools of them at any scale."""
+    """One call of ``thin``: distinct rows in visiting order (label, ascending κ, rank), and pools of them at any scale.
 
-    def __init__(self, points, labels, kappa, radii, rank, rows, noise):
-        self.points, self.labels, self.radii, self.rank, self.rows = points, labels, radii, rank, rows
-        order = rows[np.lexsort((rank[rows], kappa[rows], labels[rows]))]
-        self.place = np.zeros(len(labels), dtype=np.int64)
+    Parameters
+    ----------
+    points : Points
+    graph : Graph
+    labels, kappa, radii, rank : ndarray of shape (u,)
+        Of the distinct rows, by number.
+    noise : {"thin", "drop", "keep"}
+    """
+
+    def __init__(self, points, graph, labels, kappa, radii, rank, noise):
+        self.points, self.graph, self.labels, self.radii, self.rank = points, graph, labels, radii, rank
+        order = np.lexsort((rank, kappa, labels))
+        self.place = np.empty(len(order), np.int64)
         self.place[order] = np.arange(len(order))
-        firsts = np.unique(points.first[order], return_index=True)[1]
-        self.distinct = order[np.sort(firsts)]
-        self.kept_noise = self.distinct[labels[self.distinct] < 0] if noise == "keep" else self.distinct[:0]
+        self.visit = order[labels[order] >= 0] if noise == "drop" else order
+        self.kept_noise = order[labels[order] < 0] if noise == "keep" else order[:0]
+        self.hint = np.full(len(order), -1, np.int64)
+        self.hint_squared = np.zeros(len(order))
 
     def pool(self, size):
-        """Exactly ``size`` rows, ascending, and the scale they were thinned with."""
-        if size >= len(self.distinct):
-            others = np.setdiff1d(self.rows, self.distinct)
-            others = others[np.argsort(self.rank[others])]
-            return np.sort(np.concatenate([self.distinct, others[: size - len(self.distinct)]])), 0.0
-        visit, fixed = self.distinct, self.distinct[:0]
-        if size <= len(self.kept_noise):
-            visit = self.kept_noise
-        elif len(self.kept_noise):
-            visit, fixed = self.distinct[self.labels[self.distinct] >= 0], self.kept_noise
+        """Exactly ``size`` ≤ ``len(self.visit)`` numbers, ascending, and the scale they were thinned with."""
+        visit, fixed = self.visit, self.visit[:0]
+        if len(self.kept_noise) > 0:
+            if size <= len(self.kept_noise):
+                visit = self.kept_noise
+            else:
+                visit, fixed = visit[self.labels[visit] >= 0], self.kept_noise
         wanted = size - len(fixed)
         if wanted == len(visit):
             return np.sort(np.concatenate([visit, fixed])), 0.0
-        parts = np.split(visit, np.flatnonzero(np.diff(self.labels[visit])) + 1)
-        scale = largest_scale(lambda s: sum(map(len, self._greedy(parts, s, wanted))), wanted)
-        kept = self._without_surplus(self._greedy(parts, scale), [len(part) for part in parts], wanted)
+        self.seen = {}
+        scale = largest_scale(lambda s: len(self._greedy(visit, s)), wanted)
+        kept = self._without_surplus(self._greedy(visit, scale), visit, wanted)
         return np.sort(np.concatenate([kept, fixed])), scale
 
-    def _greedy(self, parts, scale, enough=None):
-        """Rows kept of each label at this scale; with ``enough``, no more labels or tiles once that many are kept."""
+    def _greedy(self, visit, scale):
+        """Numbers kept at this scale, in order of visit."""
         limit = self._limit(scale)
-        found, total = [], 0
-        for part in parts:
-            kept = np.empty(0, dtype=np.int64)
-            for start in range(0, len(part), ROWS):
-                if enough is not None and total + len(kept) >= enough:
-                    break
-                rows = part[start : start + ROWS]
-                covered = np.zeros(len(rows), dtype=bool)
-                for _, b, product in self.points.tiles(rows, kept):
-                    columns = kept[b]
-                    cover_tile(product, rows, columns, self.points.arrays, limit[rows], limit[columns], covered)
-                rows = rows[~covered]
-                if len(rows) > 1:
-                    Z, covered = self.points.Z[rows], np.zeros(len(rows), dtype=bool)
-                    greedy_tile(Z @ Z.T, rows, self.points.arrays, limit[rows], covered)
-                    rows = rows[~covered]
-                kept = np.concatenate([kept, rows])
-            found.append(kept)
-            total += len(kept)
-        return found
+        state = self._between(visit, scale)
+        rest = visit[state[visit] == 0]
+        for start in range(0, len(rest), STEP):
+            part = rest[start : start + STEP]
+            known = self.graph.squared, self.graph.index, limit, self.place, self.labels
+            greedy_known(part, *known, self.hint, self.hint_squared, state)
+            unknown = part[state[part] == 0]
+            if len(unknown):
+                names = self.labels[unknown]
+                kept = np.flatnonzero((state == 1) & (self.labels >= names[0]) & (self.labels <= names[-1]))
+                unknown = self._uncovered(unknown, kept, limit, state)
+            while len(unknown):
+                chunk, unknown = unknown[:CHUNK], unknown[CHUNK:]
+                self.points.greedy(chunk, limit, self.labels, self.hint, self.hint_squared, state)
+                unknown = self._uncovered(unknown, chunk[state[chunk] == 1], limit, state)
+        self.seen[scale] = state
+        return visit[state[visit] == 1]
 
-    def _without_surplus(self, parts, sizes, wanted):
-        surplus = sum(map(len, parts)) - wanted
+    def _between(self, visit, scale):
+        """What two scales tried before decide for this one, between them.
+
+        A label's rows up to the first that the two decide differently are decided alike at every scale between: each
+        has the same kept rows before it, and lies within reach of one of them at the lesser scale, or of none at the
+        greater.
+        """
+        state = np.zeros(len(self.labels), np.int8)
+        below, above = [s for s in self.seen if s <= scale], [s for s in self.seen if s >= scale]
+        if below and above:
+            low, high = self.seen[max(below)][visit], self.seen[min(above)][visit]
+            label = self.labels[visit]
+            changes = np.flatnonzero(low != high)
+            firsts = changes[np.unique(label[changes], return_index=True)[1]]
+            alike = np.ones(len(visit), bool)
+            for first in firsts:
+                alike[first : np.searchsorted(label, label[first], side="right")] = False
+            state[visit[alike]] = low[alike]
+        return state
+
+    def _uncovered(self, unknown, kept, limit, state):
+        """Drop the undecided rows that an earlier kept one covers; gives the others."""
+        nearest, squared = nearest_within(
+            self.points, unknown, kept, limit, place=self.place, tie=self.rank, group=self.labels, any_one=True
+        )
+        covered = nearest >= 0
+        rows = unknown[covered]
+        state[rows] = 2
+        self.hint[rows], self.hint_squared[rows] = nearest[covered], squared[covered]
+        return unknown[~covered]
+
+    def _without_surplus(self, kept, visit, wanted):
+        """Take out one at a time the row nearest to another of its label relative to its radius."""
+        surplus = len(kept) - wanted
         alive = np.zeros(len(self.labels), dtype=bool)
-        alive[np.concatenate(parts)] = True
-        heap = []
-        for part in parts if surplus else []:
-            heap += self._crowding(part, part)
+        alive[kept] = True
+        heap = self._crowding(kept, kept) if surplus else []
         heapq.heapify(heap)
-        left = {self.labels[part[0]]: len(part) for part in parts}
+        names, left = np.unique(self.labels[kept], return_counts=True)
+        left = dict(zip(names.tolist(), left.tolist(), strict=True))
         while surplus and heap:
             _, _, i, nearest = heapq.heappop(heap)
             label = self.labels[i]
             if left[label] == 1:
                 continue
             if not alive[nearest]:  # crowding only falls as others go, so an old entry is a bound
-                part = parts[np.searchsorted([self.labels[part[0]] for part in parts], label)]
-                heapq.heappush(heap, self._crowding(np.array([i]), part[alive[part]])[0])
+                others = kept[alive[kept] & (self.labels[kept] == label)]
+                heapq.heappush(heap, self._crowding(np.array([i]), others)[0])
                 continue
             alive[i] = False
             left[label] -= 1
             surplus -= 1
-        if surplus:
-            last = np.concatenate([part[alive[part]] for part in parts])
+        if surplus:  # every label has one row left: those go that stand for fewest
+            last = kept[alive[kept]]
+            sizes = np.unique(self.labels[visit], return_counts=True)[1][np.searchsorted(names, self.labels[last])]
             alive[last[np.lexsort((-self.rank[last], sizes))[:surplus]]] = False
         return np.flatnonzero(alive)
 
     def _crowding(self, rows, columns):
         """Heap entries (distance to the nearest other column over the row's radius, -rank, row, that column)."""
-        if len(columns) < 2:
-            return []
-        far = np.full(max(len(rows), len(columns)), np.inf)
-        nearest, squared = self.points.nearest_within(rows, columns, far[: len(rows)], far, tie=self.rank)
+        far = np.full(len(self.labels), np.inf)
+        nearest, squared = nearest_within(
+            self.points, rows, columns, far, graph=self.graph, tie=self.rank, group=self.labels
+        )
+        some = nearest >= 0
+        rows, nearest = rows[some], nearest[some]
         with np.errstate(divide="ignore"):
-            ratio = np.sqrt(squared) / self.radii[rows]
+            ratio = np.sqrt(squared[some]) / self.radii[rows]
         return list(zip(ratio.tolist(), (-self.rank[rows]).tolist(), rows.tolist(), nearest.tolist(), strict=True))
 
     def represent(self, kept, scale):
-        """For each row its kept row: one that dropped it, else the nearest of its label, else the nearest of all."""
-        representative = np.full(len(self.labels), -1, dtype=np.int64)
+        """For each number its kept one: the nearest that dropped it, else the nearest of its label, else of all."""
+        u = len(self.labels)
+        representative = np.full(u, -1, dtype=np.int64)
         representative[kept] = kept
-        limit = self._limit(scale)
-        missing = np.setdiff1d(self.rows, kept)
-        for label in np.unique(self.labels[missing]):
-            rows = missing[self.labels[missing] == label]
-            columns = kept[self.labels[kept] == label]
-            near = self.points.nearest_within(
-                rows, columns, limit[rows], limit[columns], earlier=self.place, tie=self.rank
-            )[0]
-            representative[rows] = near
-            self._represent_by_any(representative, rows[near < 0], columns)
-        self._represent_by_any(representative, np.flatnonzero(representative < 0), kept)
+        far = np.full(u, np.inf)
+        steps = (
+            (self._limit(scale), {"place": self.place, "group": self.labels}, np.isin(np.arange(u), self.visit)),
+            (far, {"group": self.labels}, np.isin(self.labels, self.labels[self.visit])),
+            (far, {}, np.ones(u, bool)),
+        )
+        for limit, asked, who in steps:
+            missing = np.flatnonzero((representative < 0) & who)
+            if len(missing):
+                found = nearest_within(self.points, missing, kept, limit, graph=self.graph, tie=self.rank, **asked)
+                representative[missing] = found[0]
         return representative
-
-    def _represent_by_any(self, representative, rows, columns):
-        far = np.full(max(len(rows), len(columns)), np.inf)
-        representative[rows] = self.points.nearest_within(rows, columns, far[: len(rows)], far, tie=self.rank)[0]
 
     def _limit(self, scale):
         """Squared reach of the scaled radii; a zero radius stays zero at any scale."""

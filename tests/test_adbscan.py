@@ -10,7 +10,7 @@ from sklearn.cluster import DBSCAN
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from assl_kit import neighbors, thinning
+from assl_kit import points, thinning
 from assl_kit.adbscan import ADBSCAN
 from assl_kit.errors import DataError, ParameterError
 
@@ -316,13 +316,19 @@ def test_labels_are_numbered_by_first_core_member():
 
 
 def test_result_depends_on_neither_tiles_nor_threads(monkeypatch):
-    X = blobs(11, n=700, d=6, duplicates=0.2)
-    model = ADBSCAN().fit(X)
+    X = blobs(11, n=700, d=40, duplicates=0.2)
+    model = ADBSCAN(n_jobs=1).fit(X)
     result = model.thin(120)
-    for rows, columns, n_jobs in [(33, 50, None), (128, 64, 2)]:
-        monkeypatch.setattr(neighbors, "ROWS", rows)
-        monkeypatch.setattr(neighbors, "COLUMNS", columns)
-        monkeypatch.setattr(thinning, "ROWS", rows)
+    for block, step, chunk, project, n_jobs in [(33, 50, 8, 10**9, None), (128, 64, 64, 1, 2), (48, 4096, 512, 1, 3)]:
+        for module, name, value in [
+            (points, "BLOCK", block),
+            (points, "LEAST_ROWS", project),
+            (points, "LEAST_COLUMNS", 1),
+            (points, "CELL", 20),
+            (thinning, "STEP", step),
+            (thinning, "CHUNK", chunk),
+        ]:
+            monkeypatch.setattr(module, name, value)
         other = ADBSCAN(n_jobs=n_jobs).fit(X)
         for name in ["labels_", "core_distances_", "radii_", "core_sample_indices_"]:
             np.testing.assert_array_equal(getattr(other, name), getattr(model, name))
@@ -378,7 +384,11 @@ def test_ids_settle_ties():
     model = ADBSCAN(min_samples=2, eps=0.5).fit(X)
     assert model.thin(2, repeat_share=0).indices.tolist() == [0, 3]
     assert model.thin(2, ids=list("fedcba"), repeat_share=0).indices.tolist() == [2, 5]
-    for ids, what in [(list("abcdea"), "occurs twice"), (["a"], "shape"), ([1, "a", None, 2, 3, 4], "sorted|type")]:
+    for ids, what in [
+        (list("abcdea"), "occurs twice"),
+        (["a"], "shape"),
+        ([1, "a", None, 2, 3, 4], "sorted|type|missing"),
+    ]:
         with pytest.raises(DataError, match=what):
             model.thin(2, ids=np.array(ids, dtype=object))
 

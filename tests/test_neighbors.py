@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from assl_kit import points
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.neighbors import Points, check_rows, knn, reach
+from assl_kit.neighbors import Graph, check_rows, knn, make_points, nearest_within, reach
+from assl_kit.parallel import for_each
 
 
 def plain_knn(X, k):
@@ -51,13 +58,16 @@ def plain_at(X, index):
 
 
 @pytest.mark.parametrize("d", [1, 3, 4096])
-def test_result_depends_on_neither_block_nor_threads(d):
+def test_result_depends_on_neither_tiles_nor_threads(d, monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, d)).astype(np.float32)
     X[250:] = X[:50]
     distances, indices = knn(X, 9)
-    for block, n_jobs in [(1, None), (37, None), (64, 2), (1000, 3)]:
-        other = knn(X, 9, block=block, n_jobs=n_jobs)
+    for block, least, n_jobs in [(1, 10**9, None), (37, 1, None), (64, 1, 2), (1000, 1, 3)]:
+        monkeypatch.setattr(points, "BLOCK", block)
+        monkeypatch.setattr(points, "LEAST_ROWS", least)
+        monkeypatch.setattr(points, "LEAST_COLUMNS", 1)
+        other = knn(X, 9, n_jobs=n_jobs)
         np.testing.assert_array_equal(other[0], distances)
         np.testing.assert_array_equal(other[1], indices)
     assert (distances[:50, 1] == 0).all() and (indices[:50, 1] == np.arange(250, 300)).all()
@@ -150,29 +160,107 @@ def test_bad_k(k):
         knn(np.eye(3), k)
 
 
-def test_bad_block():
-    with pytest.raises(ParameterError, match="block is"):
-        knn(np.eye(3), 1, block=0)
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "two", True])
+def test_bad_n_jobs(n_jobs):
+    with pytest.raises(ParameterError, match="n_jobs is"):
+        knn(np.eye(3), 1, n_jobs=n_jobs)
 
 
-@settings(max_examples=40, deadline=None)
-@given(matrices(), st.integers(0, 2**32 - 1), st.booleans())
-def test_nearest_within_equals_plain(X, seed, sequence):
+@settings(max_examples=60, deadline=None)
+@given(matrices(), st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.booleans())
+def test_nearest_within_equals_plain(X, seed, sequence, grouped, known):
     rng = np.random.default_rng(seed)
-    points, n = Points(X), len(X)
-    sides = rng.random(n) < 0.5
+    rows_of = make_points(X)
+    Y, u = X[rows_of.first], len(rows_of)
+    sides = rng.random(u) < 0.5
     rows, columns = np.flatnonzero(sides), np.flatnonzero(~sides)
-    squared = ((X[:, None].astype(np.float64) - X[None]) ** 2).sum(-1)
-    radii = np.sqrt(np.quantile(squared, rng.random(n))) * 1.01
-    limit, place = reach(radii), rng.permutation(n)
-    found, distance = points.nearest_within(
-        rows, columns, limit[rows], limit[columns], earlier=place if sequence else None
-    )
-    for i, nearest, value in zip(rows, found, distance, strict=True):
+    squared = ((Y[:, None].astype(np.float64) - Y[None]) ** 2).sum(-1)
+    limit = reach(np.sqrt(np.quantile(squared, rng.random(u))) * 1.01)
+    if rng.random() < 0.2 and not sequence:
+        limit[:] = np.inf
+    place, group = rng.permutation(u), rng.integers(0, 3, u)
+    asked = ({"place": place} if sequence else {}) | ({"group": group} if grouped else {})
+    graph = Graph(rows_of, 4) if known else None
+    found, distance = nearest_within(rows_of, rows, columns, limit, graph=graph, **asked)
+    some, above = nearest_within(rows_of, rows, columns, limit, any_one=True, **asked)
+    for i, nearest, value, one, most in zip(rows, found, distance, some, above, strict=True):
         fits = [j for j in columns if squared[i, j] <= min(limit[i], limit[j])]
         fits = [j for j in fits if not sequence or place[j] < place[i]]
+        fits = [j for j in fits if not grouped or group[j] == group[i]]
         if not fits:
-            assert nearest == -1 and value == np.inf
+            assert nearest == -1 and value == np.inf and one == -1
         else:
-            assert nearest in fits
+            assert nearest in fits and one in fits
             np.testing.assert_allclose(value, min(squared[i, j] for j in fits), rtol=1e-12)
+            assert squared[i, one] <= most * (1 + 1e-12) and most <= min(limit[i], limit[one])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 5.0]))
+def test_short_vectors_never_change_a_result(seed, duplicates, offset):
+    """Rows long and many enough for the projection, which here is as good as useless or very sharp."""
+    rng = np.random.default_rng(seed)
+    n, d = int(rng.integers(60, 300)), int(rng.integers(33, 80))
+    X = rng.normal(size=(n, d)) * np.geomspace(1, rng.choice([1.0, 1e-3]), d) + rng.normal(size=(9, d))[
+        rng.integers(0, 9, n)
+    ] * rng.choice([0.0, 3.0])
+    again = rng.random(n) < duplicates
+    X[again] = X[rng.integers(0, n, again.sum())]
+    X = (X + offset).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in [("BLOCK", 32), ("CELL", 8), ("LEAST_ROWS", 1), ("LEAST_COLUMNS", 1), ("SAMPLE", 50)]:
+            patch.setattr(points, name, value)
+        assert make_points(X).short is not None
+        distances, indices = knn(X, 7)
+        expected, order = plain_knn(X, 7)
+        np.testing.assert_allclose(distances, expected, rtol=1e-6)
+        np.testing.assert_allclose(plain_at(X, indices), plain_at(X, order), rtol=1e-12)
+
+
+def test_large_k_and_all_of_it():
+    X = np.random.default_rng(3).normal(size=(1300, 4)).astype(np.float32)
+    for k in (700, 1300):
+        distances, indices = knn(X, k)
+        np.testing.assert_array_equal(indices, plain_knn(X, k)[1])
+        np.testing.assert_allclose(distances, plain_knn(X, k)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_mapped_rows_are_read_in_blocks(tmp_path, dtype, monkeypatch):
+    """A file larger than what may be allocated while it is searched."""
+    n, d = 6000, 256
+    X = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=dtype, shape=(n, d))
+    X[:] = np.random.default_rng(0).normal(size=(n, d)) * np.geomspace(1, 0.01, d)
+    expected = knn(np.array(X, dtype=np.float32), 3)
+    tracemalloc.start()
+    distances, indices = knn(X, 3, n_jobs=1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_array_equal(distances, expected[0])
+    assert most < n * d * 4 * 0.85 + 2**24  # tiles and short vectors, not a copy beside them
+
+
+def test_an_interrupt_leaves_no_thread():
+    before = threading.active_count()
+
+    def work(item):
+        time.sleep(0.01)
+        if item == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for_each(work, range(1000), threads=3)
+    assert threading.active_count() == before
+
+
+def test_interrupting_a_search_leaves_no_thread():
+    X = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    before = threading.active_count()
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            knn(X, 8, n_jobs=3)
+    timer.join()
+    assert threading.active_count() == before
