@@ -160,7 +160,8 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         return self._fit(check_rows(X, convert=False))
 
     def _fit(self, X, subset=None):
-        """Fit on checked rows of X, or on a subset of them."""
+        """Fit on checked rows of X, or on a subset of them, which needs no copy."""
+        self._check_parameters()
         points = make_points(X, subset=subset, n_jobs=self.n_jobs, device=self.device, verbose=self.verbose)
         n, m, u = len(points.inverse), int(self.min_samples), len(points)
         graph = Graph(points, max(m, LEAST_NEIGHBORS))

@@ -7,13 +7,14 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
+from tqdm.auto import tqdm
 
 from .adbscan import ADBSCAN
 from .budgets import cluster_budgets
 from .errors import DataError, ParameterError
-from .mmr import check_weights, id_order, mean_direction, mmr_select, mmr_terms
+from .ids import id_order
+from .mmr import check_weights, mean_direction, mmr_select, mmr_terms
 from .neighbors import check_rows
 from .selection import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 
@@ -37,8 +38,11 @@ class Redistributor(BaseEstimator):
         As `assl_kit.ADBSCAN`, which is fitted in each cluster alone.
     weights : (float, float, float), default=(0.4, 0.2, 0.4)
         Relevance, score, diversity, as `assl_kit.mmr_select`.
-    n_jobs : int, optional
-        Threads over clusters, as in joblib. The result does not depend on it.
+    n_jobs, device
+        As `assl_kit.ADBSCAN`. Clusters are worked one after the other, each with all threads, so that memory holds the
+        tiles of one. The result depends on neither.
+    verbose : bool, default=False
+        Show progress bars.
 
     Notes
     -----
@@ -72,6 +76,8 @@ class Redistributor(BaseEstimator):
         noise="thin",
         weights=(0.4, 0.2, 0.4),
         n_jobs=None,
+        device="cpu",
+        verbose=False,
     ):
         self.pool_factor = pool_factor
         self.repeat_share = repeat_share
@@ -84,6 +90,8 @@ class Redistributor(BaseEstimator):
         self.noise = noise
         self.weights = weights
         self.n_jobs = n_jobs
+        self.device = device
+        self.verbose = verbose
 
     def pool(self, X, clusters, n_select, *, ids=None) -> pd.DataFrame:
         """First stage: thin each cluster to ``pool_factor`` times its budget (or to all it has).
@@ -117,13 +125,13 @@ class Redistributor(BaseEstimator):
         self._budgets(space, n_select, None)  # what cannot be is refused before the long work
         if n_select == 0:
             return empty_table(POOL_COLUMNS)
-        fits = self._each(lambda rows: self._adbscan().fit(space.X[rows]), space.members.values())
+        fits = self._each("A-DBSCAN", lambda rows: self._adbscan()._fit(space.X, rows), list(space.members.values()))
         able = np.array([(fit.labels_ >= 0).sum() for fit in fits])
         usable = able if self.noise == "drop" else space.sizes.to_numpy()
         budgets = self._budgets(space, n_select, self._capacities(usable, able))
         sizes = np.minimum(np.ceil(self.pool_factor * budgets - 1e-9).astype(np.int64), usable)
         work = zip(space.members.items(), fits, sizes, strict=True)
-        parts = self._each(lambda item: self._thin(space, *item), [item for item in work if item[2] > 0])
+        parts = self._each("thinning", lambda item: self._thin(space, *item), [item for item in work if item[2] > 0])
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
     def select(self, X, clusters, pool, n_select, *, scores=None, centroids=None, ids=None) -> Selection:
@@ -161,7 +169,7 @@ class Redistributor(BaseEstimator):
         work = pool.assign(score=scores, order=space.rank[pool["row"].to_numpy()]).sort_values("order")
         groups = dict(tuple(work.groupby("cluster")))
         wanted = [(name, int(budget)) for name, budget in zip(space.members, budgets, strict=True) if budget]
-        parts = self._each(lambda item: self._pick(space, item[0], groups[item[0]], item[1]), wanted)
+        parts = self._each("MMR", lambda item: self._pick(space, item[0], groups[item[0]], item[1]), wanted)
         table = pd.concat(parts, ignore_index=True)[list(TABLE_COLUMNS)] if parts else empty_table(TABLE_COLUMNS)
         return Selection(
             indices=table["row"].to_numpy(np.int64),
@@ -180,7 +188,8 @@ class Redistributor(BaseEstimator):
         return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, ids=ids)
 
     def _adbscan(self):
-        return ADBSCAN(self.min_samples, self.flattening, self.link_flattening, self.eps, self.noise)
+        names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
+        return ADBSCAN(**{name: getattr(self, name) for name in names})
 
     def _thin(self, space, member, fit, size):
         """Pool of one cluster: ``member`` is its name and its rows in order of id, which settles ties."""
@@ -241,8 +250,8 @@ class Redistributor(BaseEstimator):
                 return budgets
             most = np.where(over, capacities, most)
 
-    def _each(self, work, items):
-        return Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(work)(item) for item in items)
+    def _each(self, title, work, items):
+        return [work(item) for item in tqdm(items, desc=title, unit="cluster", disable=not self.verbose, leave=False)]
 
     def _check(self):
         value = self.max_repeat
@@ -259,10 +268,11 @@ class _Space:
     """The rows, their clusters and ids, checked; ``members`` gives each cluster's rows in order of id."""
 
     def __init__(self, X, clusters, ids, centroids=None):
-        self.X = X = check_rows(X, unit=True)
+        self.X = X = check_rows(X, unit=True, convert=False)
         n = len(X)
         self.given_ids = ids is not None
-        self.ids, order = _check_ids(ids, n)
+        order = id_order(ids, n, unique=True)
+        self.ids = np.arange(n) if ids is None else np.asarray(ids)
         self.rank = np.empty(n, np.int64)
         self.rank[order] = np.arange(n)
         self.clusters = _check_clusters(clusters, n)
@@ -307,17 +317,6 @@ class _Space:
                 hint="Build the pool again.",
             )
         return pool
-
-
-def _check_ids(ids, n):
-    """The ids as an array, and row numbers by ascending id."""
-    values = np.arange(n) if ids is None else np.asarray(ids)
-    order = id_order(values, n)
-    same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
-    if len(same):
-        row = order[same[0] + 1]
-        raise DataError(f"the id {values[row]!r} occurs twice", where=f"row {row}", hint="Give unique ids.")
-    return values, order
 
 
 def _check_clusters(clusters, n):

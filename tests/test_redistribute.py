@@ -278,7 +278,7 @@ X0, CLUSTERS0 = space(60, seed=11)
         ({"scores": np.full(60, 2.0)}, DataError, "not in"),
         ({"scores": np.zeros(59)}, ParameterError, "60 rows"),
         ({"ids": ["same"] * 60}, DataError, "twice"),
-        ({"ids": ["a", "b"]}, ParameterError, "60 rows"),
+        ({"ids": ["a", "b"]}, DataError, "60 rows"),
         ({"centroids": np.eye(8)[:1]}, DataError, "unknown"),
         ({"centroids": np.ones((61, 8))}, DataError, "fewer records"),
         ({"centroids": np.ones((3, 7))}, ParameterError, "7 columns"),
