@@ -78,6 +78,26 @@ def cuts(squared, norm, limit, longest, bound, shift):
 
 
 @jit
+def any_above_either(line, low, half_r, low_r, half):
+    hits = 0
+    for c in range(len(line)):
+        one, other = low + half_r[c], low_r[c] + half
+        cut = one if one < other else other  # a plain selection compiles to vector code, min() does not
+        hits += line[c] >= cut
+    return hits > 0
+
+
+@jit
+def any_above_both(line, low, half_r, low_r, half):
+    hits = 0
+    for c in range(len(line)):
+        one, other = low + half_r[c], low_r[c] + half
+        cut = one if one > other else other
+        hits += line[c] >= cut
+    return hits > 0
+
+
+@jit
 def scan(product, low_l, half_l, low_r, half_r, either, diagonal, mode, group_l, group_r, hit_l, hit_r, out_l, out_r):
     """Count the pairs of a tile that may matter, mark their rows and columns, and list as many as ``out_l`` takes.
 
@@ -90,14 +110,8 @@ def scan(product, low_l, half_l, low_r, half_r, either, diagonal, mode, group_l,
         line, low, half = product[r], low_l[r], half_l[r]
         for start in range(r + 1 if diagonal else 0, width, CHUNK):
             stop = min(start + CHUNK, width)
-            hits = 0
-            if either:
-                for c in range(start, stop):
-                    hits += line[c] >= min(low + half_r[c], low_r[c] + half)
-            else:
-                for c in range(start, stop):
-                    hits += line[c] >= max(low + half_r[c], low_r[c] + half)
-            if not hits:
+            part = line[start:stop], low, half_r[start:stop], low_r[start:stop], half
+            if not (any_above_either(*part) if either else any_above_both(*part)):
                 continue
             for c in range(start, stop):
                 one, other = low + half_r[c], low_r[c] + half
