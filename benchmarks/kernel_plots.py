@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import click
 import kernel_table
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
+from PIL import Image
 
 from assl_kit.files import atomic_path, read_json
 
@@ -31,7 +34,8 @@ def looks(systems: list[str]) -> dict[str, dict]:
         if system == "assl-kit":
             style[system] = {"color": OURS, "marker": "o", "linewidth": 2.4, "zorder": 3}
         elif system.startswith("assl-kit"):
-            style[system] = {"color": OURS, "marker": "o", "linewidth": 1.2, "linestyle": "--"}
+            dashes = ":" if "k-NN" in system else "--"
+            style[system] = {"color": OURS, "marker": "o", "linewidth": 1.2, "linestyle": dashes}
         elif system.startswith(("GEMM", "half")):
             lines = {"GEMM, numpy": "--", "GEMM, torch": ":", "half of the product": "-."}
             style[system] = {"color": GEMM, "linewidth": 1.0, "linestyle": lines[system]}
@@ -60,6 +64,8 @@ def draw_growth(content: dict, path: Path) -> None:
         sizes = sorted({r["n"] for r in records if r["kernel"] == kernel})
         axes.set(xscale="log", yscale="log", title=kernel_table.NAMES[kernel], ylabel="seconds")
         axes.set_xticks(sizes, [f"{n / 1000:g}k" for n in sizes])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
         axes.grid(color="#E6E6E6", linewidth=0.6)
         axes.legend(title="slope of log time" if slopes else None, fontsize=7.5, title_fontsize=7.5,
@@ -109,9 +115,11 @@ def draw_ratios(content: dict, path: Path) -> None:
 
 def _save(figure, path: Path) -> None:
     figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, facecolor="white", format="png")
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110, facecolor="white", format="png")
     plt.close(figure)
+    with atomic_path(path) as temporary, Image.open(drawn) as image:
+        image.convert("RGB").quantize(128).save(temporary, optimize=True)  # a fifth of the size
 
 
 def draw(results: Path = RESULTS) -> list[Path]:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(FOLDER))
 import kernel_checks  # noqa: E402
 import kernel_data  # noqa: E402
 import kernel_plots  # noqa: E402
+import kernel_systems  # noqa: E402
 import kernel_table  # noqa: E402
 import kernels  # noqa: E402
 from kernel_systems import SYSTEMS, knn_torch, mmr_matvec  # noqa: E402
@@ -82,6 +83,12 @@ def test_a_file_of_embeddings_is_taken(rows, tmp_path):
     np.save(tmp_path / "mine.npy", 3 * rows.astype(np.float64))
     assert np.allclose(kernel_data.rows(str(tmp_path / "mine.npy"), 100, 24), rows[:100], atol=1e-6)
     assert kernel_data.name_of(str(tmp_path / "mine.npy")) == "mine"
+
+
+def test_the_product_of_many_rows_is_measured_on_a_tenth(rows, monkeypatch):
+    assert kernel_systems.gemm_numpy(rows, {}, {}) == kernel_systems.gemm_torch(rows, {}, {}) == {"factor": 1.0}
+    monkeypatch.setattr(kernel_systems, "WHOLE_UP_TO", 1000)
+    assert kernel_systems.gemm_numpy(rows, {}, {}) == {"factor": 10.0}
 
 
 def test_wrong_neighbours_are_refused(rows):
