@@ -292,14 +292,3 @@ def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, at, li
 def at_most(product, squared, other, norms, bound, scale):
     """A squared distance that the pair's is surely not beyond."""
     return (squared + other - 2.0 * product + bound * norms * norms + TINY) / scale
-
-
-@jit
-def values(product, i, j, squared_l, norm_l, squared_r, norm_r, bound, scale, reach_l, reach_r, sure):
-    """Upper bounds of squared distances for pairs that are surely within reach; the others are marked not sure."""
-    out = np.empty(len(i))
-    for p in range(len(i)):
-        r, c = i[p], j[p]
-        out[p] = at_most(product[r, c], squared_l[r], squared_r[c], norm_l[r] + norm_r[c], bound, scale)
-        sure[p] = out[p] <= min(reach_l[r], reach_r[c])
-    return out

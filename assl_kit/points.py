@@ -269,12 +269,17 @@ class Points:
         _, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, product.size)
         if exact:
             return at[i], other[j], self.distances(rows[at[i]], columns[other[j]])
-        sure, sides = np.empty(len(i), bool), (left.squared[l_all], left.norm[l_all], right.squared[r_all])
-        bounds = *sides, right.norm[r_all], self.bound, float(self.scale) ** 2, reach_l, reach_r, sure
-        squared = _tiles.values(product, i, j, *bounds)
-        unsure = np.flatnonzero(~sure)
-        squared[unsure] = self.distances(rows[at[i[unsure]]], columns[other[j[unsure]]])
+        squared = self._values(product[i, j], left, l_all, right, r_all, i, j, reach_l, reach_r)
         return at[i], other[j], squared
+
+    def _values(self, product, left, a, right, b, i, j, reach_l, reach_r):
+        """Upper bounds of the squared distances of pairs surely within both radii; the others are measured."""
+        norms = left.norm[a][i] + right.norm[b][j]
+        about = left.squared[a][i] + right.squared[b][j] - 2.0 * product + self.bound * norms * norms + _tiles.TINY
+        squared = about / float(self.scale) ** 2
+        unsure = np.flatnonzero(squared > np.minimum(reach_l[i], reach_r[j]))
+        squared[unsure] = self.distances(left.rows[a][i[unsure]], right.rows[b][j[unsure]])
+        return squared
 
     def greedy(self, rows, limit, group, hint, hint_squared, state):
         """Keep (1) or drop (2) in ``state`` rows given in order of visit: a kept one drops the later ones within reach.
@@ -282,29 +287,33 @@ class Points:
         ``limit``, ``group``, ``hint`` (the row that dropped it), ``hint_squared`` and ``state`` are by number; only
         rows of one group drop each other.
         """
-        raw = self.raw(rows)
-        lines = self.centred(raw)
         squared, scale = self.squared[rows], float(self.scale) ** 2
         norm = np.sqrt(squared)
         low = _tiles.cuts(squared, norm, limit[rows] * scale, norm.max(), self.bound, 0.0)
-        tile = lines @ lines.T, low, (squared / 2).astype(np.float32), squared, norm, self.bound, scale
-        _tiles.greedy_tile(*tile, rows, raw, np.arange(len(rows)), limit, group, hint, hint_squared, state)
+        tile = self._pairs_product(rows), low, (squared / 2).astype(np.float32), squared, norm, self.bound, scale
+        _tiles.greedy_tile(*tile, rows, self.raw(rows), np.arange(len(rows)), limit, group, hint, hint_squared, state)
+
+    def _pairs_product(self, rows):
+        lines = self.centred(self.raw(rows))
+        return lines @ lines.T
 
     def _scan(self, product, left, a, right, b, reach_l, reach_r, rest, room, short=False):
         """Count of the pairs that may matter, and the first ``room`` of them."""
+        i, j = np.empty(room, np.int64), np.empty(room, np.int64)
+        found = _tiles.scan(product, *self._cuts(left, a, right, b, reach_l, reach_r, short), *rest, i, j)
+        return found, i[:found], j[:found]
+
+    def _cuts(self, left, a, right, b, reach_l, reach_r, short=False):
+        """What a product must reach: the part of the row and of the column, for its own radius and for the other's."""
         squared_l, squared_r = (left.short_squared, right.short_squared) if short else (left.squared, right.squared)
         squared_l, squared_r, norm_l, norm_r = squared_l[a], squared_r[b], left.norm[a], right.norm[b]
         scale, shift = float(self.scale) ** 2, self.shift if short else 0.0
         low_l = _tiles.cuts(squared_l, norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
         low_r = _tiles.cuts(squared_r, norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
-        half_l, half_r = (squared_l / 2).astype(np.float32), (squared_r / 2).astype(np.float32)
-        i, j = np.empty(room, np.int64), np.empty(room, np.int64)
-        found = _tiles.scan(product, low_l, half_l, low_r, half_r, *rest, i, j)
-        return found, i[:found], j[:found]
+        return low_l, (squared_l / 2).astype(np.float32), low_r, (squared_r / 2).astype(np.float32)
 
     def _kth(self, product, left, a, right, b, k, diagonal, apart):
         """For each row a squared radius that at least k of the columns lie within, those ``apart`` left out."""
-        norm_l, norm_r = left.norm[a][:, None], right.norm[b]
         value = right.squared[b] / 2 - product
         if diagonal:
             np.fill_diagonal(value, np.inf)
@@ -312,6 +321,10 @@ class Points:
             value[apart] = np.inf
         if k > value.shape[1] - diagonal:
             return np.full(len(value), np.inf)
-        kth = np.partition(value, k - 1, axis=1)[:, k - 1]
-        about = left.squared[a] + 2 * kth + 2 * self.bound * (norm_l[:, 0] + norm_r.max()) ** 2 + 2 * _tiles.TINY
+        return self._about(left, a, right, b, np.partition(value, k - 1, axis=1)[:, k - 1])
+
+    def _about(self, left, a, right, b, value):
+        """A squared distance that a pair of this ``half - product`` is surely not beyond."""
+        norms = left.norm[a] + right.norm[b].max()
+        about = left.squared[a] + 2 * value + 2 * self.bound * norms**2 + 2 * _tiles.TINY
         return np.maximum(about, 0) / float(self.scale) ** 2

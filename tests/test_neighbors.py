@@ -9,13 +9,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from assl_kit import points
+from assl_kit import device_points, points
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.neighbors import Graph, check_rows, knn, make_points, nearest_within, reach
+from assl_kit.neighbors import Graph, check_rows, components, knn, make_points, nearest_within, reach
 from assl_kit.parallel import for_each
 
 
@@ -264,3 +265,41 @@ def test_interrupting_a_search_leaves_no_thread():
             knn(X, 8, n_jobs=3)
     timer.join()
     assert threading.active_count() == before
+
+
+@settings(max_examples=25, deadline=None)
+@given(matrices(), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_the_device_path_gives_the_same_bits(X, k, seed):
+    """On torch's own CPU device; on CUDA the same lines run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_points, "BLOCK", 16)
+        patch.setattr(device_points, "PAIRS", 50)
+        plain, other = make_points(X), device_points.DevicePoints(X, device="cpu")
+        one, two = Graph(plain, k), Graph(other, k)
+        np.testing.assert_array_equal(one.squared, two.squared)
+        np.testing.assert_array_equal(one.index, two.index)
+        rng, u = np.random.default_rng(seed), len(plain)
+        limit, group = reach(np.sqrt(one.squared[:, -1] * rng.random(u))), rng.integers(0, 2, u)
+        core = np.flatnonzero(rng.random(u) < 0.8)
+        np.testing.assert_array_equal(components(plain, core, limit, one), components(other, core, limit, two))
+        for asked in ({}, {"group": group}, {"place": rng.permutation(u)}, {"any_one": True}):
+            far = limit if "place" in asked else np.full(u, np.inf)
+            for most in (limit, far):
+                found = [nearest_within(p, core, np.arange(u), most, **asked)[0] for p in (plain, other)]
+                same = found[0] >= 0, found[1] >= 0
+                np.testing.assert_array_equal(*(same if "any_one" in asked else found))
+
+
+def test_an_absent_device_is_refused():
+    with pytest.raises(ParameterError, match="device 'tpu'|not available"):
+        knn(np.eye(3), 1, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ParameterError, match="not available"):
+            knn(np.eye(3), 1, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_same_bits():
+    X = np.random.default_rng(0).normal(size=(20_000, 128)).astype(np.float32)
+    for one, two in zip(knn(X, 9), knn(torch.tensor(X, device="cuda"), 9, device="cuda"), strict=True):
+        np.testing.assert_array_equal(one, two)
