@@ -266,6 +266,8 @@ def main(only, up_to, threads, cap, own_cap, device, real, out, resume, quick):
         raise click.ClickException(f"{up_to} rows are fewer than the least size, {SIZES[0]}.")
     name = "kernels.json" if device == "cpu" else "kernels_cuda.json"
     about = header(threads, device, d, kernel_data.name_of(data))
+    if not quick and (about["load_at_start"] or 0) > 0.5:
+        click.echo(f"This machine is busy (load {about['load_at_start']}): the times will not be worth much.", err=True)
     book = Book(out / name, about, kernels, resume)
     bench = Bench(book, kernel_worker.context(threads), d, threads, device, cap, own_cap)
     for kernel in kernels:
