@@ -85,3 +85,19 @@ class TorchLloyd(Lloyd):
             self.labels[start : start + len(X)] = label.cpu().numpy()
         self.sums = sums.cpu().numpy()
         return int(np.count_nonzero(self.labels != before))
+
+
+def torch_similarities(X, order, device):
+    """For `lazy_picks`: products of rows of X on a torch device, which holds X; ``order`` turns positions into rows."""
+    import torch
+
+    step = max(1, _ENTRIES // X.shape[1])
+    blocks = (np.ascontiguousarray(X[a : a + step], np.float32) for a in range(0, len(X), step))
+    there = upload(blocks, X.shape, torch_device(device))
+
+    def similarities(positions, picks):
+        left, right = (there[torch.tensor(order[at], device=there.device)] for at in (positions, picks))
+        with full_float32():
+            return (left @ right.T).cpu().numpy()
+
+    return similarities

@@ -16,49 +16,32 @@ import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
+from ._dots import dot, product, slack
 from ._unit_rows import UnitRows
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _product(x, y):
-    """x·y in float32, in the order the compiler finds fastest."""
-    total = np.float32(0)
-    for t in range(x.shape[0]):
-        total += x[t] * y[t]
-    return total
-
-
 @njit(cache=True, nogil=True)
-def _dot(x, y):
-    """x·y in float64, in one order."""
-    total = 0.0
-    for t in range(x.shape[0]):
-        total += np.float64(x[t]) * np.float64(y[t])
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _best(x, centers, product, slack):
-    """The centre of greatest cosine to x, ties to the first; ``product`` holds the cosines within ``slack``."""
-    floor = product.max() - 2 * slack
+def _best(x, centers, cosines, slack):
+    """The centre of greatest cosine to x, ties to the first; ``cosines`` holds the cosines within ``slack``."""
+    floor = cosines.max() - 2 * slack
     label, rivals = 0, 0
     for j in range(len(centers)):
-        if product[j] >= floor:
+        if cosines[j] >= floor:
             label, rivals = j, rivals + 1
     if rivals > 1:
         greatest = -np.inf
         for j in range(len(centers)):
-            if product[j] >= floor and _dot(x, centers[j]) > greatest:
-                label, greatest = j, _dot(x, centers[j])
+            if cosines[j] >= floor and dot(x, centers[j]) > greatest:
+                label, greatest = j, dot(x, centers[j])
     return label
 
 
 @njit(cache=True, nogil=True)
-def settle(A, centers, product, slack):
-    """For each row of A the centre of greatest cosine; ``product`` is A @ centers.T within ``slack``."""
+def settle(A, centers, cosines, slack):
+    """For each row of A the centre of greatest cosine; ``cosines`` is A @ centers.T within ``slack``."""
     labels = np.empty(len(A), np.int64)
     for i in range(len(A)):
-        labels[i] = _best(A[i], centers, product[i], slack)
+        labels[i] = _best(A[i], centers, cosines[i], slack)
     return labels
 
 
@@ -82,15 +65,15 @@ def _may_move(labels, lower, upper, drift, start, stop):
 def _assign(A, places, rows, centers, slack, drift, grid, labels, lower, upper, change):
     """Label ``rows``, keep their bounds, add what they move to ``change`` of the sums. Counts the moves."""
     k, d = centers.shape
-    product = np.empty(k, np.float32)
+    cosines = np.empty(k, np.float32)
     moved = 0
     for r in range(len(rows)):
         i, x = rows[r], A[places[r]]
         for j in range(k):
-            product[j] = _product(x, centers[j])
-            upper[i, j] = product[j] + slack + 2.0**-22 * (1 + drift[j]) - drift[j]  # 2**-22: rounding of the bound
-        old, new = labels[i], _best(x, centers, product, slack)
-        lower[i] = product[new] - slack - 2.0**-22 * (1 + drift[new]) + drift[new]
+            cosines[j] = product(x, centers[j])
+            upper[i, j] = cosines[j] + slack + 2.0**-22 * (1 + drift[j]) - drift[j]  # 2**-22: rounding of the bound
+        old, new = labels[i], _best(x, centers, cosines, slack)
+        lower[i] = cosines[new] - slack - 2.0**-22 * (1 + drift[new]) + drift[new]
         if new != old:
             moved += 1
             labels[i] = new
@@ -100,11 +83,6 @@ def _assign(A, places, rows, centers, slack, drift, grid, labels, lower, upper, 
                 if old >= 0:
                     change[old, t] -= value
     return moved
-
-
-def slack(d: int) -> float:
-    """Bound on the float32 rounding error of a dot product of two rows of length ≤ 1.001, whatever the order."""
-    return 1.01 * (d + 2) * 2.0**-24
 
 
 class Lloyd:

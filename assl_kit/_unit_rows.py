@@ -19,20 +19,23 @@ def unit(X):
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _is_unit(X):
-    """Whether each row has length 1; false for NaN and inf."""
+def is_unit(X, within=LENGTH):
+    """Whether the length of each row is 1 within so much; false for NaN and inf."""
     fine = np.empty(X.shape[0], np.bool_)
     for i in range(X.shape[0]):
         squared = 0.0
         for t in range(X.shape[1]):
             squared += np.float64(X[i, t]) * np.float64(X[i, t])
-        fine[i] = abs(squared - 1) < 2 * LENGTH
+        fine[i] = abs(np.sqrt(squared) - 1) <= within
     return fine
 
 
 def as_array(X):
     """X, or the NumPy array behind a torch tensor (on the CPU it shares its memory)."""
-    return X.detach().cpu().numpy() if hasattr(X, "detach") else X
+    if not hasattr(X, "detach"):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()  # NumPy has no bfloat16
 
 
 class UnitRows:
@@ -84,7 +87,7 @@ class UnitRows:
         A = np.ascontiguousarray(
             self.X[rows.start : rows.stop] if isinstance(rows, range) else self.X[rows], np.float32
         )
-        scaled = ~_is_unit(A)
+        scaled = ~is_unit(A)
         if scaled.any():
             A = A.copy() if np.may_share_memory(A, self.X) else A
             A[scaled] = unit(A[scaled])
@@ -95,7 +98,7 @@ class UnitRows:
         part = self.X[block.start : block.stop]
         with np.errstate(over="ignore", invalid="ignore"):
             A = np.ascontiguousarray(part, dtype=np.float32)
-        fine = _is_unit(A)
+        fine = is_unit(A)
         if not fine.all():
             bad = np.flatnonzero(~np.isfinite(A).all(axis=1))
             if len(bad):

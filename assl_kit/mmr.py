@@ -1,8 +1,7 @@
 """Maximal marginal relevance: exact greedy selection, lazy in blocks, with the plain loop beside it.
 
 Every value that decides a pick is computed in float64 in one fixed order of summation, so the picks do not depend on
-block sizes, threads or the place of a row. The fast path uses float32 matrix products only to find which earlier picks
-*can* be the most similar one (with a rigorous bound on their rounding error); those few are then computed in float64.
+block sizes, threads, devices or the place of a row. Float32 products only tell which values are worth that.
 """
 
 from __future__ import annotations
@@ -12,48 +11,15 @@ import operator
 import numpy as np
 from numba import njit
 
+from ._cuda import torch_device, torch_similarities
+from ._dots import dot, dots, slack
+from ._lazy_mmr import TIES, lazy_picks
+from ._unit_rows import as_array, is_unit
 from .errors import DataError, ParameterError
 from .ids import id_order
 from .neighbors import check_rows
 
-_BLOCK = 256  # rows refreshed together
-_TIES = 2.0**40  # values are compared on this grid: closer than 1e-12 is a tie
-
-
-@njit(cache=True, nogil=True)
-def _dot(x, y):
-    total = 0.0
-    for t in range(x.shape[0]):
-        total += np.float64(x[t]) * np.float64(y[t])
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _dots(X, y):
-    out = np.empty(X.shape[0], np.float64)
-    for i in range(X.shape[0]):
-        out[i] = _dot(X[i], y)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _raise_maxima(X, Y, S, slack, stop, best):
-    """best[i] = max(best[i], max over j < stop[i] of X[i]·Y[j]) exactly; S is X @ Y.T within ``slack``."""
-    for i in range(S.shape[0]):
-        top = np.float32(-np.inf)
-        for j in range(stop[i]):
-            top = max(top, S[i, j])
-        floor = np.float32(max(np.float64(top) - 2 * slack, best[i] - slack))
-        if top < floor:
-            continue
-        for j in range(stop[i]):
-            if S[i, j] >= floor:
-                best[i] = max(best[i], _dot(X[i], Y[j]))
-
-
-def _slack(d: int) -> float:
-    """Bound on the float32 rounding error of a dot product of two rows of length ≤ 1.001, whatever the order."""
-    return 1.01 * (d + 2) * 2.0**-24
+_ENTRIES = 2**22  # of X read at a time
 
 
 def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -84,7 +50,7 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     total = np.zeros(X.shape[1])
     for start in range(0, n, 4096):
         part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
-        total += part.sum(axis=0, dtype=np.float64)
+        total += part.astype(np.float32, copy=False).sum(axis=0, dtype=np.float64)
     length = np.linalg.norm(total)
     if n == 0 or length < 1e-6 * n:
         raise DataError(
@@ -94,7 +60,17 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     return total / length
 
 
-def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.4), ids=None, method="lazy"):
+def mmr_select(
+    X,
+    n_select,
+    *,
+    centroid=None,
+    scores=None,
+    weights=(0.4, 0.2, 0.4),
+    ids=None,
+    method="lazy",
+    device="cpu",
+):
     """Pick rows one at a time by maximal marginal relevance.
 
     Each pick is the row x that is not yet picked and maximises
@@ -103,8 +79,8 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
 
     Parameters
     ----------
-    X : array-like of shape (n, d)
-        Unit rows; computed on as float32.
+    X : array-like or tensor of shape (n, d)
+        Unit rows; computed on as float32. Arrays of another float type, another layout or on disk are read in blocks.
     n_select : int
         How many to pick, 0 … n.
     centroid : array-like of shape (d,), optional
@@ -119,6 +95,9 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
     method : {"lazy", "plain"}, default "lazy"
         ``"lazy"`` refreshes upper bounds in blocks, ``"plain"`` recomputes every row at every pick. The picks are the
         same.
+    device : str, default="cpu"
+        Where the matrix products of ``"lazy"`` run: ``"cpu"``, or a torch device such as ``"cuda"``, which then holds
+        all rows. The picks are the same.
 
     Returns
     -------
@@ -131,15 +110,15 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
         If a row is not finite or not of unit length, a score is outside [0, 1], the centroid has no direction, or ids
         do not fit.
     ParameterError
-        If ``n_select``, ``weights``, ``method`` or a shape does not fit.
+        If ``n_select``, ``weights``, ``method``, ``device`` or a shape does not fit.
 
     Notes
     -----
     Carbonell & Goldstein (1998); as a second stage after A-DBSCAN: paper, data redistribution. After the first pick
-    the value of a row only falls, so a value computed earlier is an upper bound (Minoux 1978). A round takes the 256
-    greatest bounds, refreshes them with one matrix product against the picks they have not seen, and picks among them
+    the value of a row only falls, so a value computed earlier is an upper bound (Minoux 1978). A round takes the 512
+    greatest bounds, brings them up to date by matrix products with the picks they have not seen, and picks among them
     while the best is above every bound outside. Memory beyond the input: O(n + n_select · d). Values within 1e-12 of
-    each other count as tied (ours).
+    each other count as tied (ours). The products use the threads BLAS is set to.
 
     Examples
     --------
@@ -147,93 +126,49 @@ def mmr_select(X, n_select, *, centroid=None, scores=None, weights=(0.4, 0.2, 0.
     >>> mmr_select(X, 3, centroid=[1, 0], weights=(0.4, 0, 0.6)).tolist()
     [0, 3, 2]
     """
-    X = check_rows(X, unit=True)
+    X = _unit_rows(X)
     n = len(X)
     n_select = _check_count(n_select, n)
     weights = check_weights(weights)
     if method not in {"lazy", "plain"}:
         raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
+    if device != "cpu":
+        torch_device(device)
     order = id_order(ids, n)
     scores = _check_scores(scores, n)
     if n_select == 0:
         return np.empty(0, np.int64)
-    base = weights[0] * _dots(X, _check_centroid(centroid, X, order)) + weights[1] * scores
-    pick = _lazy if method == "lazy" else _plain
-    return order[pick(X, order, base[order], weights[2], n_select)]
-
-
-def _on_grid(values: np.ndarray) -> np.ndarray:
-    return np.rint(values * _TIES)
+    direction = _check_centroid(centroid, X, None if ids is None else order)
+    relevance = np.concatenate([dots(_float32(part), direction) for _, part in _blocks(X)])
+    base = (weights[0] * relevance + weights[1] * scores)[order]
+    if method == "plain":
+        return order[_plain(_float32(X), order, base, weights[2], n_select)]
+    similarities = None if device == "cpu" else torch_similarities(X, order, device)
+    return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, similarities)]
 
 
 def _plain(X, order, base, weight, n_select):
     """The definition, a matrix-vector product a pick. Returns positions in ``order``; ties go to the first of them."""
     picks = np.empty(n_select, np.int64)
-    value, nearest = _on_grid(base), np.full(len(base), -np.inf)
+    value, nearest = np.rint(base * TIES), np.full(len(base), -np.inf)
     for t in range(n_select):
         picks[t] = p = np.argmax(value)
-        np.maximum(nearest, _dots(X, X[order[p]])[order], out=nearest)
-        value = _on_grid(base - weight * nearest)
+        np.maximum(nearest, dots(X, X[order[p]])[order], out=nearest)
+        value = np.rint((base - weight * nearest) * TIES)
         value[picks[: t + 1]] = -np.inf
     return picks
 
 
-def _lazy(X, order, base, weight, n_select):
-    """The same picks; ``bound`` holds each row's value at the last time it was looked at."""
-    n, d = X.shape
-    block, slack = min(_BLOCK, n), _slack(d)
-    picks, picked = np.empty(n_select, np.int64), np.empty((n_select, d), np.float32)
-    picks[0] = first = np.argmax(_on_grid(base))
-    picked[0] = X[order[first]]
-    # From the first pick on values only fall; before it they can rise, for the term is 0 and a cosine may be negative.
-    nearest, seen, t = _dots(X, picked[0])[order], np.ones(n, np.int64), 1
-    bound = _on_grid(base - weight * nearest)
-    bound[first] = -np.inf
-    while t < n_select:
-        rows = _greatest(bound, block)
-        rows = rows[np.argsort(seen[rows], kind="stable")]
-        here, near = X[order[rows]], nearest[rows]
-        for part in _by_age(t - seen[rows]):
-            new = picked[seen[rows[part.start]] : t]
-            if len(new):
-                stop = np.full(part.stop - part.start, len(new))
-                _raise_maxima(here[part], new, here[part] @ new.T, slack, stop, near[part])
-        value = np.where(bound[rows] == -np.inf, -np.inf, _on_grid(base[rows] - weight * near))
-        bound[rows] = -np.inf
-        rival = np.argmax(bound)  # the first of the greatest outside the block
-        while t < n_select:
-            greatest = value.max()
-            tied = np.flatnonzero(value == greatest)
-            b = tied[rows[tied].argmin()]
-            if greatest == -np.inf or (greatest, -rows[b]) < (bound[rival], -rival):
-                break
-            picks[t], picked[t] = rows[b], here[b]
-            _raise_maxima(here, picked[t : t + 1], (here @ here[b])[:, None], slack, np.ones(len(rows), np.int64), near)
-            t += 1
-            gone = value == -np.inf
-            value = _on_grid(base[rows] - weight * near)
-            value[gone] = value[b] = -np.inf
-        bound[rows], nearest[rows], seen[rows] = value, near, t
-    return picks
-
-
-def _greatest(bound, count):
-    """Positions of the ``count`` greatest values; of equal ones the first."""
-    if count == len(bound):
-        return np.arange(count)
-    limit = np.partition(bound, len(bound) - count)[len(bound) - count]
-    above = np.flatnonzero(bound > limit)
-    return np.concatenate([above, np.flatnonzero(bound == limit)[: count - len(above)]])
-
-
-def _by_age(age):
-    """Slices of rows (oldest first) whose count of unseen picks lies within a factor of two."""
-    start = 0
-    while start < len(age):
-        stop = int(np.searchsorted(-age, -(age[start] // 2), side="left")) if age[start] > 64 else len(age)
-        stop = max(stop, start + 1)
-        yield slice(start, stop)
-        start = stop
+@njit(cache=True, nogil=True)
+def _greatest_earlier(A, P, S, slack, start, nearest):
+    """nearest[i] = max over j < start + i of A[i]·P[j] exactly; S is A @ P.T within ``slack``."""
+    for i in range(len(A)):
+        top = np.float32(-np.inf)
+        for j in range(start + i):
+            top = max(top, S[i, j])
+        for j in range(start + i):
+            if S[i, j] >= top - 2 * slack:
+                nearest[i] = max(nearest[i], dot(A[i], P[j]))
 
 
 def mmr_terms(X, picks, *, centroid=None, scores=None):
@@ -267,22 +202,41 @@ def mmr_terms(X, picks, *, centroid=None, scores=None):
     >>> max_similarity.round(4).tolist()
     [0.0, 0.0, 0.8]
     """
-    X = check_rows(X, unit=True)
+    X = _unit_rows(X)
     picks = np.asarray(picks)
     if picks.size == 0:
         return np.empty(0), np.empty(0), np.empty(0)
     if picks.ndim != 1 or picks.dtype.kind not in "iu" or picks.min() < 0 or picks.max() >= len(X):
         raise ParameterError(f"picks are not row numbers from 0 to {len(X) - 1}")
     scores = _check_scores(scores, len(X))[picks]
-    rows = X[picks]
-    relevance = _dots(rows, _check_centroid(centroid, X, np.arange(len(X))))
+    rows = _float32(X[picks])
+    relevance = dots(rows, _check_centroid(centroid, X, None))
     nearest = np.full(len(rows), -np.inf)
-    for start in range(0, len(rows), _BLOCK):
-        stop = min(start + _BLOCK, len(rows))
-        some, earlier, count = rows[start:stop], rows[:stop], np.arange(start, stop)
-        _raise_maxima(some, earlier, some @ earlier.T, _slack(X.shape[1]), count, nearest[start:stop])
+    for start in range(0, len(rows), 256):
+        some, earlier = rows[start : start + 256], rows[: start + 256]
+        _greatest_earlier(some, earlier, some @ earlier.T, slack(X.shape[1]), start, nearest[start : start + 256])
     nearest[0] = 0.0
     return relevance, scores, nearest
+
+
+def _unit_rows(X):
+    """X as an array of unit rows. An array of floats is not converted as a whole: `_float32` does so to parts."""
+    X = as_array(X)
+    plain = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size > 0
+    if plain and all(is_unit(_float32(part), 1e-3).all() for _, part in _blocks(X)):
+        return np.asarray(X)
+    return check_rows(X, unit=True)  # converts, or says what is wrong
+
+
+def _blocks(X):
+    """``(start, rows)`` of X, some at a time."""
+    step = max(1, _ENTRIES // X.shape[1])
+    for start in range(0, len(X), step):
+        yield start, X[start : start + step]
+
+
+def _float32(rows):
+    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _check_count(n_select, n):

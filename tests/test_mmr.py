@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
-from assl_kit import mmr
+from assl_kit import _lazy_mmr, mmr
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.mmr import mean_direction, mmr_select, mmr_terms
+
+TORCH = torch.device("cpu")  # takes the way of "cuda", without a GPU
 
 
 def unit(X):
@@ -64,10 +70,11 @@ EXACT_WEIGHTS = [
     centre=st.integers(0, len(EXACT_ROWS) - 1),
     weights=st.sampled_from(EXACT_WEIGHTS),
     block=st.sampled_from([1, 2, 7, 256]),
+    chunk=st.sampled_from([1, 3, 128]),
     data=st.data(),
 )
 @settings(max_examples=120, deadline=None)
-def test_ties_are_settled_by_id(rows, centre, weights, block, data):
+def test_ties_are_settled_by_id(rows, centre, weights, block, chunk, data):
     X = EXACT_ROWS[rows]
     n = len(X)
     scores = np.array(data.draw(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=n, max_size=n)))
@@ -75,13 +82,12 @@ def test_ties_are_settled_by_id(rows, centre, weights, block, data):
     k = data.draw(st.integers(0, n))
     wanted = greedy(X, k, EXACT_ROWS[centre], scores, weights, ids)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmr, "_BLOCK", block)
-        for method in ("lazy", "plain"):
-            found = mmr_select(
-                X, k, centroid=EXACT_ROWS[centre], scores=scores, weights=weights, ids=ids, method=method
-            )
+        patch.setattr(_lazy_mmr, "_BLOCK", block)
+        patch.setattr(_lazy_mmr, "_CHUNK", chunk)
+        for way in ({}, {"method": "plain"}, {"device": TORCH}):
+            found = mmr_select(X, k, centroid=EXACT_ROWS[centre], scores=scores, weights=weights, ids=ids, **way)
             assert found.dtype == np.int64
-            assert found.tolist() == wanted, method
+            assert found.tolist() == wanted, way
 
 
 @given(
@@ -90,36 +96,58 @@ def test_ties_are_settled_by_id(rows, centre, weights, block, data):
     seed=st.integers(0, 10_000),
     duplicates=st.sampled_from([0.0, 0.2, 0.7]),
     block=st.sampled_from([1, 5, 16, 256]),
+    chunk=st.sampled_from([1, 7, 128]),
     weights=st.sampled_from([(0.4, 0.2, 0.4), (0.1, 0.2, 0.7), (0.6, 0.4, 0.0), (0.0, 0.0, 1.0)]),
 )
 @settings(max_examples=120, deadline=None)
-def test_equals_the_plain_loop_on_random_rows_with_duplicates(n, d, seed, duplicates, block, weights):
+def test_equals_the_plain_loop_on_random_rows_with_duplicates(n, d, seed, duplicates, block, chunk, weights):
     X = random_rows(n, d, seed, duplicates)
     rng = np.random.default_rng(seed + 1)
     scores = rng.random(n) if seed % 2 else np.zeros(n)
     centroid = rng.normal(size=d)
     k = int(rng.integers(0, n + 1))
+    plain = mmr_select(X, k, centroid=centroid, scores=scores, weights=weights, method="plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lazy_mmr, "_BLOCK", block)
+        patch.setattr(_lazy_mmr, "_CHUNK", chunk)
+        for device in ("cpu", TORCH):
+            lazy = mmr_select(X, k, centroid=centroid, scores=scores, weights=weights, device=device)
+            assert lazy.tolist() == plain.tolist()
     if weights[:2] == (0.0, 0.0):
         k = min(k, 2)  # pure diversity: antipodes and mutual nearest rows tie mathematically; see the exact test
-    wanted = greedy(X, k, centroid, scores, weights, np.arange(n))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmr, "_BLOCK", block)
-        assert mmr_select(X, k, centroid=centroid, scores=scores, weights=weights).tolist() == wanted
+    assert plain[:k].tolist() == greedy(X, k, centroid, scores, weights, np.arange(n))
 
 
-def test_lazy_equals_plain_at_size():
+@pytest.mark.parametrize("weights", [(0.4, 0.2, 0.4), (0.0, 0.0, 1.0), (0.8, 0.2, 0.0)])
+def test_lazy_equals_plain_at_size(weights):
     X = random_rows(3000, 48, 5, duplicates=0.2)
     scores = np.random.default_rng(1).random(3000)
-    lazy = mmr_select(X, 700, scores=scores)
-    assert np.array_equal(lazy, mmr_select(X, 700, scores=scores, method="plain"))
-    assert len(set(lazy.tolist())) == 700
-    assert np.array_equal(lazy[:50], mmr_select(X, 50, scores=scores))
+    plain = mmr_select(X, 900, scores=scores, weights=weights, method="plain")
+    assert len(set(plain.tolist())) == 900
+    assert np.array_equal(mmr_select(X, 50, scores=scores, weights=weights), plain[:50])
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            assert np.array_equal(mmr_select(X, 900, scores=scores, weights=weights), plain)
+    assert np.array_equal(mmr_select(X, 900, scores=scores, weights=weights, device=TORCH), plain)
+
+
+@pytest.mark.parametrize("spread", [1e-7, 1e-5, 1e-3])
+def test_rows_closer_than_float32_tells(spread):
+    rng = np.random.default_rng(2)
+    X = unit(rng.normal(size=64) + spread * rng.normal(size=(700, 64)))
+    assert np.array_equal(mmr_select(X, 300), mmr_select(X, 300, method="plain"))
 
 
 def test_all_rows_equal():
-    X = np.tile(unit([[1, 2, 3]]), (600, 1))
-    assert mmr_select(X, 600).tolist() == list(range(600))
-    assert mmr_select(X, 5, ids=np.arange(600)[::-1]).tolist() == [599, 598, 597, 596, 595]
+    X = np.tile(unit([[1, 2, 3]]), (1200, 1))
+    assert mmr_select(X, 1200).tolist() == list(range(1200))
+    assert mmr_select(X, 5, ids=np.arange(1200)[::-1]).tolist() == [1199, 1198, 1197, 1196, 1195]
+
+
+@pytest.mark.parametrize("n_select", [0, 1, 2])
+def test_few_rows(n_select):
+    assert mmr_select([[1.0, 0.0], [0.0, 1.0]], n_select, centroid=[1, 0]).tolist() == [0, 1][:n_select]
+    assert mmr_select([[1]], min(n_select, 1)).tolist() == [0][:n_select]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -149,12 +177,49 @@ def test_diversity_spreads_the_picks():
     assert closest(mmr_select(X, 30, weights=(0.2, 0, 0.8))) < closest(mmr_select(X, 30, weights=(1, 0, 0))) - 0.1
 
 
-def test_any_layout_and_type_of_input():
-    X = random_rows(120, 6, 4)
-    wanted = mmr_select(X, 30).tolist()
-    assert mmr_select(X.astype(np.float64), 30).tolist() == wanted
-    assert mmr_select(np.asfortranarray(X), 30).tolist() == wanted
-    assert mmr_select(np.repeat(X, 2, axis=0)[::2], 30).tolist() == wanted
+@pytest.mark.parametrize("d", [1, 6, 4096])
+def test_any_layout_and_type_of_input(tmp_path, d):
+    X = random_rows(120, d, 4) if d > 1 else np.random.default_rng(0).choice([1, 1, -1], (120, 1)).astype(np.float32)
+    wanted = mmr_select(X, 30)
+    np.save(tmp_path / "X.npy", X)
+    wide = np.zeros((240, 2 * d), np.float32)
+    wide[::2, ::2] = X
+    for rows in (
+        X.astype(np.float64),
+        np.asfortranarray(X),
+        wide[::2, ::2],
+        np.load(tmp_path / "X.npy", mmap_mode="r"),
+        torch.from_numpy(X).requires_grad_(),
+        X.tolist(),
+    ):
+        for way in ({}, {"method": "plain"}, {"device": TORCH}):
+            assert np.array_equal(mmr_select(rows, 30, **way), wanted), way
+        assert np.array_equal(mmr_terms(rows, wanted)[2], mmr_terms(X, wanted)[2])
+
+
+def test_half_precision_is_taken_as_it_is():
+    X = random_rows(200, 32, 8).astype(np.float16)
+    wanted = mmr_select(X.astype(np.float32), 60)
+    assert np.array_equal(mmr_select(X, 60), wanted)
+    assert np.array_equal(mmr_select(torch.from_numpy(X), 60), wanted)
+    exact = torch.tensor(EXACT_ROWS)  # bfloat16 holds these
+    assert np.array_equal(mmr_select(exact.bfloat16(), 9, centroid=X[0, :4]), mmr_select(exact, 9, centroid=X[0, :4]))
+
+
+def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmr, "_ENTRIES", 2**18)
+    X = random_rows(20_000, 256, 1)
+    X.astype(np.float64).tofile(tmp_path / "X")
+    on_disk = np.memmap(tmp_path / "X", np.float64, "r", shape=X.shape)
+    picks = mmr_select(X[:1000], 100)  # compiles
+    tracemalloc.start()
+    try:
+        picks = mmr_select(on_disk, 100)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.4 * on_disk.nbytes  # as float32 all would be half
+    assert np.array_equal(picks, mmr_select(X, 100))
 
 
 def test_terms_explain_each_pick():
@@ -188,6 +253,8 @@ GOOD = unit([[1, 0], [0, 1], [1, 1]])
         ({"weights": (np.nan, 0.5, 0.5)}, ParameterError, "weights"),
         ({"weights": "abc"}, ParameterError, "weights"),
         ({"method": "fast"}, ParameterError, "fast"),
+        ({"device": "abacus"}, ParameterError, "abacus"),
+        ({"device": "meta"}, ParameterError, "meta"),
         ({"scores": [0, 1.2, 0]}, DataError, "row 1"),
         ({"scores": [0, 0, np.nan]}, DataError, "row 2"),
         ({"scores": [0, 0]}, ParameterError, "3 rows"),

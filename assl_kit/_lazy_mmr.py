@@ -1,0 +1,219 @@
+"""The lazy greedy loop of MMR: few similarities are computed, and only near ties in float64.
+
+After the first pick the value of a row only falls, so a value computed earlier is an upper bound (Minoux 1978). A round
+takes the rows of greatest bound and brings them up to date against the picks they have not seen, in float32 matrix
+products of some picks at a time; a row drops out as soon as its bound is below the greatest bound outside the block.
+Then picks are made among the few that are left, until the best is not above that rival any more.
+
+A similarity in float32 is known within a rigorous bound on its rounding error. Where that leaves open which row is
+best, the value is settled in float64 by `dot`, so the picks are those of the plain loop whatever made the products.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+from numba import njit
+
+from ._dots import dot, product, slack
+
+TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
+_BLOCK = 512  # rows brought up to date together
+_CHUNK = 128  # picks they are compared with at a time
+
+# Of each row: relevance and score with their weights; the similarity to its nearest pick so far, exact or within the
+# slack; then also the next greatest similarity, and the number of that nearest pick (-1: the similarity is the exact
+# one from before); how many picks it has seen; and an upper bound on its value, on the grid, -inf once it is picked.
+Rows = namedtuple("Rows", "base top exact second nearest seen bound")
+
+
+@njit(cache=True, nogil=True)
+def _value(i, top, weight, rows):
+    return (rows.base[i] - weight * top) * TIES
+
+
+@njit(cache=True, nogil=True)
+def _note(i, similarity, pick, slack, rows):
+    """Let row i see a pick, with the similarity known within the slack."""
+    if rows.exact[i]:
+        if similarity < rows.top[i] - slack:
+            return
+        rows.exact[i], rows.second[i], rows.nearest[i] = False, -np.inf, -1
+    if similarity > rows.top[i]:
+        rows.second[i], rows.top[i], rows.nearest[i] = rows.top[i], similarity, pick
+    elif similarity > rows.second[i]:
+        rows.second[i] = similarity
+
+
+@njit(cache=True, nogil=True)
+def _lower_bound(i, weight, slack, rows):
+    """Let the bound of row i follow its similarity; a bound never rises."""
+    if rows.exact[i]:
+        bound = np.rint(_value(i, rows.top[i], weight, rows))
+    else:
+        bound = _value(i, rows.top[i] - slack, weight, rows) + 1
+    rows.bound[i] = min(rows.bound[i], bound)
+
+
+@njit(cache=True, nogil=True)
+def _absorb(S, members, start, weight, slack, rows):
+    """Let members see the picks from ``start`` on; S holds their similarities within the slack."""
+    for r in range(len(members)):
+        i = members[r]
+        for j in range(max(rows.seen[i] - start, 0), S.shape[1]):
+            limit = rows.top[i] - slack if rows.exact[i] else rows.second[i]
+            if S[r, j] >= limit:
+                _note(i, S[r, j], start + j, slack, rows)
+        rows.seen[i] = start + S.shape[1]
+        _lower_bound(i, weight, slack, rows)
+
+
+@njit(cache=True, nogil=True)
+def _settle(i, x, picked, again, weight, slack, rows):
+    """Make the similarity of row i exact."""
+    top = rows.top[i]
+    if rows.second[i] < top - 2 * slack:  # only one pick can be the nearest
+        if rows.nearest[i] >= 0:
+            top = dot(x, picked[rows.nearest[i]])
+    else:
+        floor, top = top - 2 * slack, -np.inf
+        for j in range(rows.seen[i]):
+            if not again[j] and product(x, picked[j]) >= floor:
+                top = max(top, dot(x, picked[j]))
+    rows.top[i], rows.exact[i] = top, True
+    rows.bound[i] = np.rint(_value(i, top, weight, rows))
+
+
+@njit(cache=True, nogil=True)
+def _pick(members, here, rival, picks, picked, again, t, weight, slack, rows):
+    """Pick among members, whose rows are ``here``, while the best is above every bound outside. Gives the new t.
+
+    ``again`` marks a pick that equals the one before: it changes nothing, which makes many equal rows cheap.
+    """
+    limit = rows.bound[rival] if rival >= 0 else -np.inf
+    left = np.empty(len(members), np.int64)
+    count = 0
+    for m in range(len(members)):
+        if rows.bound[members[m]] >= limit:
+            left[count] = m
+            count += 1
+    while t < len(picks) and count:
+        floor = -np.inf
+        for m in left[:count]:
+            i = members[m]
+            low = rows.bound[i] if rows.exact[i] else _value(i, rows.top[i] + slack, weight, rows) - 1
+            floor = max(floor, low)
+        best = -1
+        for m in left[:count]:
+            i = members[m]
+            if rows.bound[i] < floor:
+                continue
+            if not rows.exact[i]:
+                _settle(i, here[m], picked, again, weight, slack, rows)
+            b = members[best]
+            if best < 0 or rows.bound[i] > rows.bound[b] or (rows.bound[i] == rows.bound[b] and i < b):
+                best = m
+        b = members[best]
+        if rows.bound[b] < limit or (rows.bound[b] == limit and rival < b):
+            break
+        picks[t], picked[t], rows.bound[b] = b, here[best], -np.inf
+        again[t] = np.array_equal(picked[t], picked[t - 1])
+        kept = 0
+        for m in left[:count]:
+            i = members[m]
+            if m == best:
+                continue
+            if not again[t]:
+                similarity = np.float64(product(here[m], here[best]))
+                if rows.exact[i] and similarity >= rows.top[i] - slack:
+                    rows.top[i] = max(rows.top[i], dot(here[m], here[best]))
+                else:
+                    _note(i, similarity, t, slack, rows)
+                _lower_bound(i, weight, slack, rows)
+            rows.seen[i] = t + 1
+            if rows.bound[i] >= limit:
+                left[kept] = m
+                kept += 1
+        count, t = kept, t + 1
+    return t
+
+
+def lazy_picks(read, shape, base, weight, n_select, similarities=None):
+    """The picks of the plain greedy loop.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the rows of an array of positions as float32, shape (len(positions), d).
+    shape : (int, int)
+        (n, d).
+    base : ndarray of shape (n,), float64
+        What a row is worth without the picks.
+    weight : float
+        What the similarity to the nearest pick takes away.
+    n_select : int
+        At least 1.
+    similarities : callable, optional
+        ``similarities(positions, picks)`` computes products of rows elsewhere, as a float32 array.
+
+    Returns
+    -------
+    ndarray of shape (n_select,), int64
+        Positions; ties go to the first.
+    """
+    n, d = shape
+    error = slack(d)
+    picks, picked, again = np.empty(n_select, np.int64), np.empty((n_select, d), np.float32), np.zeros(n_select, bool)
+    picks[0] = first = np.argmax(np.rint(base * TIES))
+    picked[0] = read(picks[:1])[0]
+    # From the first pick on values only fall; before it they can rise, for the term is 0 and a cosine may be negative.
+    unknown = np.full(n, -np.inf)
+    rows = Rows(base, unknown, np.zeros(n, bool), unknown.copy(), np.full(n, -1), np.zeros(n, np.int64), -unknown)
+
+    def refresh(members, here, t, limit):
+        for start in range(rows.seen[members].min() // _CHUNK * _CHUNK, t, _CHUNK):
+            stop = min(start + _CHUNK, t)
+            behind = np.flatnonzero((rows.seen[members] < stop) & (rows.bound[members] >= limit))
+            if len(behind) == 0:
+                continue
+            start = max(start, rows.seen[members[behind]].min())
+            if similarities is not None:
+                S = similarities(members[behind], picks[start:stop])
+            else:
+                S = (here if len(behind) == len(here) else here[behind]) @ picked[start:stop].T
+            _absorb(S, members[behind], start, weight, error, rows)
+
+    step = max(1, 2**20 // d)
+    for start in range(0, n, step):
+        members = np.arange(start, min(start + step, n))
+        refresh(members, None if similarities else read(members), 1, -np.inf)
+    rows.bound[first] = -np.inf
+    t = 1
+    while t < n_select:
+        members = _greatest(rows.bound, min(_BLOCK, n))
+        members = members[rows.bound[members] > -np.inf]
+        rival = _first_outside(rows.bound, members)
+        here = read(members)
+        refresh(members, here, t, rows.bound[rival] if rival >= 0 else -np.inf)
+        t = _pick(members, here, rival, picks, picked, again, t, weight, error, rows)
+    return picks
+
+
+def _greatest(bound, count):
+    """Positions of the ``count`` greatest values; of equal ones the first."""
+    if count == len(bound):
+        return np.arange(count)
+    limit = np.partition(bound, len(bound) - count)[len(bound) - count]
+    above = np.flatnonzero(bound > limit)
+    return np.concatenate([above, np.flatnonzero(bound == limit)[: count - len(above)]])
+
+
+def _first_outside(bound, members):
+    """The position of the greatest bound outside (of equal ones the first), -1 if all are inside."""
+    held = bound[members]
+    bound[members] = -np.inf
+    rival = int(np.argmax(bound))
+    rival = -1 if bound[rival] == -np.inf else rival
+    bound[members] = held
+    return rival
