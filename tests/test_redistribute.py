@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assl_kit import points
 from assl_kit.adbscan import ADBSCAN
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.mmr import mmr_select
@@ -328,3 +329,14 @@ def test_a_pool_of_other_rows_is_refused():
         model.select(X0, CLUSTERS0, pool.drop(columns="row"), 12, ids=[f"x{i}" for i in range(60)])
     with pytest.raises(ParameterError, match="can be given"):
         model.select(X0, CLUSTERS0, pool, 73)
+
+
+def test_threads_blocks_and_input_types_do_not_matter(tmp_path, monkeypatch):
+    X, clusters = space(600, d=40, duplicates=0.2)
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=X.shape)
+    mapped[:] = X
+    expected = Redistributor(n_jobs=1).fit_select(X, clusters, 70).table
+    for name, value in [("BLOCK", 40), ("LEAST_ROWS", 1), ("LEAST_COLUMNS", 1), ("CELL", 16)]:
+        monkeypatch.setattr(points, name, value)
+    for other, n_jobs in [(mapped, 3), (np.asfortranarray(X), 2), (X.astype(np.float64), None)]:
+        pd.testing.assert_frame_equal(Redistributor(n_jobs=n_jobs).fit_select(other, clusters, 70).table, expected)
