@@ -15,6 +15,46 @@ def product(x, y):
     return total
 
 
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _eight(a, b, c, d, x, y):
+    """Products of four rows and two: each entry that is loaded serves several of them."""
+    ax, ay, bx, by = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    cx, cy, dx, dy = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for t in range(x.shape[0]):
+        ax += a[t] * x[t]
+        ay += a[t] * y[t]
+        bx += b[t] * x[t]
+        by += b[t] * y[t]
+        cx += c[t] * x[t]
+        cy += c[t] * y[t]
+        dx += d[t] * x[t]
+        dy += d[t] * y[t]
+    return ax, ay, bx, by, cx, cy, dx, dy
+
+
+@njit(cache=True, nogil=True)
+def products(A, rows, B):
+    """``A[rows] @ B.T`` in float32.
+
+    It takes a quarter more time than BLAS, whose threads however wait for each other where cores are shared: 0.5 s
+    became 19 s beside another program (ours).
+    """
+    S = np.empty((len(rows), len(B)), np.float32)
+    for r in range(0, len(rows) - 3, 4):
+        a, b, c, d = A[rows[r]], A[rows[r + 1]], A[rows[r + 2]], A[rows[r + 3]]
+        for j in range(0, len(B) - 1, 2):
+            eight = _eight(a, b, c, d, B[j], B[j + 1])
+            for i in range(4):
+                S[r + i, j], S[r + i, j + 1] = eight[2 * i], eight[2 * i + 1]
+        if len(B) % 2:
+            for i in range(r, r + 4):
+                S[i, -1] = product(A[rows[i]], B[-1])
+    for r in range(len(rows) - len(rows) % 4, len(rows)):
+        for j in range(len(B)):
+            S[r, j] = product(A[rows[r]], B[j])
+    return S
+
+
 def slack(d: int) -> float:
     """Bound on the float32 rounding error of a dot product of two rows of length ≤ 1.001, whatever the order."""
     return 1.01 * (d + 2) * 2.0**-24

@@ -16,10 +16,10 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
-from ._dots import dot, product, slack
+from ._dots import dot, product, products, slack
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
-_BLOCK = 512  # rows brought up to date together
+_BLOCK = 1024  # rows brought up to date together
 _CHUNK = 128  # picks they are compared with at a time
 
 # Of each row: relevance and score with their weights; the similarity to its nearest pick so far, exact or within the
@@ -139,7 +139,7 @@ def _pick(members, here, rival, picks, picked, again, t, weight, slack, rows):
     return t
 
 
-def lazy_picks(read, shape, base, weight, n_select, similarities=None):
+def lazy_picks(read, shape, base, weight, n_select, *, similarities=None, workers=1, each=map):
     """The picks of the plain greedy loop.
 
     Parameters
@@ -156,6 +156,10 @@ def lazy_picks(read, shape, base, weight, n_select, similarities=None):
         At least 1.
     similarities : callable, optional
         ``similarities(positions, picks)`` computes products of rows elsewhere, as a float32 array.
+    workers : int, default=1
+        Parts that the rows of a round are divided into.
+    each : callable, default=map
+        Runs the parts; ``map`` of a thread pool does so in threads.
 
     Returns
     -------
@@ -171,23 +175,27 @@ def lazy_picks(read, shape, base, weight, n_select, similarities=None):
     unknown = np.full(n, -np.inf)
     rows = Rows(base, unknown, np.zeros(n, bool), unknown.copy(), np.full(n, -1), np.zeros(n, np.int64), -unknown)
 
-    def refresh(members, here, t, limit):
-        for start in range(rows.seen[members].min() // _CHUNK * _CHUNK, t, _CHUNK):
+    def refresh(members, here, places, t, limit):
+        """Let the members at these places see all t picks, as long as their bound reaches the limit."""
+        for start in range(rows.seen[members[places]].min() // _CHUNK * _CHUNK, t, _CHUNK):
             stop = min(start + _CHUNK, t)
-            behind = np.flatnonzero((rows.seen[members] < stop) & (rows.bound[members] >= limit))
+            places = places[rows.bound[members[places]] >= limit]
+            behind = places[rows.seen[members[places]] < stop]
             if len(behind) == 0:
                 continue
             start = max(start, rows.seen[members[behind]].min())
-            if similarities is not None:
-                S = similarities(members[behind], picks[start:stop])
+            if similarities is None:
+                S = products(here, behind, picked[start:stop])
             else:
-                S = (here if len(behind) == len(here) else here[behind]) @ picked[start:stop].T
+                S = similarities(members[behind], picks[start:stop])
             _absorb(S, members[behind], start, weight, error, rows)
 
-    step = max(1, 2**20 // d)
-    for start in range(0, n, step):
+    def first_look(start):
         members = np.arange(start, min(start + step, n))
-        refresh(members, None if similarities else read(members), 1, -np.inf)
+        refresh(members, None if similarities else read(members), np.arange(len(members)), 1, -np.inf)
+
+    step = max(1, 2**19 // d)
+    list(each(first_look, range(0, n, step)))
     rows.bound[first] = -np.inf
     t = 1
     while t < n_select:
@@ -195,7 +203,9 @@ def lazy_picks(read, shape, base, weight, n_select, similarities=None):
         members = members[rows.bound[members] > -np.inf]
         rival = _first_outside(rows.bound, members)
         here = read(members)
-        refresh(members, here, t, rows.bound[rival] if rival >= 0 else -np.inf)
+        limit = rows.bound[rival] if rival >= 0 else -np.inf
+        parts = [np.arange(part, len(members), workers) for part in range(min(workers, len(members)))]
+        list(each(lambda places: refresh(members, here, places, t, limit), parts))  # noqa: B023
         t = _pick(members, here, rival, picks, picked, again, t, weight, error, rows)
     return picks
 

@@ -7,6 +7,7 @@ block sizes, threads, devices or the place of a row. Float32 products only tell 
 from __future__ import annotations
 
 import operator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
@@ -15,6 +16,7 @@ from ._cuda import torch_device, torch_similarities
 from ._dots import dot, dots, slack
 from ._lazy_mmr import TIES, lazy_picks
 from ._unit_rows import as_array, is_unit
+from .device import thread_count
 from .errors import DataError, ParameterError
 from .ids import id_order
 from .neighbors import check_rows
@@ -69,6 +71,7 @@ def mmr_select(
     weights=(0.4, 0.2, 0.4),
     ids=None,
     method="lazy",
+    n_jobs=None,
     device="cpu",
 ):
     """Pick rows one at a time by maximal marginal relevance.
@@ -95,6 +98,8 @@ def mmr_select(
     method : {"lazy", "plain"}, default "lazy"
         ``"lazy"`` refreshes upper bounds in blocks, ``"plain"`` recomputes every row at every pick. The picks are the
         same.
+    n_jobs : int, optional
+        Threads, as in `assl_kit.device.thread_count`. Never changes the picks.
     device : str, default="cpu"
         Where the matrix products of ``"lazy"`` run: ``"cpu"``, or a torch device such as ``"cuda"``, which then holds
         all rows. The picks are the same.
@@ -110,15 +115,15 @@ def mmr_select(
         If a row is not finite or not of unit length, a score is outside [0, 1], the centroid has no direction, or ids
         do not fit.
     ParameterError
-        If ``n_select``, ``weights``, ``method``, ``device`` or a shape does not fit.
+        If ``n_select``, ``weights``, ``method``, ``n_jobs``, ``device`` or a shape does not fit.
 
     Notes
     -----
     Carbonell & Goldstein (1998); as a second stage after A-DBSCAN: paper, data redistribution. After the first pick
-    the value of a row only falls, so a value computed earlier is an upper bound (Minoux 1978). A round takes the 512
+    the value of a row only falls, so a value computed earlier is an upper bound (Minoux 1978). A round takes the 1024
     greatest bounds, brings them up to date by matrix products with the picks they have not seen, and picks among them
     while the best is above every bound outside. Memory beyond the input: O(n + n_select · d). Values within 1e-12 of
-    each other count as tied (ours). The products use the threads BLAS is set to.
+    each other count as tied (ours).
 
     Examples
     --------
@@ -134,17 +139,22 @@ def mmr_select(
         raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
     if device != "cpu":
         torch_device(device)
+    workers = thread_count(n_jobs)
     order = id_order(ids, n)
     scores = _check_scores(scores, n)
     if n_select == 0:
         return np.empty(0, np.int64)
     direction = _check_centroid(centroid, X, None if ids is None else order)
-    relevance = np.concatenate([dots(_float32(part), direction) for _, part in _blocks(X)])
-    base = (weights[0] * relevance + weights[1] * scores)[order]
-    if method == "plain":
-        return order[_plain(_float32(X), order, base, weights[2], n_select)]
-    similarities = None if device == "cpu" else torch_similarities(X, order, device)
-    return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, similarities)]
+    with ThreadPoolExecutor(workers) as pool:
+        each = pool.map if workers > 1 else map
+        relevance = np.concatenate(list(each(lambda part: dots(_float32(part), direction), _blocks(X))))
+        base = (weights[0] * relevance + weights[1] * scores)[order]
+        if method == "plain":
+            return order[_plain(_float32(X), order, base, weights[2], n_select)]
+        how = {"workers": workers, "each": each}
+        if device != "cpu":
+            how = {"similarities": torch_similarities(X, order, device)}
+        return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, **how)]
 
 
 def _plain(X, order, base, weight, n_select):
@@ -223,16 +233,15 @@ def _unit_rows(X):
     """X as an array of unit rows. An array of floats is not converted as a whole: `_float32` does so to parts."""
     X = as_array(X)
     plain = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size > 0
-    if plain and all(is_unit(_float32(part), 1e-3).all() for _, part in _blocks(X)):
+    if plain and all(is_unit(_float32(part), 1e-3).all() for part in _blocks(X)):
         return np.asarray(X)
     return check_rows(X, unit=True)  # converts, or says what is wrong
 
 
 def _blocks(X):
-    """``(start, rows)`` of X, some at a time."""
+    """Rows of X, some at a time."""
     step = max(1, _ENTRIES // X.shape[1])
-    for start in range(0, len(X), step):
-        yield start, X[start : start + step]
+    return (X[start : start + step] for start in range(0, len(X), step))
 
 
 def _float32(rows):

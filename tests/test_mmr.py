@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -128,6 +129,7 @@ def test_lazy_equals_plain_at_size(weights):
     for threads in (1, 2):
         with threadpool_limits(threads):
             assert np.array_equal(mmr_select(X, 900, scores=scores, weights=weights), plain)
+            assert np.array_equal(mmr_select(X, 900, scores=scores, weights=weights, n_jobs=3), plain)
     assert np.array_equal(mmr_select(X, 900, scores=scores, weights=weights, device=TORCH), plain)
 
 
@@ -254,6 +256,7 @@ GOOD = unit([[1, 0], [0, 1], [1, 1]])
         ({"weights": "abc"}, ParameterError, "weights"),
         ({"method": "fast"}, ParameterError, "fast"),
         ({"device": "abacus"}, ParameterError, "abacus"),
+        ({"n_jobs": 0}, ParameterError, "n_jobs"),
         ({"device": "meta"}, ParameterError, "meta"),
         ({"scores": [0, 1.2, 0]}, DataError, "row 1"),
         ({"scores": [0, 0, np.nan]}, DataError, "row 2"),
@@ -274,6 +277,18 @@ def test_bad_input_is_named(change, error, words):
     arguments = {"X": GOOD, "n_select": 1} | change
     with pytest.raises(error, match=words):
         mmr_select(arguments.pop("X"), arguments.pop("n_select"), **arguments)
+
+
+def test_an_interrupt_leaves_no_threads(monkeypatch):
+    before = threading.active_count()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_lazy_mmr, "_absorb", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        mmr_select(random_rows(300, 8, 1), 20, n_jobs=2)
+    assert threading.active_count() == before
 
 
 def test_terms_refuse_rows_that_are_not_there():
