@@ -22,6 +22,7 @@ CELL = 256  # rows to a pivot when similar rows are put side by side
 MOST_PIVOTS = 1024
 SAMPLE = 2048  # rows the principal directions are found on
 PER_PAIR = 10  # measuring one pair costs about as much as this many entries of a full product
+USELESS = 0.75  # short vectors that leave more of a tile than this are not worth their product
 ROUNDING = 2.0**-24
 STEP = 4096  # rows read at a time in passes over all rows
 
@@ -87,6 +88,7 @@ class Points:
         self._fold()
         self.place = np.arange(len(self))
         self.short, self.shift = None, 0.0
+        self.left_over, self.turn = 0.0, 0  # share of a tile that short vectors lately left over
         if len(self) >= LEAST_ROWS and X.shape[1] >= LEAST_COLUMNS:
             self._project()
             self._arrange()
@@ -244,12 +246,14 @@ class Points:
         size = len(hit_l) * len(hit_r)
         rest = (either, diagonal, mode, *groups, hit_l, hit_r)
         rows, columns = left.rows[a], right.rows[b]
-        if left.short is not None and not tighten:
+        if left.short is not None and not tighten and self._may_spare():
             product = left.short[a] @ right.short[b].T
             found, i, j = self._scan(product, left, a, right, b, reach_l, reach_r, rest, size // PER_PAIR, short=True)
+            left_over = np.count_nonzero(hit_l) * np.count_nonzero(hit_r)
+            self.left_over += 0.1 * (left_over / size - self.left_over)
             if not found:
                 return i, j, np.empty(0)
-            if found * PER_PAIR <= np.count_nonzero(hit_l) * np.count_nonzero(hit_r):
+            if found * PER_PAIR <= left_over:
                 return i, j, self.distances(rows[i], columns[j])
         else:
             hit_l[:] = hit_r[:] = True
@@ -271,6 +275,11 @@ class Points:
             return at[i], other[j], self.distances(rows[at[i]], columns[other[j]])
         squared = self._values(product[i, j], left, l_all, right, r_all, i, j, reach_l, reach_r)
         return at[i], other[j], squared
+
+    def _may_spare(self):
+        """Whether to try short vectors: not where they lately ruled out little, but for one tile in eight."""
+        self.turn += 1
+        return self.left_over < USELESS or self.turn % 8 == 0
 
     def _values(self, product, left, a, right, b, i, j, reach_l, reach_r):
         """Upper bounds of the squared distances of pairs surely within both radii; the others are measured."""

@@ -216,7 +216,9 @@ class Redistributor(BaseEstimator):
         copies = math.floor(self.repeat_share * budget + 1e-9) if extra else 0
         size = min(max(budget - copies, -(-budget // self.max_repeat)), len(pool))
         while True:  # a longer selection begins with the shorter one, so this only adds picks
-            picks = mmr_select(X, size, centroid=centroid, scores=scores, weights=self.weights, device=self.device)
+            picks = mmr_select(
+                X, size, centroid=centroid, scores=scores, weights=self.weights, n_jobs=self.n_jobs, device=self.device
+            )
             room = extra * int(able[picks].sum())
             if budget - size <= room:
                 break

@@ -8,15 +8,13 @@ from pathlib import Path
 import click
 import kernel_table
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from assl_kit.files import atomic_path, read_json
+from assl_kit.measured import KERNELS, plot_growth
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
-OURS, GEMM, GREY, DARK, PEER = "#0072B2", "#000000", "#BBBBBB", "#555555", "#E69F00"
-COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")  # Okabe and Ito; Tol
-MARKERS = "sD^vPX*"
+OURS, GREY, DARK, PEER = "#0072B2", "#BBBBBB", "#555555", "#E69F00"
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -27,49 +25,17 @@ STYLE = {
 }
 
 
-def looks(systems: list[str]) -> dict[str, dict]:
-    """Colour, marker and line of each system of one panel."""
-    style, others = {}, 0
-    for system in systems:
-        if system == "assl-kit":
-            style[system] = {"color": OURS, "marker": "o", "linewidth": 2.4, "zorder": 3}
-        elif system.startswith("assl-kit"):
-            dashes = ":" if "k-NN" in system else "--"
-            style[system] = {"color": OURS, "marker": "o", "linewidth": 1.2, "linestyle": dashes}
-        elif system.startswith(("GEMM", "half")):
-            lines = {"GEMM, numpy": "--", "GEMM, torch": ":", "half of the product": "-."}
-            style[system] = {"color": GEMM, "linewidth": 1.0, "linestyle": lines[system]}
-        else:
-            style[system] = {"color": COLOURS[others % 7], "marker": MARKERS[others % 7], "linewidth": 1.2}
-            others += 1
-    return style
-
-
 def draw_growth(content: dict, path: Path) -> None:
     """Seconds against rows, one panel a kernel; the slopes are in the legends."""
     data = content["header"]["data"]
-    records = [r for r in content["records"] if r["seconds"] and r["data"] == data]
-    slopes = {(s["kernel"], s["system"]): s["slope"] for s in content["slopes"] if s["data"] == data}
-    kernels = [name for name in kernel_table.NAMES if any(r["kernel"] == name for r in records)]
+    kernels = [
+        k for k in KERNELS if any(r["seconds"] and r["kernel"] == k and r["data"] == data for r in content["records"])
+    ]
     figure, grid = plt.subplots(-(-len(kernels) // 2), 2, figsize=(10, 3.4 * -(-len(kernels) // 2)), squeeze=False)
     for axes in grid.flat[len(kernels) :]:
         axes.remove()
     for axes, kernel in zip(grid.flat, kernels, strict=False):
-        names = list(dict.fromkeys(r["system"] for r in records if r["kernel"] == kernel))
-        for name, style in looks(names).items():
-            points = sorted((r["n"], r["seconds"]) for r in records if (r["kernel"], r["system"]) == (kernel, name))
-            slope = slopes.get((kernel, name))
-            label = name if slope is None else f"{name}, {slope:.2f}"
-            axes.plot(*zip(*points, strict=True), label=label, markersize=4.5, **style)
-        sizes = sorted({r["n"] for r in records if r["kernel"] == kernel})
-        axes.set(xscale="log", yscale="log", title=kernel_table.NAMES[kernel], ylabel="seconds")
-        axes.set_xticks(sizes, [f"{n / 1000:g}k" for n in sizes])
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.minorticks_off()
-        axes.grid(color="#E6E6E6", linewidth=0.6)
-        axes.legend(title="slope of log time" if slopes else None, fontsize=7.5, title_fontsize=7.5,
-                    loc="upper left", bbox_to_anchor=(1.0, 1.02), alignment="left")  # fmt: skip
+        plot_growth(content, kernel, axes)
     about = content["header"]
     title = f"Time against rows, d = {about['d']}: {about['cpu']}, {about['threads']} threads"
     figure.suptitle(title, x=0.01, ha="left")
@@ -80,7 +46,7 @@ def draw_ratios(content: dict, path: Path) -> None:
     """Each system's time over that of ours; hatched where it is not the same result."""
     data = content["header"]["data"]
     rows = [r for r in kernel_table.summary(content["records"]) if r["data"] == data and r["ours_seconds"]]
-    kernels = [k for k in kernel_table.NAMES if sum(r["kernel"] == k for r in rows) > 1]
+    kernels = [k for k in KERNELS if sum(r["kernel"] == k for r in rows) > 1]
     if not kernels:
         return
     heights = [sum(r["kernel"] == k for r in rows) + 1.2 for k in kernels]
@@ -102,7 +68,7 @@ def draw_ratios(content: dict, path: Path) -> None:
         labels = [f"{row['system']}, n = {row['n']:,}" for row in here]
         axes.set_yticks(range(len(here)), labels)
         axes.axvline(1, color=OURS, linewidth=0.9)
-        axes.set(title=kernel_table.NAMES[kernel], xscale="log")
+        axes.set(title=KERNELS[kernel], xscale="log")
         axes.tick_params(axis="y", length=0)
         axes.minorticks_off()
     low, high = grid[0, 0].get_xlim()

@@ -6,14 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-NAMES = {
-    "knn": "k-NN",
-    "adbscan": "A-DBSCAN fit",
-    "thin": "thinning to a tenth",
-    "mmr": "MMR, a tenth picked",
-    "kmeans": "k-means, k = 6",
-    "stages": "the two stages",
-}
+from assl_kit.measured import KERNELS
 
 
 def add_ratios(records: list[dict]) -> None:
@@ -67,7 +60,7 @@ def summary(records: list[dict]) -> list[dict]:
         row = record | {"ours_seconds": ours["seconds"] if ours else None, "rank": rank}
         if best.get((kernel, system, data), row)["rank"] <= rank:
             best[kernel, system, data] = row
-    order = list(NAMES)
+    order = list(KERNELS)
 
     def place(row):
         return order.index(row["kernel"]), row["data"] == "gaussian", not is_ours(row), row["seconds"]
@@ -111,7 +104,7 @@ def show(header: dict, records: list[dict]) -> None:
     for row in summary(records):
         gemm = "" if row["ratio_to_gemm"] is None else f"{row['ratio_to_gemm']:.3g}"
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
-        kernel = NAMES[row["kernel"]] + ("" if row["data"] == "blobs" else f" ({row['data']})")
+        kernel = KERNELS[row["kernel"]] + ("" if row["data"] == "blobs" else f" ({row['data']})")
         numbers = f"{row['n']:,}", f"{row['seconds']:.3g}", gemm, peak
         table.add_row(kernel, row["system"], *numbers, verdict(row), row["note"])
     missing = {(r["system"], r["note"]) for r in records if "not installed" in r["note"]}
