@@ -5,53 +5,12 @@ Nothing here is particular to CUDA: on torch's own CPU device the same lines run
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 
 from ._kmeans import Lloyd, settle
-from .errors import ParameterError
+from .device import full_float32, torch_device, upload
 
 _ENTRIES = 2**25  # of a block on the device: 128 MB as float32
-
-
-def torch_device(device):
-    """The torch device of this name, if it is there and has float64; else a `ParameterError`."""
-    import torch
-
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ParameterError(f"unknown device {device!r}", hint="Use 'cpu' or 'cuda'.") from None
-    if found.type not in {"cpu", "cuda"}:
-        raise ParameterError(f"device {device!r} cannot run this: float64 is needed", hint="Use 'cpu' or 'cuda'.")
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(f"device {device!r} is not available on this machine", hint="Use 'cpu'.")
-    return found
-
-
-@contextmanager
-def full_float32():
-    """Products of float32 matrices without TF32 or bfloat16, which the error bounds do not cover."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def upload(blocks, shape, device):
-    """Float32 rows, given in blocks of NumPy arrays, as one tensor on a device."""
-    import torch
-
-    X, start = torch.empty(shape, dtype=torch.float32, device=device), 0
-    for block in blocks:
-        X[start : start + len(block)] = torch.tensor(block)
-        start += len(block)
-    return X
 
 
 class TorchLloyd(Lloyd):

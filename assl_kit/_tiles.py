@@ -23,31 +23,28 @@ def jit(function):
 
 
 @jit
-def squared_distance(A, i, B, j):
-    """Squared distance of two rows in float64, summed in one fixed order: the same for (i, j) and (j, i), always."""
-    a = b = c = e = 0.0
-    d = A.shape[1]
-    whole = d - d % 4
-    for t in range(0, whole, 4):
-        u = np.float64(A[i, t]) - np.float64(B[j, t])
-        v = np.float64(A[i, t + 1]) - np.float64(B[j, t + 1])
-        w = np.float64(A[i, t + 2]) - np.float64(B[j, t + 2])
-        z = np.float64(A[i, t + 3]) - np.float64(B[j, t + 3])
-        a += u * u
-        b += v * v
-        c += w * w
-        e += z * z
-    for t in range(whole, d):
-        u = np.float64(A[i, t]) - np.float64(B[j, t])
-        a += u * u
-    return (a + b) + (c + e)
+def squared_distance(a, b, terms):
+    """Squared distance of two rows in float64, halves added to halves: one fixed order, the same for (a, b) and (b, a).
+
+    ``terms`` is room for as many numbers as a row has. Unlike a running sum this compiles to vector code.
+    """
+    n = len(a)
+    for t in range(n):
+        difference = np.float64(a[t]) - np.float64(b[t])
+        terms[t] = difference * difference
+    while n > 1:
+        half = (n + 1) // 2
+        for t in range(n - half):
+            terms[t] += terms[t + half]
+        n = half
+    return terms[0]
 
 
 @jit
 def squared_distances(A, rows, B, columns):
-    out = np.empty(len(rows))
+    out, terms = np.empty(len(rows)), np.empty(A.shape[1])
     for p in range(len(rows)):
-        out[p] = squared_distance(A, rows[p], B, columns[p])
+        out[p] = squared_distance(A[rows[p]], B[columns[p]], terms)
     return out
 
 
@@ -265,8 +262,9 @@ def greedy_known(visit, known, index, limit, place, group, hint, hint_squared, s
 
 
 @jit
-def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, at, limit, group, hint, hint_squared, state):
+def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, limit, group, hint, hint_squared, state):
     """Decide rows that nothing before them covers, in order of visit, by the products of all pairs of them."""
+    terms = np.empty(X.shape[1])
     for r in range(len(rows)):
         i = rows[r]
         if state[i] == 2:
@@ -281,7 +279,7 @@ def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, at, li
             most = min(limit[i], limit[j])
             value = at_most(product[r, c], squared[r], squared[c], norm[r] + norm[c], bound, scale)
             if value > most:
-                value = squared_distance(X, at[r], X, at[c])
+                value = squared_distance(X[r], X[c], terms)
             if value <= most:
                 state[j] = 2
                 hint[j] = i

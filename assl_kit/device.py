@@ -1,4 +1,4 @@
-"""Where to compute: device, dtype, batch size."""
+"""Where to compute: device, dtype, batch size, threads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from joblib import effective_n_jobs
-from threadpoolctl import threadpool_info
 
 from .errors import ParameterError
+from .parallel import blas
 
 SMALL_MODEL = 20_000_000
 """Weights below which a model's layers are too small for more than one CPU thread."""
@@ -79,11 +79,49 @@ def thread_count(n_jobs: int | None = None) -> int:
     2
     """
     if n_jobs is None:
-        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        return max(pools, default=effective_n_jobs(-1))
+        return max((pool["num_threads"] for pool in blas().info()), default=effective_n_jobs(-1))
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
         raise ParameterError(f"n_jobs is {n_jobs!r}", hint="Give a number of threads, -1 for all cores, or None.")
     return effective_n_jobs(int(n_jobs))
+
+
+def torch_device(device):
+    """The torch device of this name, if it is there and has float64; else a `ParameterError`."""
+    import torch
+
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ParameterError(f"unknown device {device!r}", hint="Use 'cpu' or 'cuda'.") from None
+    if found.type not in {"cpu", "cuda"}:
+        raise ParameterError(f"device {device!r} cannot run this: float64 is needed", hint="Use 'cpu' or 'cuda'.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ParameterError(f"device {device!r} is not available on this machine", hint="Use 'cpu'.")
+    return found
+
+
+@contextmanager
+def full_float32():
+    """Products of float32 matrices without TF32 or bfloat16, which the error bounds do not cover."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def upload(blocks, shape, device):
+    """Float32 rows, given in blocks of NumPy arrays, as one tensor on a device."""
+    import torch
+
+    X, start = torch.empty(shape, dtype=torch.float32, device=device), 0
+    for block in blocks:
+        X[start : start + len(block)] = torch.tensor(block)
+        start += len(block)
+    return X
 
 
 @dataclass(frozen=True)

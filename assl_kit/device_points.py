@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _tiles
-from ._cuda import full_float32, torch_device, upload
+from .device import full_float32, torch_device, upload
 from .points import STEP, Points
 
 BLOCK = 8192  # rows and columns of a tile: 256 MB as float32
@@ -60,20 +60,17 @@ class DevicePoints(Points):
 
     def distances(self, numbers, others):
         """As `Points.distances`."""
-        import torch
-
         out = np.empty(len(numbers))
         for start in range(0, len(numbers), PAIRS):
             part = slice(start, start + PAIRS)
             one, other = self.rows[self._tensor(numbers[part])], self.rows[self._tensor(others[part])]
             squares = (one.double() - other.double()).square_()
-            sums = torch.zeros((len(one), 4), dtype=torch.float64, device=self.device)
-            whole = squares.shape[1] - squares.shape[1] % 4
-            for t in range(0, whole, 4):
-                sums += squares[:, t : t + 4]
-            for t in range(whole, squares.shape[1]):
-                sums[:, 0] += squares[:, t]
-            out[part] = ((sums[:, 0] + sums[:, 1]) + (sums[:, 2] + sums[:, 3])).cpu().numpy()
+            n = squares.shape[1]
+            while n > 1:
+                half = (n + 1) // 2
+                squares[:, : n - half] += squares[:, half:n]
+                n = half
+            out[part] = squares[:, 0].cpu().numpy()
         return out
 
     def near(self, left, a, right, b, reach_l, reach_r, *, either=False, mode=0, groups=None, tighten=0, exact=True):

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from ._cuda import torch_device, torch_similarities
+from ._cuda import torch_similarities
 from ._dots import dot, dots, slack
 from ._lazy_mmr import TIES, lazy_picks
 from ._unit_rows import as_array, is_unit
-from .device import thread_count
+from .device import thread_count, torch_device
 from .errors import DataError, ParameterError
 from .ids import id_order
 from .neighbors import check_rows

@@ -86,13 +86,14 @@ def check_rows(X, *, unit=False, name="X", convert=True):
 
 def _check_block(block, start, unit, name):
     with np.errstate(invalid="ignore", over="ignore"):
-        fine = (np.abs(block) <= LARGEST).all(axis=1)  # false for NaN and inf too
-    if not fine.all():
-        row = int(np.argmin(fine))
+        fine = float(block.min()) >= -LARGEST and float(block.max()) <= LARGEST  # false for NaN too
+    if not fine:
+        row = int(np.argmin((np.abs(block) <= LARGEST).all(axis=1)))
         kind = "an entry beyond 1e30" if np.isfinite(block[row]).all() else "NaN or inf"
         raise DataError(f"a row of {name} holds {kind}", where=f"row {start + row}", hint="Repair or remove it.")
     if unit:
-        length = np.linalg.norm(block.astype(np.float32, copy=False), axis=1)
+        rows = block.astype(np.float32, copy=False)
+        length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         bad = np.abs(length - 1) > 1e-3
         if bad.any():
             row = int(np.argmax(bad))

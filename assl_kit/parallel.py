@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from threading import Event
 
-from threadpoolctl import threadpool_limits
+import numpy as np  # noqa: F401  its BLAS must be loaded before `blas` looks for it
+from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The BLAS libraries in use, looked for once: that takes longer than many a search."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def for_each(work: Callable, items: Sequence, threads: int = 1, progress: str | None = None) -> None:
@@ -56,7 +64,7 @@ def for_each(work: Callable, items: Sequence, threads: int = 1, progress: str | 
                 stop.set()
                 raise
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        with blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
             try:
                 running = [pool.submit(loop) for _ in range(min(threads, len(items)))]
                 wait(running)

@@ -9,6 +9,8 @@ diagonal are never computed. Memory is O(n · p + tile), where p is about a sixt
 
 from __future__ import annotations
 
+from threading import local
+
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.utils.extmath import randomized_svd
@@ -17,14 +19,23 @@ from . import _tiles
 from .parallel import for_each
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
-LEAST_ROWS, LEAST_COLUMNS = 4096, 128  # below these a projection costs more than it saves
+LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
 CELL = 256  # rows to a pivot when similar rows are put side by side
 MOST_PIVOTS = 1024
 SAMPLE = 2048  # rows the principal directions are found on
 PER_PAIR = 10  # measuring one pair costs about as much as this many entries of a full product
 USELESS = 0.75  # short vectors that leave more of a tile than this are not worth their product
 ROUNDING = 2.0**-24
+_OWN = local()
 STEP = 4096  # rows read at a time in passes over all rows
+
+
+def multiply(one, other):
+    """``one @ other.T`` in a buffer of this thread: a new one each time costs as much as a product of short vectors."""
+    size = len(one) * len(other)
+    if len(getattr(_OWN, "buffer", ())) < size:
+        _OWN.buffer = np.empty(size, np.float32)
+    return np.matmul(one, other.T, out=_OWN.buffer[:size].reshape(len(one), len(other)))
 
 
 class Side:
@@ -37,15 +48,19 @@ class Side:
     short, short_squared : ndarray of shape (s, p), float32, and its squared norms, float64; None without projection
     squared, norm : ndarray of shape (s,), float64
         Squared norm and norm of the centred row.
+    half, short_half : ndarray of shape (s,), float32
+        Half of the squared norms.
     """
 
     def __init__(self, points, rows):
         self.rows = rows
         self.squared = points.squared[rows]
         self.norm = np.sqrt(self.squared)
+        self.half = (self.squared / 2).astype(np.float32)
         self.short = None if points.short is None else points.short[rows]
         if self.short is not None:
             self.short_squared = np.einsum("ij,ij->i", self.short, self.short, dtype=np.float64)
+            self.short_half = (self.short_squared / 2).astype(np.float32)
 
     def __len__(self):
         return len(self.rows)
@@ -152,7 +167,8 @@ class Points:
         others = np.flatnonzero(leader != np.arange(len(order)))
         for start in range(0, len(others), STEP):  # equal digests are no proof
             part = others[start : start + STEP]
-            differ = part[(self.X[self.source[part]] != self.X[self.source[leader[part]]]).any(axis=1)]
+            one, other = (np.asarray(self.X[self.source[at]], dtype=np.float32) for at in (part, leader[part]))
+            differ = part[(one != other).any(axis=1)]
             for i in differ:
                 seen = {}
                 for j in np.flatnonzero(digests == digests[i]):
@@ -247,7 +263,7 @@ class Points:
         rest = (either, diagonal, mode, *groups, hit_l, hit_r)
         rows, columns = left.rows[a], right.rows[b]
         if left.short is not None and not tighten and self._may_spare():
-            product = left.short[a] @ right.short[b].T
+            product = multiply(left.short[a], right.short[b])
             found, i, j = self._scan(product, left, a, right, b, reach_l, reach_r, rest, size // PER_PAIR, short=True)
             left_over = np.count_nonzero(hit_l) * np.count_nonzero(hit_r)
             self.left_over += 0.1 * (left_over / size - self.left_over)
@@ -261,7 +277,7 @@ class Points:
         if diagonal:
             at = other = np.flatnonzero(hit_l | hit_r)
         lines = self.centred(self.raw(rows[at]))
-        product = lines @ (lines if diagonal else self.centred(self.raw(columns[other]))).T
+        product = multiply(lines, lines if diagonal else self.centred(self.raw(columns[other])))
         l_all, r_all = a.start + at, b.start + other
         reach_l, reach_r = reach_l[at], reach_r[other]
         if tighten:
@@ -270,7 +286,9 @@ class Points:
             reach_r = reach_l if diagonal else reach_r
         groups = tuple(group[part] if len(group) else group for group, part in zip(groups, (at, other), strict=True))
         rest = (either, diagonal, mode, *groups, np.zeros(len(at), bool), np.zeros(len(other), bool))
-        _, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, product.size)
+        found, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, size // PER_PAIR)
+        if found > len(i):
+            _, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, found)
         if exact:
             return at[i], other[j], self.distances(rows[at[i]], columns[other[j]])
         squared = self._values(product[i, j], left, l_all, right, r_all, i, j, reach_l, reach_r)
@@ -300,7 +318,7 @@ class Points:
         norm = np.sqrt(squared)
         low = _tiles.cuts(squared, norm, limit[rows] * scale, norm.max(), self.bound, 0.0)
         tile = self._pairs_product(rows), low, (squared / 2).astype(np.float32), squared, norm, self.bound, scale
-        _tiles.greedy_tile(*tile, rows, self.raw(rows), np.arange(len(rows)), limit, group, hint, hint_squared, state)
+        _tiles.greedy_tile(*tile, rows, self.raw(rows), limit, group, hint, hint_squared, state)
 
     def _pairs_product(self, rows):
         lines = self.centred(self.raw(rows))
@@ -315,11 +333,12 @@ class Points:
     def _cuts(self, left, a, right, b, reach_l, reach_r, short=False):
         """What a product must reach: the part of the row and of the column, for its own radius and for the other's."""
         squared_l, squared_r = (left.short_squared, right.short_squared) if short else (left.squared, right.squared)
-        squared_l, squared_r, norm_l, norm_r = squared_l[a], squared_r[b], left.norm[a], right.norm[b]
+        half_l, half_r = (left.short_half, right.short_half) if short else (left.half, right.half)
+        norm_l, norm_r = left.norm[a], right.norm[b]
         scale, shift = float(self.scale) ** 2, self.shift if short else 0.0
-        low_l = _tiles.cuts(squared_l, norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
-        low_r = _tiles.cuts(squared_r, norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
-        return low_l, (squared_l / 2).astype(np.float32), low_r, (squared_r / 2).astype(np.float32)
+        low_l = _tiles.cuts(squared_l[a], norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
+        low_r = _tiles.cuts(squared_r[b], norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
+        return low_l, half_l[a], low_r, half_r[b]
 
     def _kth(self, product, left, a, right, b, k, diagonal, apart):
         """For each row a squared radius that at least k of the columns lie within, those ``apart`` left out."""

@@ -17,10 +17,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from ._cuda import TorchLloyd, torch_device
+from ._cuda import TorchLloyd
 from ._kmeans import Lloyd, best_start
 from ._unit_rows import UnitRows, as_array, unit
-from .device import thread_count
+from .device import thread_count, torch_device
 from .errors import DataError, ParameterError
 from .mmr import mean_direction
 from .neighbors import check_rows

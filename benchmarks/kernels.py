@@ -242,7 +242,7 @@ def _named(name):
 @click.option("--up-to", default=SIZES[-1], show_default=True, help="Most rows.")
 @click.option("--threads", default=cpu_count(), show_default="all cores", help="Threads of every system.")
 @click.option("--cap", default=80.0, show_default=True, help="A peer stops growing at this many seconds a run.")
-@click.option("--own-cap", default=400.0, show_default=True, help="The same for our kernels and the matrix product.")
+@click.option("--own-cap", default=600.0, show_default=True, help="The same for our kernels and the matrix product.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--real", type=click.Path(exists=True, dir_okay=False), help="Use the embeddings in this .npy file.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, show_default="results/")
