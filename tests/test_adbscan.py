@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
-from assl_kit import points, thinning
+from assl_kit import adbscan, device_points, points, thinning
 from assl_kit.adbscan import ADBSCAN
+from assl_kit.device_points import DevicePoints
 from assl_kit.errors import DataError, ParameterError
 
 SETTINGS = settings(max_examples=40, deadline=None)
@@ -437,3 +439,53 @@ def test_bad_data():
         ADBSCAN().fit([[0.0], [1.0], [float("nan")]])
     with pytest.raises(NotFittedError):
         ADBSCAN().thin(1)
+
+
+@pytest.mark.parametrize("d", [1, 4096])
+def test_narrow_and_wide_rows(d):
+    X = blobs(7, n=150, d=d, duplicates=0.2) / np.float32(np.sqrt(d))
+    model = ADBSCAN(min_samples=4, link_flattening=1.0).fit(X)
+    other = DBSCAN(eps=model.eps_ * (1 + 1e-6), min_samples=4).fit(X.astype(np.float64))
+    np.testing.assert_array_equal(model.core_sample_indices_, other.core_sample_indices_)
+    np.testing.assert_array_equal(model.labels_ < 0, other.labels_ < 0)
+    result = model.thin(30)
+    assert result.repeats.sum() == 30 and result.weights.sum() == 150
+
+
+def test_any_layout_and_type_of_input(tmp_path):
+    X = (blobs(9, n=300, d=6, duplicates=0.2) * 64).round() / 64  # exact in float16
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float64, shape=X.shape)
+    mapped[:] = X
+    wide = np.zeros((600, 12), dtype=np.float32)
+    wide[::2, ::2] = X
+    model = ADBSCAN().fit(X)
+    result = model.thin(60)
+    for other in [X.astype(np.float16), X.astype(np.float64), np.asfortranarray(X), wide[::2, ::2], mapped]:
+        fitted = ADBSCAN().fit(other)
+        np.testing.assert_array_equal(fitted.labels_, model.labels_)
+        np.testing.assert_array_equal(fitted.core_distances_, model.core_distances_)
+        for name in ["indices", "repeats", "representative", "weights"]:
+            np.testing.assert_array_equal(getattr(fitted.thin(60), name), getattr(result, name))
+
+
+def test_blas_threads_do_not_matter():
+    X = blobs(10, n=900, d=150)
+    with threadpool_limits(1):
+        one = ADBSCAN().fit(X)
+    with threadpool_limits(2):
+        two = ADBSCAN().fit(X)
+    np.testing.assert_array_equal(one.core_distances_, two.core_distances_)
+    np.testing.assert_array_equal(one.labels_, two.labels_)
+    np.testing.assert_array_equal(one.thin(90).representative, two.thin(90).representative)
+
+
+def test_the_device_path_gives_the_same(monkeypatch):
+    monkeypatch.setattr(device_points, "BLOCK", 64)
+    X = blobs(12, n=400, d=10, duplicates=0.1) + np.float32(30)  # far from the origin: centred for the products
+    model = ADBSCAN().fit(X)
+    monkeypatch.setattr(adbscan, "make_points", lambda X, subset=None, **_: DevicePoints(X, subset, device="cpu"))
+    other = ADBSCAN().fit(X)
+    np.testing.assert_array_equal(other.labels_, model.labels_)
+    np.testing.assert_array_equal(other.core_distances_, model.core_distances_)
+    for name in ["indices", "repeats", "representative", "weights", "scale"]:
+        np.testing.assert_array_equal(getattr(other.thin(70), name), getattr(model.thin(70), name))
