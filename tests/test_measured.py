@@ -17,7 +17,7 @@ def test_records_are_complete_and_ours_are_right():
     results = measured.kernel_results()
     records = results["records"]
     assert {r["kernel"] for r in records} == set(measured.KERNELS)
-    assert all(set(r) == FIELDS for r in records)
+    assert all(set(r) >= FIELDS for r in records)
     ours = [r for r in records if r["system"].startswith("assl-kit") and r["seconds"] is not None]
     assert {r["kernel"] for r in ours} == set(measured.KERNELS)
     assert all(r["agrees"] is not False for r in ours)
