@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ._compile import FAST, jit
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@jit(fastmath=FAST)
 def product(x, y):
     """x·y in float32, in the order the compiler finds fastest."""
     total = np.float32(0)
@@ -15,7 +16,7 @@ def product(x, y):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@jit(fastmath=FAST)
 def _eight(a, b, c, d, x, y):
     """Products of four rows and two: each entry that is loaded serves several of them."""
     ax, ay, bx, by = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -32,7 +33,7 @@ def _eight(a, b, c, d, x, y):
     return ax, ay, bx, by, cx, cy, dx, dy
 
 
-@njit(cache=True, nogil=True)
+@jit
 def products(A, rows, B):
     """``A[rows] @ B.T`` in float32.
 
@@ -60,7 +61,7 @@ def slack(d: int) -> float:
     return 1.01 * (d + 2) * 2.0**-24
 
 
-@njit(cache=True, nogil=True)
+@jit
 def dot(x, y):
     """x·y in float64, term after term."""
     total = 0.0
@@ -69,7 +70,7 @@ def dot(x, y):
     return total
 
 
-@njit(cache=True, nogil=True)
+@jit
 def dots(X, y):
     """`dot` of each row of X and y; four rows at a time, for one sum alone would wait for its own additions."""
     n = X.shape[0]

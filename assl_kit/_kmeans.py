@@ -13,14 +13,14 @@ from __future__ import annotations
 from threading import Lock
 
 import numpy as np
-from numba import njit
-from threadpoolctl import threadpool_limits
 
+from ._compile import jit
 from ._dots import dot, product, slack
 from ._unit_rows import UnitRows
+from .parallel import blas
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _best(x, centers, cosines, slack):
     """The centre of greatest cosine to x, ties to the first; ``cosines`` holds the cosines within ``slack``."""
     floor = cosines.max() - 2 * slack
@@ -36,7 +36,7 @@ def _best(x, centers, cosines, slack):
     return label
 
 
-@njit(cache=True, nogil=True)
+@jit
 def settle(A, centers, cosines, slack):
     """For each row of A the centre of greatest cosine; ``cosines`` is A @ centers.T within ``slack``."""
     labels = np.empty(len(A), np.int64)
@@ -45,7 +45,7 @@ def settle(A, centers, cosines, slack):
     return labels
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _may_move(labels, lower, upper, drift, start, stop):
     """Rows of a block whose label may no longer be that of the greatest cosine."""
     rows = np.empty(stop - start, np.int64)
@@ -61,7 +61,7 @@ def _may_move(labels, lower, upper, drift, start, stop):
     return rows[:count]
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _assign(A, places, rows, centers, slack, drift, grid, labels, lower, upper, change):
     """Label ``rows``, keep their bounds, add what they move to ``change`` of the sums. Counts the moves."""
     k, d = centers.shape
@@ -189,7 +189,7 @@ def best_start(X, n_clusters, n_init, max_iter, random_state, each=map):
         lloyd = Lloyd(rows, X[_spread_rows(X, n_clusters, np.random.default_rng(seed))])
         return lloyd.run(max_iter), lloyd
 
-    with threadpool_limits(1, user_api="blas"):  # the draws hang on float32 products: the same for any thread count
+    with blas().limit(limits=1):  # the draws hang on float32 products: the same for any thread count
         runs = list(each(run, random_state.randint(2**31 - 1, size=n_init)))
     n_iter, best_run = min(runs, key=lambda item: item[1].inertia)
     return best_run.centers, n_iter

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
+from ._compile import jit
 from ._dots import dot, product, products, slack
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
@@ -28,12 +28,12 @@ _CHUNK = 128  # picks they are compared with at a time
 Rows = namedtuple("Rows", "base top exact second nearest seen bound")
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _value(i, top, weight, rows):
     return (rows.base[i] - weight * top) * TIES
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _note(i, similarity, pick, slack, rows):
     """Let row i see a pick, with the similarity known within the slack."""
     if rows.exact[i]:
@@ -46,7 +46,7 @@ def _note(i, similarity, pick, slack, rows):
         rows.second[i] = similarity
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _lower_bound(i, weight, slack, rows):
     """Let the bound of row i follow its similarity; a bound never rises."""
     if rows.exact[i]:
@@ -56,7 +56,7 @@ def _lower_bound(i, weight, slack, rows):
     rows.bound[i] = min(rows.bound[i], bound)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _absorb(S, members, start, weight, slack, rows):
     """Let members see the picks from ``start`` on; S holds their similarities within the slack."""
     for r in range(len(members)):
@@ -69,7 +69,7 @@ def _absorb(S, members, start, weight, slack, rows):
         _lower_bound(i, weight, slack, rows)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _settle(i, x, picked, again, weight, slack, rows):
     """Make the similarity of row i exact."""
     top = rows.top[i]
@@ -85,7 +85,7 @@ def _settle(i, x, picked, again, weight, slack, rows):
     rows.bound[i] = np.rint(_value(i, top, weight, rows))
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _pick(members, here, rival, picks, picked, again, t, weight, slack, rows):
     """Pick among members, whose rows are ``here``, while the best is above every bound outside. Gives the new t.
 

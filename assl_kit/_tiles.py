@@ -6,20 +6,13 @@ order, so that no result depends on tiles, threads or the BLAS in use.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ._compile import jit
 
 CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products
 ANY, DIFFERENT, EQUAL = 0, 1, 2  # which pairs of groups count
-
-
-def jit(function):
-    """Compile with an on-disk cache where some folder is writable, else without."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # read-only install and no writable user cache
-        return numba.njit(nogil=True)(function)
 
 
 @jit

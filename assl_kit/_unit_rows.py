@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ._compile import FAST, jit
 from .errors import DataError
 
 LENGTH = 1e-6  #: a row whose length is nearer to 1 than this is taken as it is
@@ -18,7 +18,7 @@ def unit(X):
     return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@jit(fastmath=FAST)
 def is_unit(X, within=LENGTH):
     """Whether the length of each row is 1 within so much; false for NaN and inf."""
     fine = np.empty(X.shape[0], np.bool_)

@@ -10,18 +10,15 @@ import operator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 
+from ._compile import jit
 from ._cuda import torch_similarities
 from ._dots import dot, dots, slack
 from ._lazy_mmr import TIES, lazy_picks
-from ._unit_rows import as_array, is_unit
 from .device import thread_count, torch_device
 from .errors import DataError, ParameterError
 from .ids import id_order
-from .neighbors import check_rows
-
-_ENTRIES = 2**22  # of X read at a time
+from .neighbors import check_rows, row_blocks
 
 
 def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -131,7 +128,7 @@ def mmr_select(
     >>> mmr_select(X, 3, centroid=[1, 0], weights=(0.4, 0, 0.6)).tolist()
     [0, 3, 2]
     """
-    X = _unit_rows(X)
+    X = check_rows(X, unit=True, convert=False)
     n = len(X)
     n_select = _check_count(n_select, n)
     weights = check_weights(weights)
@@ -147,7 +144,7 @@ def mmr_select(
     direction = _check_centroid(centroid, X, None if ids is None else order)
     with ThreadPoolExecutor(workers) as pool:
         each = pool.map if workers > 1 else map
-        relevance = np.concatenate(list(each(lambda part: dots(_float32(part), direction), _blocks(X))))
+        relevance = np.concatenate(list(each(lambda block: dots(_float32(block[1]), direction), row_blocks(X))))
         base = (weights[0] * relevance + weights[1] * scores)[order]
         if method == "plain":
             return order[_plain(_float32(X), order, base, weights[2], n_select)]
@@ -169,7 +166,7 @@ def _plain(X, order, base, weight, n_select):
     return picks
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _greatest_earlier(A, P, S, slack, start, nearest):
     """nearest[i] = max over j < start + i of A[i]·P[j] exactly; S is A @ P.T within ``slack``."""
     for i in range(len(A)):
@@ -212,7 +209,7 @@ def mmr_terms(X, picks, *, centroid=None, scores=None):
     >>> max_similarity.round(4).tolist()
     [0.0, 0.0, 0.8]
     """
-    X = _unit_rows(X)
+    X = check_rows(X, unit=True, convert=False)
     picks = np.asarray(picks)
     if picks.size == 0:
         return np.empty(0), np.empty(0), np.empty(0)
@@ -227,21 +224,6 @@ def mmr_terms(X, picks, *, centroid=None, scores=None):
         _greatest_earlier(some, earlier, some @ earlier.T, slack(X.shape[1]), start, nearest[start : start + 256])
     nearest[0] = 0.0
     return relevance, scores, nearest
-
-
-def _unit_rows(X):
-    """X as an array of unit rows. An array of floats is not converted as a whole: `_float32` does so to parts."""
-    X = as_array(X)
-    plain = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.ndim == 2 and X.size > 0
-    if plain and all(is_unit(_float32(part), 1e-3).all() for part in _blocks(X)):
-        return np.asarray(X)
-    return check_rows(X, unit=True)  # converts, or says what is wrong
-
-
-def _blocks(X):
-    """Rows of X, some at a time."""
-    step = max(1, _ENTRIES // X.shape[1])
-    return (X[start : start + step] for start in range(0, len(X), step))
 
 
 def _float32(rows):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from . import _tiles
+from ._unit_rows import as_array, is_unit
 from .device import thread_count
 from .errors import DataError, ParameterError
 from .parallel import for_each
@@ -20,6 +21,7 @@ from .points import Points
 
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else
 LARGEST = 1e30  #: entries beyond this would overflow float32 distances
+ENTRIES = 2**22  #: of X read at a time
 
 
 def check_rows(X, *, unit=False, name="X", convert=True):
@@ -63,7 +65,7 @@ def check_rows(X, *, unit=False, name="X", convert=True):
     if issparse(X):
         raise DataError(f"{name} is a sparse matrix", hint="Give a dense array, for example X.toarray().")
     try:
-        X = np.asarray(X.detach().cpu().float() if hasattr(X, "detach") else X)
+        X = np.asarray(as_array(X))
         if X.dtype.kind not in "fiubc":
             X = X.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -76,15 +78,22 @@ def check_rows(X, *, unit=False, name="X", convert=True):
         raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
     if 0 in X.shape:
         raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
-    step = max(1, 2**22 // X.shape[1])
-    for start in range(0, len(X), step):
-        _check_block(X[start : start + step], start, unit, name)
+    for start, block in row_blocks(X):
+        _check_block(block, start, unit, name)
     if not convert and X.dtype in (np.float16, np.float32, np.float64):
         return X
     return np.ascontiguousarray(X, dtype=np.float32)
 
 
+def row_blocks(X):
+    """Rows of X, some at a time: the number of the first, and the rows."""
+    step = max(1, ENTRIES // X.shape[1])
+    return ((start, X[start : start + step]) for start in range(0, len(X), step))
+
+
 def _check_block(block, start, unit, name):
+    if unit and is_unit(np.ascontiguousarray(block, dtype=np.float32), 1e-3).all():
+        return  # by far the commonest case, in one compiled pass
     with np.errstate(invalid="ignore", over="ignore"):
         fine = float(block.min()) >= -LARGEST and float(block.max()) <= LARGEST  # false for NaN too
     if not fine:
@@ -303,6 +312,7 @@ def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=
     if len(unsettled) and len(columns):
         left, right = points.side(unsettled), points.side(columns)
         columns_in = right.blocks(points.block)
+        mode = _tiles.ANY if group is None else _tiles.EQUAL
 
         def search(a):
             ours, most = left.rows[a], limit[left.rows[a]]
@@ -310,7 +320,6 @@ def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=
                 theirs = right.rows[b]
                 reach = np.where(nearest[ours] >= 0, 0.0, most) if any_one else np.minimum(most, squared[ours])
                 groups = None if group is None else (group[ours], group[theirs])
-                mode = _tiles.ANY if group is None else _tiles.EQUAL
                 open_end = bool(np.isinf(reach).any()) and not len(place)
                 i, j, distance = points.near(
                     left,

@@ -302,8 +302,8 @@ class Points:
     def _values(self, product, left, a, right, b, i, j, reach_l, reach_r):
         """Upper bounds of the squared distances of pairs surely within both radii; the others are measured."""
         norms = left.norm[a][i] + right.norm[b][j]
-        about = left.squared[a][i] + right.squared[b][j] - 2.0 * product + self.bound * norms * norms + _tiles.TINY
-        squared = about / float(self.scale) ** 2
+        squared = left.squared[a][i], right.squared[b][j]
+        squared = _tiles.at_most(product, *squared, norms, self.bound, float(self.scale) ** 2)
         unsure = np.flatnonzero(squared > np.minimum(reach_l[i], reach_r[j]))
         squared[unsure] = self.distances(left.rows[a][i[unsure]], right.rows[b][j[unsure]])
         return squared

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from assl_kit import _lazy_mmr, mmr
+from assl_kit import _lazy_mmr, neighbors
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.mmr import mean_direction, mmr_select, mmr_terms
 
@@ -209,7 +209,7 @@ def test_half_precision_is_taken_as_it_is():
 
 
 def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(mmr, "_ENTRIES", 2**18)
+    monkeypatch.setattr(neighbors, "ENTRIES", 2**18)
     X = random_rows(20_000, 256, 1)
     X.astype(np.float64).tofile(tmp_path / "X")
     on_disk = np.memmap(tmp_path / "X", np.float64, "r", shape=X.shape)
