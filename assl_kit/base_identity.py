@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import ParameterError
 from .files import sha256_file, sha256_of
+from .gguf_base import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
 
 TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"
 
@@ -30,24 +31,32 @@ def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``id`` (``"tiny"``, the hub id, or the last part of a local folder's path), ``revision`` (hub commit or None),
-        ``fingerprint`` (SHA-256 over the safetensors files it was loaded from, so the same for any device and dtype;
-        over config and tensors if it was not loaded from files), ``tokenizer`` (SHA-256 of vocabulary and chat
-        template).
+        ``id`` (``"tiny"``, ``"gemma3-270m"``, the hub id, the name of a GGUF file, or the last part of a local folder's
+        path), ``revision`` (hub commit or None), ``fingerprint`` (SHA-256 over the safetensors files or the GGUF file
+        it was loaded from, so the same for any device and dtype; over config and tensors if it was not loaded from
+        files), ``tokenizer`` (SHA-256 of vocabulary and chat template).
     """
     base = unwrap(model)
     source = str(name or base.config._name_or_path or "")
     source = str(TINY_BASE) if source == "tiny" else source
+    if is_gguf(source):
+        source = str(base.config._name_or_path)
     revision = getattr(base.config, "_commit_hash", None)
     folder = Path(source).expanduser()
+    converted = conversion_record(folder) if source else None
     if source and Path(source) == TINY_BASE:
         label = "tiny"
+    elif converted:
+        label = converted["id"]
     elif source and folder.is_dir():
         label = folder.resolve().name
     else:
         label = source or type(base).__name__
-    files = _weight_files(source, revision)
-    fingerprint = sha256_of([sha256_file(file) for file in files]) if files else _tensor_fingerprint(base)
+    files = [] if converted else _weight_files(source, revision)
+    if converted:  # the same on every machine, whatever version converted it
+        fingerprint = sha256_of([converted["sha256"]])
+    else:
+        fingerprint = sha256_of([sha256_file(file) for file in files]) if files else _tensor_fingerprint(base)
     words = sorted(tokenizer.get_vocab().items())
     return {
         "id": label,
@@ -98,12 +107,14 @@ def _plain(value: Any) -> Any:
 
 
 def base_source(name: str) -> str:
-    """The folder or hub id to load a base from; a missing folder is an error here, not a hub request.
+    """Where to load a base from: a folder, hub id, GGUF file, or ``"gemma3-270m"``; nothing is loaded or converted.
+
+    A missing or damaged file is an error here, not a hub request.
 
     Raises
     ------
     ParameterError
-        If ``name`` is empty, or looks like a folder and is none.
+        If ``name`` is empty, looks like a folder and is none, is a GGUF file that is not whole, or needs a package.
 
     Examples
     --------
@@ -119,10 +130,17 @@ def base_source(name: str) -> str:
             )
         return str(TINY_BASE)
     folder = Path(name).expanduser()
+    if name == GEMMA:
+        check_installed()
+        return name
+    if is_gguf(name):
+        check_gguf(folder)
+        return str(folder)
     if folder.is_dir():
         return str(folder)
     if name.startswith((".", "~", "/", "\\")) or name.count("/") > 1 or folder.is_absolute():
         raise ParameterError(
-            f"there is no base model folder {name}", hint="Give an existing folder, a hub id, or 'tiny'."
+            f"there is no base model folder {name}",
+            hint="Give an existing folder or GGUF file, a hub id, 'tiny' or 'gemma3-270m'.",
         )
     return name

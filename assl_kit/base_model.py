@@ -1,4 +1,4 @@
-"""The base language model: load it, score answers under it, generate with it."""
+"""The base language model: score answers under it, generate with it."""
 
 from __future__ import annotations
 
@@ -9,91 +9,14 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .base_identity import TINY_BASE, base_info, base_source, unwrap
-from .device import fitting_threads, pick_device
+from .base_identity import TINY_BASE, base_info, unwrap
+from .base_loading import load_base
+from .device import fitting_threads
 from .errors import DataError, ParameterError
 
 __all__ = ["BASE_ADAPTER", "TINY_BASE", "answer_nll", "base_info", "chat_prompt", "generate_answers", "load_base"]
 
 BASE_ADAPTER = "__base__"
-
-
-def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = None, chat_template: str | None = None):
-    """Load a causal language model and its tokenizer, ready for inference.
-
-    Only safetensors weights are read and no code from the hub is run.
-
-    Parameters
-    ----------
-    name : str
-        ``"tiny"`` for the base that comes with this package, a local folder, or a hub id.
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where to put it; see :func:`assl_kit.device.pick_device`.
-    dtype : {"float32", "bfloat16", "float16"}, optional
-        Type of the weights. Default: float32 for ``"tiny"``, else what suits the device.
-    chat_template : str, optional
-        A Jinja chat template for a tokenizer that has none, or to replace its own.
-
-    Returns
-    -------
-    model : transformers.PreTrainedModel
-        In ``eval`` mode.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        With a pad token, padding on the left.
-
-    Raises
-    ------
-    ParameterError
-        If the name, device or dtype is unknown, the model cannot be had (no such folder, no network, no safetensors),
-        or there is no chat template.
-
-    Examples
-    --------
-    >>> try:
-    ...     load_base("./no/such/folder")
-    ... except ParameterError as error:
-    ...     print(error)
-    there is no base model folder ./no/such/folder. Give an existing folder, a hub id, or 'tiny'.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    where = pick_device(device)
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtype = dtype or ("float32" if name == "tiny" else where.dtype)
-    if dtype not in dtypes:
-        raise ParameterError(f"unknown dtype {dtype!r}", hint=f"Use one of {', '.join(dtypes)}.")
-    source = base_source(name)
-    bars = logging.is_progress_bar_enabled()
-    if name == "tiny":
-        logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtypes[dtype], use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ParameterError(
-            f"the base model {name!r} could not be loaded: {reason}",
-            hint="It must be 'tiny', a local folder or a reachable hub id, with safetensors weights and no remote "
-            "code; without a network (or with HF_HUB_OFFLINE=1) only local folders and cached models load.",
-        ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
-    if not tokenizer.chat_template:
-        raise ParameterError(
-            f"the tokenizer of the base model {name!r} has no chat template",
-            hint="Take an instruction-tuned ('chat', 'instruct') model, or give chat_template=….",
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    return model.to(where.device).eval(), tokenizer
 
 
 def chat_prompt(tokenizer, prompt: str) -> str:

