@@ -1,0 +1,185 @@
+"""Answers as they are written: text in pieces, for one question or for a batch."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+
+from .base_identity import unwrap
+from .base_model import _adapters, _evaluating, _ids, _positive, _texts, _without_left_hooks, chat_prompt
+from .device import fitting_threads
+from .errors import ParameterError
+
+
+def stream_answers(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    max_length: int = 512,
+    adapter_names: Sequence[str] | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Greedy answers in pieces, as soon as each piece is certain.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts, max_new_tokens, batch_size, max_length, adapter_names
+        See :func:`assl_kit.base_model.generate_answers`. Batches are taken in the order of the prompts.
+
+    Returns
+    -------
+    iterator of (int, str)
+        Row and piece, a batch's rows in turn. The pieces of a row, put together, are the text that
+        `generate_answers` gives. No piece is empty or ends within a character; white space waits for what follows.
+
+    Raises
+    ------
+    DataError
+        If there are not as many adapter names as prompts.
+    ParameterError
+        If an adapter is not loaded, or a number is not positive. Both are raised at the call.
+
+    Notes
+    -----
+    The model works in a thread of its own, which ends after its current token when the iterator is closed, dropped or
+    interrupted; an exception there is raised here. Until then nothing else may use the model.
+
+    Examples
+    --------
+    >>> from assl_kit.base_model import load_base
+    >>> model, tokenizer = load_base("tiny", device="cpu")
+    >>> pieces = list(stream_answers(model, tokenizer, ["判断情绪：股价上涨。"], max_new_tokens=4))
+    >>> {row for row, _ in pieces}
+    {0}
+    """
+    _positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+    prompts = _texts(prompts, "prompts")
+    if adapter_names is not None:
+        adapter_names = _adapters(model, adapter_names, len(prompts))
+    base = unwrap(model)
+    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
+    if max_new_tokens >= limit:
+        raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
+    room = int(min(max_length, limit - max_new_tokens))
+    texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
+    rows = [ids[-room:] for ids in _ids(tokenizer, texts)] if texts else []
+
+    def work(put: Callable[[tuple[int, str]], None], stop: threading.Event) -> None:
+        import torch
+
+        config = greedy(model, tokenizer, max_new_tokens)
+        with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                batch = range(start, min(start + batch_size, len(rows)))
+                width = max(len(rows[i]) for i in batch)
+                ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for place, i in enumerate(batch):
+                    ids[place, width - len(rows[i]) :] = torch.tensor(rows[i])
+                    mask[place, width - len(rows[i]) :] = 1
+                extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
+                model.generate(
+                    input_ids=ids.to(base.device),
+                    attention_mask=mask.to(base.device),
+                    generation_config=config,
+                    streamer=RowStreamer(tokenizer, batch, config.eos_token_id, put),
+                    stopping_criteria=[lambda now, *_: torch.full((len(now),), stop.is_set(), device=now.device)],
+                    **extra,
+                )
+                if stop.is_set():
+                    return
+
+    return _from_thread(work)
+
+
+def greedy(model, tokenizer, max_new_tokens: int):
+    """The generation settings of `generate_answers`: greedy, and nothing taken from the model's own file."""
+    from transformers import GenerationConfig
+
+    own = unwrap(model).generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
+        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
+    )  # fmt: skip
+
+
+class RowStreamer:
+    """What `generate` hands each step's tokens to; those of transformers take one row only.
+
+    Parameters
+    ----------
+    tokenizer
+    rows : sequence of int, length b
+        What to call the rows of the batch.
+    ends : sequence of int
+        Tokens that end an answer.
+    put : callable
+        Called with (row, piece).
+    """
+
+    def __init__(self, tokenizer, rows: Sequence[int], ends: Sequence[int], put: Callable[[tuple[int, str]], None]):
+        self.tokenizer, self.rows, self.ends, self.emit = tokenizer, list(rows), set(ends), put
+        self.ids: list[list[int]] = [[] for _ in self.rows]
+        self.sent = [0] * len(self.rows)
+        self.done = [False] * len(self.rows)
+
+    def put(self, tokens) -> None:
+        """Take the prompt, of shape (b, width), which is passed over; then tokens of shape (b,), step by step."""
+        if tokens.dim() != 1:
+            return
+        for place, token in enumerate(tokens.tolist()):
+            if not self.done[place]:
+                self.ids[place].append(token)
+                self.done[place] = token in self.ends
+                self._send(place, final=self.done[place])
+
+    def end(self) -> None:
+        """Send what was held back."""
+        for place in range(len(self.rows)):
+            if not self.done[place]:
+                self._send(place, final=True)
+
+    def _send(self, place: int, final: bool) -> None:
+        text = self.tokenizer.decode(self.ids[place], skip_special_tokens=True)
+        if not final:
+            text = text.rstrip("\ufffd")  # bytes of a character that is not complete
+        text = text.strip()
+        if piece := text[self.sent[place] :]:
+            self.emit((self.rows[place], piece))
+            self.sent[place] = len(text)
+
+
+def _from_thread(work: Callable[[Callable, threading.Event], None]) -> Iterator:
+    """What ``work(put, stop)`` puts, while it runs in a thread."""
+    queue: SimpleQueue = SimpleQueue()
+    stop, end = threading.Event(), object()
+
+    def run() -> None:
+        try:
+            work(lambda item: queue.put((item, None)), stop)
+            queue.put((end, None))
+        except BaseException as error:  # noqa: BLE001 - raised where the items are read
+            queue.put((end, error))
+
+    def items():
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            while True:
+                item, error = queue.get()
+                if error is not None:
+                    raise error
+                if item is end:
+                    return
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    return items()
