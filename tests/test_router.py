@@ -113,3 +113,32 @@ def test_expert_centroids_refuse_what_has_no_centroid():
         expert_centroids(np.eye(2), [0])
     with pytest.raises(DataError, match="does not fit"):
         expert_centroids(np.eye(2), [0, 5], n_clusters=2)
+
+
+def test_mixtures_are_softmax_shares_in_twentieths():
+    rng = np.random.default_rng(0)
+    router = CentroidRouter(rng.normal(size=(6, 8)))
+    routes = router.route(rng.normal(size=(200, 8)), min_similarity=0.2)
+    for top_k in (1, 2, 6):
+        found = routes.mixtures(top_k, temperature=0.2)
+        for expert, similarities, mixture in zip(routes.experts, routes.similarities, found, strict=True):
+            if expert < 0:
+                assert mixture == ()
+                continue
+            order = np.argsort(-similarities)[:top_k]
+            shares = np.exp(similarities[order] / 0.2) / np.exp(similarities[order] / 0.2).sum()
+            assert mixture[0][0] == expert and len(mixture) <= top_k
+            assert abs(sum(share for _, share in mixture) - 1) < 1e-12
+            assert all(round(20 * share) == pytest.approx(20 * share) and share > 0 for _, share in mixture)
+            kept = dict(mixture)
+            assert all(abs(kept.get(int(e), 0) - share) < 0.05 for e, share in zip(order, shares, strict=True))
+    assert {len(m) for m in routes.mixtures(2)} == {0, 1, 2}, "a clear question keeps one expert"
+    assert CentroidRouter(np.eye(41)).route(np.ones((1, 41))).mixtures(41)[0] == tuple((k, 0.05) for k in range(20))
+    assert routes.mixtures(1) == [((int(k), 1.0),) if k >= 0 else () for k in routes.experts]
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"top_k": 3}, {"top_k": 1.5}, {"top_k": 2, "temperature": 0}])
+def test_mixtures_refuse_numbers_out_of_range(wrong):
+    routes = CentroidRouter(np.eye(2)).route(np.eye(2))
+    with pytest.raises(ParameterError, match="top_k|temperature"):
+        routes.mixtures(**wrong)
