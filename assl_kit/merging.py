@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from .base_model import BASE_ADAPTER
 from .errors import ParameterError
+from .router import Mixture
 
 COMBINATIONS = ("cat", "linear", "svd")
 
@@ -70,6 +72,61 @@ def merged(peft_model, names: Sequence[str], weights: Sequence[float], *, combin
         if name in peft_model.peft_config:
             peft_model.set_adapter(before, inference_mode=True)
             peft_model.delete_adapter(name)
+
+
+@contextmanager
+def serving(peft_model, names: Sequence[str], mixtures: Sequence[Mixture]) -> Iterator[list[str] | None]:
+    """Have the adapter of each row ready inside a ``with`` block: experts as they are, mixtures merged.
+
+    Parameters
+    ----------
+    peft_model : peft.PeftModel
+    names : sequence of str
+        Name of each expert.
+    mixtures : sequence of tuple of (int, float), length n ≥ 1
+        Experts and shares of each row (:meth:`assl_kit.router.Routes.mixtures`); empty for the base alone.
+
+    Yields
+    ------
+    list of str, length n, or None
+        The rows' ``adapter_names``; None where all rows have the same, which is active then.
+    """
+    with ExitStack() as stack:
+        adapters = {(): BASE_ADAPTER}
+        for mixture in mixtures:
+            if mixture not in adapters:
+                experts, shares = [names[k] for k, _ in mixture], [share for _, share in mixture]
+                one = len(experts) == 1
+                adapters[mixture] = experts[0] if one else stack.enter_context(merged(peft_model, experts, shares))
+        if len(set(mixtures)) > 1:
+            yield [adapters[mixture] for mixture in mixtures]
+        elif mixtures[0]:
+            peft_model.set_adapter(adapters[mixtures[0]], inference_mode=True)
+            yield None
+        else:
+            stack.callback(peft_model.set_adapter, names[0], inference_mode=True)  # peft thaws what it enables again
+            with peft_model.disable_adapter():
+                yield None
+
+
+def rounds(mixtures: Sequence[Mixture], strategy: str, most: int) -> list[list[int]]:
+    """Rows that are answered together: one each, those of one mixture, or those of up to ``most`` mixtures.
+
+    Examples
+    --------
+    >>> one, other = ((0, 1.0),), ((1, 1.0),)
+    >>> rounds([one, other, one], "grouped", 2), rounds([one, other, one], "mixed", 2)
+    ([[0, 2], [1]], [[0, 1, 2]])
+    """
+    if strategy == "single":
+        return [[i] for i in range(len(mixtures))]
+    groups: dict[Mixture, list[int]] = {mixture: [] for mixture in sorted(set(mixtures))}
+    for i, mixture in enumerate(mixtures):
+        groups[mixture].append(i)
+    rows = list(groups.values())
+    if strategy == "grouped":
+        return rows
+    return [sorted(sum(rows[start : start + most], [])) for start in range(0, len(rows), most)]
 
 
 def _check(peft_model, names: list[str], weights: list[float], combination: str) -> None:

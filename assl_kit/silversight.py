@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from .bank import ExpertBank
 from .bank_check import check_match
-from .base_model import BASE_ADAPTER, base_info, generate_answers, load_base
+from .base_model import _positive, base_info, generate_answers, load_base
 from .encoder import encode, encoder_fingerprint, load_encoder
-from .errors import BankError, DataError, ParameterError
+from .errors import AsslError, BankError, DataError, ParameterError
 from .experts import load_adapters
-from .router import Routes
+from .merging import rounds, serving
+from .router import Mixture, Routes
+from .streaming import stream_answers
 
 STRATEGIES = ("grouped", "mixed", "single")
+MERGED_AT_ONCE = 16  #: adapters merged for questions between two experts, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Answer:
         −1 where the base answered alone.
     similarity, margin : float
         See `Routes`.
+    mixture : tuple of (int, float)
+        The experts merged for the answer and their shares; empty where one expert or the base answered.
     """
 
     question: str
@@ -36,6 +42,7 @@ class Answer:
     expert: int
     similarity: float
     margin: float
+    mixture: Mixture = ()
 
 
 class SilverSight:
@@ -66,6 +73,9 @@ class SilverSight:
     -----
     arXiv 2404.04949 for routing; abstention (−1) is ours. The experts are PEFT adapters named ``expert-0`` …, so
     ``silversight.model`` can be used as any PEFT model.
+
+    Threads may share one SilverSight: they answer one after the other, since a model has one set of active adapters.
+    Concurrent answers are a server's work; see ``assl export vllm``.
     """
 
     def __init__(self, model, tokenizer, encoder, bank: ExpertBank, *, base: Mapping | None = None):
@@ -74,6 +84,7 @@ class SilverSight:
         self.tokenizer, self.encoder, self.bank = tokenizer, encoder, bank
         self.router = bank.router()
         self.model = load_adapters(model, bank)
+        self._lock, self._user = threading.Lock(), None
 
     @classmethod
     def from_pretrained(
@@ -168,6 +179,8 @@ class SilverSight:
         max_length: int = 512,
         min_similarity: float | None = None,
         experts: Sequence[int] | None = None,
+        top_k: int = 1,
+        temperature: float = 0.1,
         progress: bool = False,
     ) -> list[Answer]:
         """Route questions and answer them, greedily.
@@ -185,6 +198,11 @@ class SilverSight:
             Overrides the bank's for this call.
         experts : sequence of int, length n, optional
             The expert of each question (−1: base alone) instead of the router's; for comparisons.
+        top_k : int
+            Merge up to so many nearest experts for each question, in the shares of :meth:`Routes.mixtures`
+            (:func:`assl_kit.merging.merged`, exactly). Merged adapters are removed again.
+        temperature : float
+            See :meth:`Routes.mixtures`.
         progress : bool
 
         Returns
@@ -197,7 +215,7 @@ class SilverSight:
         DataError
             If a question is not a string or empty, or an expert does not exist.
         ParameterError
-            If the strategy is unknown or a number out of range.
+            If the strategy is unknown or a number out of range, or a stream of this object is still open.
         """
         if strategy == "auto":
             strategy = "mixed" if self.model.device.type == "cuda" else "grouped"
@@ -205,48 +223,138 @@ class SilverSight:
             raise ParameterError(f"unknown strategy {strategy!r}", hint=f"Use auto, {', '.join(STRATEGIES)}.")
         questions = _questions(questions)
         routes = self.route(questions, min_similarity=min_similarity)
-        chosen = routes.experts.tolist() if experts is None else self._given(experts, len(questions))
+        mixtures = self._mixtures(routes, experts, top_k, temperature)
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_length": max_length}
-        if strategy == "mixed":
-            names = [BASE_ADAPTER if k < 0 else self.bank.names[k] for k in chosen]
-            texts = generate_answers(
-                self.model, self.tokenizer, questions, adapter_names=names, progress=progress, **options
-            )
-        else:
-            texts = self._in_turn(questions, chosen, strategy == "single", progress, options)
+        with self._alone():
+            texts = self._answer(questions, mixtures, strategy, progress, options)
         return [
-            Answer(question, text, expert, float(similarity), float(margin))
-            for question, text, expert, similarity, margin in zip(
-                questions, texts, chosen, routes.similarity, routes.margin, strict=True
+            Answer(
+                question,
+                text,
+                mixture[0][0] if mixture else -1,
+                float(similarity),
+                float(margin),
+                mixture if len(mixture) > 1 else (),
+            )
+            for question, text, mixture, similarity, margin in zip(
+                questions, texts, mixtures, routes.similarity, routes.margin, strict=True
             )
         ]
 
-    def _in_turn(self, questions: list[str], chosen: list[int], single: bool, progress: bool, options) -> list[str]:
+    def stream(self, question: str, **options) -> Iterator[str]:
+        """Answer one question in pieces, each as soon as it is certain.
+
+        Parameters
+        ----------
+        question : str
+        **options
+            As in :meth:`stream_batch`.
+
+        Returns
+        -------
+        iterator of str
+            Together they are the text that :meth:`generate` gives.
+
+        Examples
+        --------
+        >>> for piece in silversight.stream("股价上涨，情绪如何？"):  # doctest: +SKIP
+        ...     print(piece, end="", flush=True)
+        """
+        if not isinstance(question, str):
+            raise DataError(f"a question is {type(question).__name__}, not a string", hint="Use stream_batch for many.")
+        pieces = self.stream_batch([question], **options)
+        return (piece for _, piece in pieces)
+
+    def stream_batch(
+        self,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        batch_size: int = 32,
+        max_length: int = 512,
+        min_similarity: float | None = None,
+        experts: Sequence[int] | None = None,
+        top_k: int = 1,
+        temperature: float = 0.1,
+    ) -> Iterator[tuple[int, str]]:
+        """Answer questions in mixed batches, each row through its own expert, in pieces as they come.
+
+        Parameters
+        ----------
+        questions : sequence of str, length n
+        max_new_tokens, batch_size, max_length, min_similarity, experts, top_k, temperature
+            As in :meth:`generate`. Batches are taken in the order of the questions.
+
+        Returns
+        -------
+        iterator of (int, str)
+            Number of the question, and a piece of its answer; see :func:`assl_kit.streaming.stream_answers`. Routing
+            is done at the call. Closing the iterator, dropping it, or an interrupt stops the answers; until it has
+            ended, this object answers nothing else.
+
+        Raises
+        ------
+        DataError, ParameterError
+            As :meth:`generate`; those about questions at the call.
+        """
+        questions = _questions(questions)
+        _positive(max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length)
+        routes = self.route(questions, min_similarity=min_similarity)
+        mixtures = self._mixtures(routes, experts, top_k, temperature)
+        return self._stream(
+            questions, mixtures, batch_size, {"max_new_tokens": max_new_tokens, "max_length": max_length}
+        )
+
+    def _stream(self, questions: list[str], mixtures: list[Mixture], batch_size: int, options) -> Iterator:
+        with self._alone():
+            for start in range(0, len(questions), batch_size):
+                part = slice(start, start + batch_size)
+                with (
+                    serving(self.model, self.bank.names, mixtures[part]) as names,
+                    closing(
+                        stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
+                    ) as pieces,
+                ):
+                    for row, piece in pieces:
+                        yield start + row, piece
+
+    def _mixtures(self, routes: Routes, experts, top_k: int, temperature: float) -> list[Mixture]:
+        """The experts and shares of each question; empty for the base alone."""
+        if experts is None:
+            return routes.mixtures(top_k, temperature=temperature)
+        if top_k != 1:
+            raise ParameterError("top_k merges the experts the router finds; here experts are given", where="top_k")
+        return [((k, 1.0),) if k >= 0 else () for k in self._given(experts, len(routes))]
+
+    def _answer(self, questions: list[str], mixtures: list[Mixture], strategy: str, progress: bool, options):
         from tqdm.auto import tqdm
 
-        groups = [[i] for i in range(len(chosen))]
-        if not single:
-            groups = [[i for i, k in enumerate(chosen) if k == expert] for expert in sorted(set(chosen))]
         texts = [""] * len(questions)
-        with tqdm(total=len(questions), desc="answers", unit="question", disable=not progress) as bar:
-            for rows in groups:
-                with self._active(chosen[rows[0]]):
-                    answers = generate_answers(self.model, self.tokenizer, [questions[i] for i in rows], **options)
+        parts = rounds(mixtures, strategy, max(MERGED_AT_ONCE, len(self.bank) + 1))
+        inner = progress and len(parts) == 1
+        with tqdm(total=len(questions), desc="answers", unit="question", disable=inner or not progress) as bar:
+            for rows in parts:
+                with serving(self.model, self.bank.names, [mixtures[i] for i in rows]) as names:
+                    answers = generate_answers(
+                        self.model, self.tokenizer, [questions[i] for i in rows], adapter_names=names, progress=inner,
+                        **options,
+                    )  # fmt: skip
                 for i, text in zip(rows, answers, strict=True):
                     texts[i] = text
                 bar.update(len(rows))
         return texts
 
     @contextmanager
-    def _active(self, expert: int) -> Iterator[None]:
-        """A context in which one expert, or the base alone (−1), answers."""
-        if expert >= 0:
-            self.model.set_adapter(self.bank.names[expert], inference_mode=True)
-            yield
-            return
-        with self.model.disable_adapter():
-            yield
-        self.model.set_adapter(self.bank.names[0], inference_mode=True)  # peft thaws what it enables again
+    def _alone(self) -> Iterator[None]:
+        """One answer at a time; a thread that would wait for itself is told so."""
+        if self._user == threading.get_ident():
+            raise AsslError("a stream is still open", hint="Read it to its end, or close it, before asking again.")
+        with self._lock:
+            self._user = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._user = None
 
     def _given(self, experts: Sequence[int], n: int) -> list[int]:
         experts = [int(k) for k in experts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,9 @@ from helpers_models import make_test_base
 from assl_kit.base_model import base_info, generate_answers, load_base
 from assl_kit.corpus import prompts
 from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
-from assl_kit.errors import BankError, DataError, ParameterError
+from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.experts import TrainingConfig, adapted, train_experts
+from assl_kit.merging import merged
 from assl_kit.router import CentroidRouter
 from assl_kit.silversight import Answer, SilverSight
 
@@ -172,3 +175,131 @@ def test_mixing_leaves_the_base_weights_alone(parts, silversight):
     silversight.generate(prompts(records)[:5], strategy="mixed", experts=[0, 1, 2, -1, 0], max_new_tokens=3)
     state = {n.replace(".base_layer.", "."): t for n, t in silversight.model.get_base_model().state_dict().items()}
     assert all(torch.equal(tensor, state[name]) for name, tensor in fresh.state_dict().items())
+
+
+def left_behind(model):
+    """Names of adapters, and numbers of hooks and of parameters that could be trained."""
+    hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+    return sorted(model.peft_config), hooks, sum(p.requires_grad for p in model.parameters())
+
+
+def joined(pieces, n):
+    texts = [""] * n
+    for row, piece in pieces:
+        texts[row] += piece
+    return texts
+
+
+def test_a_mixed_batch_streams_what_single_questions_get(parts, silversight):
+    questions = [text * (1 + i % 3) for i, text in enumerate(prompts(corpus(9)))]
+    told = {"experts": [(i * 7) % 4 - 1 for i in range(9)], "max_new_tokens": 12}
+    before = left_behind(silversight.model)
+    single = [answer.text for answer in silversight.generate(questions, strategy="single", **told)]
+    pieces = list(silversight.stream_batch(questions, batch_size=4, **told))
+    assert joined(pieces, 9) == single
+    first = [row for row, _ in pieces if row < 4]
+    assert first != sorted(first), "rows of a batch come in turn"
+    alone = silversight.generate(questions[:1], max_new_tokens=12)[0].text
+    assert "".join(silversight.stream(questions[0], max_new_tokens=12)) == alone
+    assert left_behind(silversight.model) == before
+
+
+def test_a_stopped_stream_leaves_nothing_behind(parts, silversight):
+    questions = prompts(corpus(6))
+    told = {"experts": [0, 1, 2, -1, 0, 1], "max_new_tokens": 12}
+    before = left_behind(silversight.model)
+    expected = silversight.generate(questions, **told)
+    pieces = silversight.stream_batch(questions, **told)
+    next(pieces)
+    with pytest.raises(AsslError, match="a stream is still open"):
+        silversight.generate(questions, **told)
+    with pytest.raises(KeyboardInterrupt):
+        pieces.throw(KeyboardInterrupt())
+    assert left_behind(silversight.model) == before
+    assert silversight.generate(questions, **told) == expected
+    stopped = silversight.stream(questions[0], top_k=2, temperature=5.0, max_new_tokens=400)
+    next(stopped)
+    stopped.close()
+    assert left_behind(silversight.model) == before
+    assert silversight.generate(questions, **told) == expected
+
+
+def test_threads_answer_one_after_the_other(parts, silversight):
+    questions = prompts(corpus(6))
+    told = [{"experts": [k] * 6, "max_new_tokens": 8} for k in (0, 1, 2, -1)]
+    expected = [silversight.generate(questions, **options) for options in told]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda options: silversight.generate(questions, **options), told * 2))
+        streams = list(pool.map(lambda o: joined(silversight.stream_batch(questions, **o), 6), told))
+    assert found == expected * 2
+    assert streams == [[answer.text for answer in answers] for answers in expected]
+
+
+def test_two_experts_answer_as_one_merged_adapter(parts, silversight):
+    """All strategies and the stream agree, each question by the adapter its shares make, and nothing stays."""
+    questions = prompts(corpus(12))
+    told = {"top_k": 2, "temperature": 5.0, "max_new_tokens": 10}
+    weights = {name: tensor.clone() for name, tensor in silversight.model.state_dict().items()}
+    before = left_behind(silversight.model)
+    answers = silversight.generate(questions, strategy="single", **told)
+    mixtures = silversight.route(questions).mixtures(2, temperature=5.0)
+    assert [answer.mixture for answer in answers] == mixtures and {len(m) for m in mixtures} == {2}
+    assert [answer.expert for answer in answers] == [mixture[0][0] for mixture in mixtures]
+    assert silversight.generate(questions, strategy="grouped", **told) == answers
+    assert silversight.generate(questions, strategy="mixed", **told) == answers
+    assert joined(silversight.stream_batch(questions, batch_size=5, **told), 12) == [a.text for a in answers]
+    (one, a), (other, b) = mixtures[0]
+    with merged(silversight.model, [f"expert-{one}", f"expert-{other}"], [a, b]):
+        alone = generate_answers(silversight.model, silversight.tokenizer, questions[:1], max_new_tokens=10)
+    assert alone == [answers[0].text]
+    after = silversight.model.state_dict()
+    assert list(after) == list(weights) and all(torch.equal(after[name], weights[name]) for name in weights)
+    assert left_behind(silversight.model) == before
+
+
+def test_clear_questions_and_one_expert_are_not_merged(parts, silversight):
+    questions = prompts(corpus(6))
+    plain = silversight.generate(questions, max_new_tokens=6)
+    assert silversight.generate(questions, top_k=1, max_new_tokens=6) == plain
+    assert silversight.generate(questions, top_k=2, temperature=1e-4, max_new_tokens=6) == plain
+    assert all(answer.mixture == () for answer in plain)
+    both = [questions[0] + questions[1]]  # between two experts, but not near enough
+    (left,) = silversight.generate(both, top_k=2, min_similarity=0.99, max_new_tokens=6)
+    assert (left.expert, left.mixture) == (-1, ())
+
+
+def test_merged_adapters_in_memory_are_bounded(parts, silversight, monkeypatch):
+    most = []
+    monkeypatch.setattr("assl_kit.silversight.MERGED_AT_ONCE", 2)
+    generate = generate_answers
+
+    def counting(model, *arguments, **options):
+        most.append(len(model.peft_config))
+        return generate(model, *arguments, **options)
+
+    monkeypatch.setattr("assl_kit.silversight.generate_answers", counting)
+    a, b, c = prompts(corpus(3))
+    questions = [a + b, a + c, b + c, a + a + b, a + a + c, b + b + a, b + b + c, c + c + a, c + c + b, a + b + c]
+    silversight.generate(questions, strategy="mixed", top_k=3, temperature=0.5, max_new_tokens=2)
+    assert len(set(silversight.route(questions).mixtures(3, temperature=0.5))) > 4
+    assert len(most) > 1 and max(most) <= 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 4}, "top_k must be a whole number from 1 to 3"),
+        ({"top_k": 2, "experts": [0]}, "here experts are given"),
+        ({"temperature": -1}, "temperature must be a positive number"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be"),
+    ],
+)
+def test_wrong_options_are_refused_at_the_call(silversight, options, message):
+    with pytest.raises(ParameterError, match=message):
+        silversight.generate(["好"], **options)
+    with pytest.raises(ParameterError, match=message):
+        silversight.stream("好", **options)
+    with pytest.raises(DataError, match="empty"):
+        silversight.stream(" ")
+    with pytest.raises(DataError, match="list, not a string"):
+        silversight.stream(["好"])
