@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,7 @@ def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
         files), ``tokenizer`` (SHA-256 of vocabulary and chat template).
     """
     base = unwrap(model)
-    source = str(name or base.config._name_or_path or "")
-    source = str(TINY_BASE) if source == "tiny" else source
-    if is_gguf(source):
-        source = str(base.config._name_or_path)
+    source = _source(base, name)
     revision = getattr(base.config, "_commit_hash", None)
     folder = Path(source).expanduser()
     converted = conversion_record(folder) if source else None
@@ -52,18 +50,36 @@ def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
         label = folder.resolve().name
     else:
         label = source or type(base).__name__
-    files = [] if converted else _weight_files(source, revision)
-    if converted:  # the same on every machine, whatever version converted it
-        fingerprint = sha256_of([converted["sha256"]])
-    else:
-        fingerprint = sha256_of([sha256_file(file) for file in files]) if files else _tensor_fingerprint(base)
     words = sorted(tokenizer.get_vocab().items())
     return {
         "id": label,
         "revision": revision,
-        "fingerprint": fingerprint,
+        "fingerprint": base_fingerprint(base, name),
         "tokenizer": sha256_of([words, tokenizer.chat_template]),
     }
+
+
+def base_fingerprint(model, name: str | None = None) -> str:
+    """The ``fingerprint`` of `base_info`; a file that has not changed is read once in a process."""
+    base = unwrap(model)
+    source = _source(base, name)
+    if source and (converted := conversion_record(Path(source).expanduser())):
+        return sha256_of([converted["sha256"]])  # the same on every machine, whatever version converted it
+    files = _weight_files(source, getattr(base.config, "_commit_hash", None))
+    if not files:
+        return _tensor_fingerprint(base)
+    return sha256_of([_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, size: int, changed: int) -> str:
+    return sha256_file(file)
+
+
+def _source(base, name: str | None) -> str:
+    source = str(name or base.config._name_or_path or "")
+    source = str(TINY_BASE) if source == "tiny" else source
+    return str(base.config._name_or_path) if is_gguf(source) else source
 
 
 def _weight_files(source: str, revision: str | None) -> list[Path]:

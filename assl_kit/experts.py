@@ -6,30 +6,34 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
+from .adapter_check import check_adapter
 from .bank import ExpertBank
-from .bank_check import ADAPTER_FILES
 from .errors import AsslError, BankError, DataError
 from .router import check_min_similarity, expert_centroids
 from .training import TrainingResult, train_adapter
-from .training_config import TrainingConfig, settings_of
-from .training_data import encode_records
+from .training_config import TrainingConfig, quantization_of, settings_of
+from .training_data import encode_records, plan_training
+from .training_table import training_results, training_table
 
 __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "adapted",
+    "cluster_tables",
     "load_adapters",
     "train_adapter",
     "train_experts",
     "training_results",
+    "training_table",
 ]
 
 
@@ -50,6 +54,7 @@ def train_experts(
     min_similarity: float = -1.0,
     metrics: Mapping[str, Any] | None = None,
     work_dir: str | os.PathLike | None = None,
+    log_dir: str | os.PathLike | None = None,
     resume: bool = True,
     progress: bool = False,
 ) -> ExpertBank:
@@ -86,10 +91,12 @@ def train_experts(
     work_dir : path-like, optional
         Where finished adapters and checkpoints wait until the bank is complete; default ``<bank_dir>.partial``. They
         are removed at the end.
+    log_dir : path-like, optional
+        TensorBoard's event files, in a folder for each expert; default: none are written.
     resume : bool
         A bank of the same inputs is taken as it is; else finished adapters and checkpoints are used again.
     progress : bool
-        Show a progress bar per expert.
+        Show one progress bar: the steps of all experts.
 
     Returns
     -------
@@ -116,11 +123,8 @@ def train_experts(
     centroids = expert_centroids(embeddings, clusters, copies, n_clusters)
     if encoder_info["dim"] != centroids.shape[1]:
         raise BankError(f"the encoder gives {encoder_info['dim']} dimensions, the embeddings have {centroids.shape[1]}")
-    plain = records.drop(columns=["cluster", "copies"], errors="ignore")
-    joined = selection[["id", "cluster", "copies"]].merge(plain, on="id", how="left")
-    parts = [joined[joined["cluster"] == k] for k in range(len(centroids))]
-    tables = [part.loc[part.index.repeat(part["copies"])].reset_index(drop=True) for part in parts]
-    settings, base = settings_of(config), base_info["fingerprint"]
+    tables = cluster_tables(records, selection, len(centroids))
+    settings, base = settings_of(config, model), base_info["fingerprint"]
     encoded = [encode_records(model, tokenizer, table, config.max_length) for table in tables]
     inputs = [e.fingerprint(settings, base) for e in encoded]
     describe = {
@@ -129,20 +133,24 @@ def train_experts(
         "weights": weights,
         "min_similarity": min_similarity,
         "metrics": metrics,
-        "training": asdict(config),
+        "training": asdict(config) | {"quantization": quantization_of(model)},
     }
     if resume and (bank := _same_bank(bank_dir, inputs, centroids, describe)) is not None:
         return bank
     work = Path(work_dir) if work_dir is not None else bank_dir.with_name(bank_dir.name + ".partial")
-    results = []
-    for k, table in enumerate(tables):
-        options = {"name": f"expert {k}", "resume": resume, "base_fingerprint": base, "progress": progress}
-        results.append(train_adapter(model, tokenizer, table, work / f"expert-{k}", config, **options))
+    steps = sum(plan_training(e, config).steps for e in encoded)
+    with tqdm(total=steps, unit="step") if progress else nullcontext(False) as bar:
+        results = []
+        for k, table in enumerate(tables):
+            logs = Path(log_dir) / f"expert-{k}" if log_dir is not None else None
+            options = {"name": f"expert {k}", "resume": resume, "base_fingerprint": base}
+            options |= {"progress": bar, "log_dir": logs}
+            results.append(train_adapter(model, tokenizer, table, work / f"expert-{k}", config, **options))
     bank = ExpertBank.create(
         bank_dir,
         [result.path for result in results],
         centroids,
-        experts=[_describe(part, result) for part, result in zip(parts, results, strict=True)],
+        experts=[_describe(table, result) for table, result in zip(tables, results, strict=True)],
         encoder_model=encoder if encoder_info["id"] == "fit" else None,
         **describe,
     )
@@ -177,16 +185,39 @@ def _check_selection(records: pd.DataFrame, selection: pd.DataFrame, embeddings)
     return selection
 
 
-def _describe(part: pd.DataFrame, result: TrainingResult) -> dict[str, Any]:
-    tasks = part["task"].repeat(part["copies"]).value_counts()
+def cluster_tables(records: pd.DataFrame, selection: pd.DataFrame, n_clusters: int) -> list[pd.DataFrame]:
+    """The records each expert is trained on, repeated by their copies.
+
+    Parameters
+    ----------
+    records, selection : DataFrame
+        As for `train_experts`.
+    n_clusters : int
+
+    Returns
+    -------
+    list of DataFrame, length ``n_clusters``
+    """
+    plain = records.drop(columns=["cluster", "copies"], errors="ignore")
+    joined = selection[["id", "cluster", "copies"]].merge(plain, on="id", how="left")
+    parts = [joined[joined["cluster"] == k] for k in range(n_clusters)]
+    return [part.loc[part.index.repeat(part["copies"])].reset_index(drop=True) for part in parts]
+
+
+def _describe(table: pd.DataFrame, result: TrainingResult) -> dict[str, Any]:
+    tasks = table["task"].value_counts()
     return {
-        "records": len(part),
-        "copies": int(part["copies"].sum()),
+        "records": table["id"].nunique(),
+        "copies": len(table),
         "tasks": {task: int(tasks[task]) for task in sorted(tasks.index)},
         "truncated": result.n_truncated,
         "tokens": result.tokens,
         "inputs": result.fingerprint,
         "log": result.log.to_numpy().tolist(),
+        "n_held_out": result.n_held_out,
+        "held_out": result.held_out.to_numpy().tolist(),
+        "stopped_epoch": result.stopped_epoch,
+        "notes": list(result.notes),
     }
 
 
@@ -208,17 +239,6 @@ def _same_bank(bank_dir: Path, inputs: list[str], centroids: np.ndarray, describ
     return bank
 
 
-def training_results(bank: ExpertBank) -> list[TrainingResult]:
-    """What a bank's record tells of its training: logs, sizes and tokens; times and memory are NaN."""
-    nan, results = float("nan"), []
-    for path, expert in zip(bank.expert_paths, bank.info["experts"], strict=True):
-        log = pd.DataFrame(expert["log"], columns=["step", "epoch", "loss", "learning_rate"])
-        log["step"] = log["step"].astype("int64")
-        counts = (expert["copies"], expert["truncated"], expert["tokens"])
-        results.append(TrainingResult(path, log, *counts, nan, nan, nan, expert["inputs"]))
-    return results
-
-
 @contextmanager
 def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
     """The base with one adapter on it, for the length of a ``with`` block.
@@ -238,7 +258,8 @@ def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
     Raises
     ------
     BankError
-        If the folder holds no safetensors adapter.
+        If the folder holds no safetensors adapter, or one that does not fit: other layers or sizes, or (where
+        `train_adapter` noted the base) another base.
     """
     peft_model = _wrap(model, adapter, "expert")
     try:
@@ -264,9 +285,11 @@ def load_adapters(model, bank: ExpertBank):
     Raises
     ------
     BankError
-        If the model carries adapters already.
+        If the model carries adapters already, or an adapter does not fit it.
     """
     first, *others = zip(bank.names, bank.expert_paths, strict=True)
+    for _, path in others:
+        check_adapter(model, path)
     peft_model = _wrap(model, first[1], first[0])
     for name, path in others:
         peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
@@ -277,11 +300,9 @@ def load_adapters(model, bank: ExpertBank):
 def _wrap(model, adapter: str | os.PathLike, name: str):
     from peft import PeftModel
 
-    for file in ADAPTER_FILES:  # PEFT would fall back to a pickled file, or ask the hub
-        if not (Path(adapter) / file).is_file():
-            raise BankError(f"the adapter has no {file}", where=str(adapter), hint="Train or copy it again.")
     if hasattr(model, "peft_config"):
         raise BankError("the model carries adapters already", hint="Give the base alone: model.unload().")
+    check_adapter(model, adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads settings that transformers has renamed
         return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=False).eval()

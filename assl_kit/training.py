@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
+import gc
 import os
 import shutil
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .base_identity import unwrap
-from .base_model import base_info, decoder, logits
-from .device import fitting_threads
+from .base_model import base_info
 from .errors import ParameterError
 from .files import atomic_path, read_json, write_json
 from .training_config import TrainingConfig, settings_of
-from .training_data import Encoded, encode_records, training_order
+from .training_data import LEAST_HELD_OUT, encode_records, plan_training
 
 _LOGGED = ("step", "epoch", "loss", "learning_rate")
+_HELD_OUT = ("step", "epoch", "loss")
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,25 @@ class TrainingResult:
     log : DataFrame
         Columns ``step``, ``epoch``, ``loss`` (nats per answer token, mean since the row before), ``learning_rate``.
     n_records, n_truncated : int
-        Rows trained on (copies counted), and rows whose prompt was cut.
+        Rows given (copies counted), and rows whose prompt was cut.
     tokens : int
-        Tokens of prompts and answers over all epochs.
+        Tokens of prompts and answers that were trained on, all epochs.
     seconds, tokens_per_second, peak_memory_mb : float
-        Of the last session if it was resumed. Memory: allocated on the GPU, or resident of this process on a CPU (the
-        highest since it started); NaN where unknown.
+        Of the last session if it was resumed. Memory: allocated on the GPU, or resident of this process on a CPU (its
+        high-water mark since it started, so never lower for a later expert); NaN where unknown.
     fingerprint : str
         SHA-256 of base, records and settings.
+    n_held_out : int
+        Different records that were not trained on but measured.
+    held_out : DataFrame
+        Columns ``step``, ``epoch``, ``loss`` (nats per answer token of the held-out records); empty if there are none.
+        The adapter is the one of the lowest loss.
+    stopped_epoch : float or None
+        Where training stopped because the held-out loss no longer fell; None if it ran to its end.
+    notes : tuple of str
+        What did not go as asked: too few records to hold any out, a batch halved for lack of memory.
+    base_fingerprint : str
+        Of the base the adapter belongs to; see :func:`assl_kit.base_model.base_info`.
     """
 
     path: Path
@@ -56,6 +66,16 @@ class TrainingResult:
     tokens_per_second: float
     peak_memory_mb: float
     fingerprint: str
+    n_held_out: int = 0
+    held_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_HELD_OUT), dtype=float))
+    stopped_epoch: float | None = None
+    notes: tuple[str, ...] = ()
+    base_fingerprint: str = ""
+
+    @property
+    def best_held_out(self) -> float:
+        """The lowest held-out loss; NaN if nothing was held out."""
+        return float(self.held_out["loss"].min())
 
 
 def train_adapter(
@@ -69,7 +89,8 @@ def train_adapter(
     resume: bool = True,
     base_fingerprint: str | None = None,
     callbacks: Sequence[Any] = (),
-    progress: bool = False,
+    progress: Any = False,
+    log_dir: str | os.PathLike | None = None,
 ) -> TrainingResult:
     """Train one LoRA adapter; the base comes back unchanged, ready for the next.
 
@@ -91,8 +112,10 @@ def train_adapter(
     base_fingerprint : str, optional
         ``base_info(model, tokenizer)["fingerprint"]``, if it is known already.
     callbacks : sequence of transformers.TrainerCallback
-    progress : bool
-        Show a progress bar.
+    progress : bool or tqdm
+        Show a progress bar, or move this one by the training's steps.
+    log_dir : path-like, optional
+        Where TensorBoard's event files go (``tensorboard --logdir``); default: none are written.
 
     Returns
     -------
@@ -103,53 +126,128 @@ def train_adapter(
     DataError
         If there is nothing to train on, or an answer does not fit.
     ParameterError
-        If ``model`` still carries adapters.
+        If ``model`` still carries adapters, its attention cannot keep packed records apart, a step's records cannot be
+        shared by the processes, or the memory does not hold one record.
 
     Notes
     -----
     The loss is the mean over the answer tokens of a step, the ending token among them. Same input, same bits, on one
     machine with one number of threads. Rank and α are of arXiv 2404.04949; order, schedule and truncation are ours.
+
+    When memory runs out, half of the batch is computed at a time (at one record, activations are recomputed), with a
+    warning; the steps stay what they were. Under ``accelerate launch`` all processes call this together; each takes its
+    share of every step, and the first one writes.
     """
     config = config or TrainingConfig()
     if hasattr(model, "peft_config"):
         raise ParameterError("the model still carries adapters", hint="Give the base alone: model.unload().")
     encoded = encode_records(model, tokenizer, records, config.max_length)
+    plan = plan_training(encoded, config)
     if base_fingerprint is None:
         base_fingerprint = base_info(model, tokenizer)["fingerprint"]
-    fingerprint = encoded.fingerprint(settings_of(config), base_fingerprint)
+    fingerprint = encoded.fingerprint(settings_of(config, model), base_fingerprint)
     output_dir = Path(output_dir)
-    if resume and (found := read_result(output_dir)) is not None and found.fingerprint == fingerprint:
-        return found
+    with _bar(progress, plan.steps) as bar:
+        end = bar.n + plan.steps if bar is not None else 0
+        if resume and (found := read_result(output_dir)) is not None and found.fingerprint == fingerprint:
+            result = found
+        else:
+            named = {"callbacks": callbacks, "log_dir": log_dir, "bar": bar, "name": name}
+            summary = {"fingerprint": fingerprint, "n_records": len(records), "n_truncated": encoded.n_truncated}
+            summary |= {"n_held_out": len(plan.held_out), "base_fingerprint": base_fingerprint}
+            result = _train(model, tokenizer, encoded, plan, output_dir, config, resume, summary, named)
+        if bar is not None:
+            bar.update(end - bar.n)
+    return result
+
+
+def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bool, summary, named) -> TrainingResult:
+    with _quiet():
+        from .training_loop import Fit, check_packing, processes
+    here = processes(model.device.type == "cpu")
+    fit = Fit.of(config, here.count)
+    if config.packing:
+        check_packing(model, tokenizer, encoded)
+    if named["log_dir"] is not None:
+        from .training_callbacks import check_tensorboard
+
+        check_tensorboard()
     work = output_dir.with_name(output_dir.name + ".partial")
     mark = work / "fingerprint.json"
-    if not (resume and mark.is_file() and read_json(mark) == fingerprint):
+    if here.rank == 0 and not (resume and mark.is_file() and read_json(mark) == summary["fingerprint"]):
         shutil.rmtree(work, ignore_errors=True)
-        write_json(mark, fingerprint)
+        write_json(mark, summary["fingerprint"])
+        if named["log_dir"] is not None:
+            shutil.rmtree(named["log_dir"], ignore_errors=True)
+    here.wait()
+    notes = []
+    if config.holdout_share and not plan.held_out:
+        notes.append(f"nothing held out: that would be fewer than {LEAST_HELD_OUT} different records")
     start = time.perf_counter()
-    with _quiet():
-        peft_model, history, done, steps = _run(model, tokenizer, encoded, work, config, callbacks, name, progress)
+    outcome, told = _fitted(model, tokenizer, encoded, plan, work, config, fit, here.count, named)
     try:
         seconds = time.perf_counter() - start
-        tokens = config.epochs * sum(map(len, encoded.input_ids))
-        rows = [[h.get(key) for key in _LOGGED] for h in history if "loss" in h]
-        summary = {
-            "fingerprint": fingerprint,
-            "n_records": len(records),
-            "n_truncated": encoded.n_truncated,
-            "tokens": tokens,
+        log = [[h.get(key) for key in _LOGGED] for h in outcome.history if "loss" in h]
+        held = [[h["step"], h["epoch"], h["eval_loss"]] for h in outcome.history if "eval_loss" in h]
+        last = held[-1][0] if held else outcome.last  # a resumed training may have had to take one step too many
+        for row in (*log, *held):
+            row[1] *= config.epochs
+        summary |= {
+            "tokens": plan.tokens_of(0, last),
             "seconds": seconds,
-            "tokens_per_second": tokens * (1 - done / steps) / seconds,
+            "tokens_per_second": plan.tokens_of(outcome.first, last) / seconds,
             "peak_memory_mb": _peak_memory_mb(model.device.type),
-            "log": [[step, epoch * config.epochs, loss, rate] for step, epoch, loss, rate in rows],
+            "log": log,
+            "held_out": held,
+            "stopped_epoch": round(held[-1][1], 2) if last < plan.steps else None,
+            "notes": notes + told,
         }
-        with atomic_path(output_dir) as temporary:
-            peft_model.save_pretrained(temporary, save_embedding_layers=False)
-            (temporary / "README.md").unlink(missing_ok=True)
-            write_json(temporary / "training.json", summary)
+        if here.rank == 0:
+            with atomic_path(output_dir) as temporary:
+                outcome.peft_model.save_pretrained(temporary, save_embedding_layers=False)
+                (temporary / "README.md").unlink(missing_ok=True)
+                write_json(temporary / "training.json", summary)
     finally:
-        peft_model.unload()
-    shutil.rmtree(work, ignore_errors=True)
+        outcome.peft_model.unload()
+    if here.rank == 0:
+        shutil.rmtree(work, ignore_errors=True)
+    here.wait()
     return read_result(output_dir)
+
+
+def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig, fit, count: int, named):
+    """Train with as much at a time as fits into memory; give the outcome and what had to be changed."""
+    from .training_loop import run
+
+    told = []
+    while True:
+        try:
+            with _quiet():
+                return run(model, tokenizer, encoded, plan, work, config, fit, count=count, **named), told
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+        smaller = fit.smaller() if count == 1 else None  # the other processes would wait for ever
+        if smaller is None:
+            hint = "Lower max_length, take a smaller base model or quantization='nf4', or a GPU with more memory."
+            if count > 1:
+                hint = "Raise gradient_accumulation, or set gradient_checkpointing=true."
+            raise ParameterError(f"out of memory in training with {fit}", where=named["name"], hint=hint)
+        told.append(f"out of memory with {fit}: went on with {smaller}, the same records a step")
+        warnings.warn(f"{named['name']}: {told[-1]}", stacklevel=4)
+        fit = smaller
+        gc.collect()
+        if model.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    import torch
+    from accelerate.utils import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def read_result(folder: str | os.PathLike) -> TrainingResult | None:
@@ -158,7 +256,13 @@ def read_result(folder: str | os.PathLike) -> TrainingResult | None:
     if not (folder / "training.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
         return None
     summary = read_json(folder / "training.json")
-    return TrainingResult(path=folder, **(summary | {"log": pd.DataFrame(summary["log"], columns=list(_LOGGED))}))
+    tables = {"log": pd.DataFrame(summary["log"], columns=list(_LOGGED)), "held_out": held_out_table(summary)}
+    return TrainingResult(path=folder, **(summary | tables | {"notes": tuple(summary.get("notes", ()))}))
+
+
+def held_out_table(record: dict[str, Any]) -> pd.DataFrame:
+    """The held-out losses of a record of a training, as `TrainingResult` has them."""
+    return pd.DataFrame(record.get("held_out", []), columns=list(_HELD_OUT), dtype=float).astype({"step": "int64"})
 
 
 @contextmanager
@@ -176,158 +280,16 @@ def _quiet():
         logging.set_verbosity(verbosity)
 
 
-def _run(model, tokenizer, encoded: Encoded, work: Path, config: TrainingConfig, callbacks, name: str, progress: bool):
-    """Train; give the wrapped model, the log, and the first and last step. On an error the base is unwrapped."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from transformers import PrinterCallback, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTTrainer
-
-    class Trainer(SFTTrainer):
-        def _get_train_sampler(self, *_):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-        def create_model_card(self, *_, **__):
-            """Checkpoints need none."""
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            """The same loss, with logits at the answer's positions only: prompts are most of a batch."""
-            if return_outputs or self.accelerator.unwrap_model(model) is not model:  # several GPUs: not past DDP
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return _answer_loss(model, dict(inputs), num_items_in_batch)
-
-    order = training_order([len(ids) for ids in encoded.input_ids], config.epochs, config.batch_size, config.seed)
-    data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}).select(order)
-    steps = -(-len(order) // (config.batch_size * config.gradient_accumulation))
-    arguments = _arguments(model, work, config, steps)
-    state = _State(model)
-    set_seed(config.seed)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    peft_model = get_peft_model(model, lora)
-    try:
-        trainer = Trainer(
-            model=peft_model,
-            args=arguments,
-            train_dataset=data,
-            processing_class=tokenizer,
-            callbacks=[*callbacks, *([_bar(name, steps)] if progress else [])],
-        )
-        trainer.remove_callback(PrinterCallback)
-        for parameter in peft_model.parameters():
-            if parameter.requires_grad:  # trl makes them bfloat16 on a 4-bit base, which breaks float16 scaling
-                parameter.data = parameter.data.float()
-        checkpoint = get_last_checkpoint(str(work))
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        with fitting_threads(model):
-            trainer.train(resume_from_checkpoint=checkpoint)
-    except BaseException:
-        peft_model.unload()
-        raise
-    finally:
-        state.restore(model, config.checkpointing)
-    first = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    return peft_model, trainer.state.log_history, first, trainer.state.global_step
-
-
-def _answer_loss(model, inputs: dict[str, Any], n_tokens):
-    import torch
-
-    base = unwrap(model)
-    labels = inputs.pop("labels")[:, 1:]
-    wanted = labels != -100
-    states = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
-    total = torch.nn.functional.cross_entropy(logits(base, states), labels[wanted], reduction="sum")
-    return total / (wanted.sum() if n_tokens is None else n_tokens)
-
-
-def _arguments(model, work: Path, config: TrainingConfig, steps: int):
-    import torch
-    from trl import SFTConfig
-
-    on_cpu = model.device.type == "cpu"
-    arguments = SFTConfig(
-        output_dir=str(work),
-        num_train_epochs=1,  # the order holds all epochs
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup_ratio * steps),
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        logging_steps=max(1, steps // 200),
-        save_strategy="steps" if steps > config.checkpoint_steps else "no",
-        save_steps=config.checkpoint_steps,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-        bf16=not on_cpu and model.dtype == torch.bfloat16,
-        fp16=not on_cpu and model.dtype == torch.float16,
-        dataloader_pin_memory=not on_cpu,
-        max_length=config.max_length if config.packing else None,
-        packing=config.packing,
-        dataset_kwargs=None if config.packing else {"skip_prepare_dataset": True},
-        gradient_checkpointing=config.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.checkpointing else None,
-    )
-    if arguments.n_gpu > 1:  # one process, several GPUs in sight: take the model's own
-        arguments._n_gpu = 1
-    return arguments
-
-
-class _State:
-    """What a trainer changes on a model besides its layers, to be put back: settings, forward, gradients, mode."""
-
-    def __init__(self, model):
-        self.config = copy.deepcopy(vars(model.config))
-        self.generation = copy.deepcopy(vars(model.generation_config))
-        self.forward = vars(model).get("forward")
-        self.training = model.training
-
-    def restore(self, model, checkpointing: bool) -> None:
-        vars(model.config).clear()
-        vars(model.config).update(self.config)
-        vars(model.generation_config).clear()
-        vars(model.generation_config).update(self.generation)
-        vars(model).pop("forward", None)
-        if self.forward is not None:
-            model.forward = self.forward
-        if checkpointing:
-            model.gradient_checkpointing_disable()
-            model.disable_input_require_grads()
-        model.train(self.training)
-
-
-def _bar(name: str, steps: int):
+@contextmanager
+def _bar(progress, steps: int):
+    """The caller's bar, or one of our own, or None."""
     from tqdm.auto import tqdm
-    from transformers import TrainerCallback
 
-    class Bar(TrainerCallback):
-        def on_train_begin(self, args, state, control, **_):
-            self.bar = tqdm(total=steps, initial=state.global_step, desc=name, unit="step")
-
-        def on_step_end(self, args, state, control, **_):
-            self.bar.update(1)
-
-        def on_log(self, args, state, control, logs=None, **_):
-            if logs and "loss" in logs:
-                self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-        def on_train_end(self, args, state, control, **_):
-            self.bar.close()
-
-    return Bar()
+    if progress is True:
+        with tqdm(total=steps, unit="step") as bar:
+            yield bar
+    else:
+        yield progress if progress is not False and progress is not None else None
 
 
 def _peak_memory_mb(device: str) -> float:

@@ -27,17 +27,24 @@ class TrainingConfig:
     warmup_ratio : float
         Share of the steps the warm-up takes, in [0, 1).
     batch_size, gradient_accumulation : int
-        Records a forward pass, and forward passes a step.
+        Records a forward pass, and forward passes a step. With several processes a step keeps its records: they are
+        divided among the processes.
     max_length : int
         Tokens of prompt and answer. A longer prompt loses tokens on its left; the answer stays whole.
     seed : int
         Fixes initial weights, order and dropout.
     packing : bool
-        Several records in one row of ``max_length`` tokens (TRL's ``bfd``); meant for GPUs with flash attention.
+        Rows of up to ``max_length`` tokens that hold several records each, by best fit; ``batch_size`` then counts
+        such rows. Records do not see each other: that is tried on the base first, and another attention is refused.
     checkpointing : bool
         Recompute activations in the backward pass: less memory, about a third more time.
+    holdout_share : float
+        Share of the different records that are not trained on, in [0, 0.5]. Their loss is measured twice an epoch, and
+        the adapter with the lowest is kept. Fewer than 8 of them would tell nothing: then none is held out.
+    patience : int
+        Training stops when so many measurements in a row bring no lower held-out loss.
     checkpoint_steps : int
-        Steps between the checkpoints an interrupted training resumes from.
+        Steps between the checkpoints an interrupted training resumes from (with held-out records: each measurement).
     max_grad_norm : float
         Gradients are scaled down to this norm.
 
@@ -64,12 +71,14 @@ class TrainingConfig:
     seed: int = 0
     packing: bool = False
     checkpointing: bool = False
+    holdout_share: float = 0.0
+    patience: int = 2
     checkpoint_steps: int = 200
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
         whole = ("rank", "alpha", "epochs", "batch_size", "gradient_accumulation", "max_length", "checkpoint_steps")
-        for name in (*whole, "seed"):
+        for name in (*whole, "patience", "seed"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}", where=name)
@@ -78,16 +87,23 @@ class TrainingConfig:
             ("warmup_ratio", 0, 1),
             ("learning_rate", 0, np.inf),
             ("max_grad_norm", 0, np.inf),
+            ("holdout_share", 0, np.nextafter(0.5, 1)),
         ):
             value = getattr(self, name)
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not number or not low <= value < high or (high == np.inf and value == 0):
-                raise ParameterError(f"{name} must be a number from {low} to below {high}, not {value!r}", where=name)
+                raise ParameterError(f"{name} must be a number from {low} to below {high:g}, not {value!r}", where=name)
         for name in ("packing", "checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be true or false, not {getattr(self, name)!r}", where=name)
 
 
-def settings_of(config: TrainingConfig) -> dict[str, Any]:
-    """The settings that decide an adapter's bits."""
-    return {key: value for key, value in asdict(config).items() if key != "checkpoint_steps"}
+def settings_of(config: TrainingConfig, model) -> dict[str, Any]:
+    """The settings that decide an adapter's bits; of the model, whether its weights have 4 bits."""
+    settings = {key: value for key, value in asdict(config).items() if key != "checkpoint_steps"}
+    return settings | {"quantization": quantization_of(model)}
+
+
+def quantization_of(model) -> str:
+    """``"nf4"`` for a base in 4 bits, else ``"none"``."""
+    return "nf4" if getattr(model, "is_loaded_in_4bit", False) else "none"

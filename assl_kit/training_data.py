@@ -1,7 +1,8 @@
-"""Training data: records as tokens with the loss on the answer, and the order in which they are seen."""
+"""Training data: records as tokens with the loss on the answer, the order in which they are seen, what is held out."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,11 @@ import pandas as pd
 from .base_model import chat_prompt
 from .errors import DataError
 from .files import sha256_of
+from .training_config import TrainingConfig
 
 _MEGABATCH = 50
+LEAST_HELD_OUT = 8
+"""Fewer records than this are not held out: their loss would tell nothing (ours)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,94 @@ def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> 
         input_ids.append(head + tail)
         labels.append([-100] * len(head) + tail)
     return Encoded(input_ids, labels, cut)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training goes through.
+
+    Attributes
+    ----------
+    rows : list of list of int
+        The records of each row, in training order, all epochs; one record a row unless they are packed.
+    tokens : ndarray
+        Tokens of each row.
+    held_out : list of int
+        One record of each that is held out; no copy of it is in ``rows``.
+    steps, per_step : int
+        Optimiser steps, and rows of one.
+    """
+
+    rows: list[list[int]]
+    tokens: np.ndarray
+    held_out: list[int]
+    steps: int
+    per_step: int
+
+    def tokens_of(self, first: int, last: int) -> int:
+        """Tokens of the steps after ``first`` up to ``last``."""
+        return int(self.tokens[first * self.per_step : last * self.per_step].sum())
+
+
+def plan_training(encoded: Encoded, config: TrainingConfig) -> Plan:
+    """Which records are trained on, in which order and rows, and which are held out."""
+    lengths = np.array([len(ids) for ids in encoded.input_ids])
+    held_out = hold_out(encoded.input_ids, config.holdout_share, config.seed)
+    aside = {tuple(encoded.input_ids[row]) for row in held_out}
+    kept = np.array([row for row, ids in enumerate(encoded.input_ids) if tuple(ids) not in aside])
+    if config.packing:
+        rng = np.random.default_rng(config.seed)
+        rows = [
+            row for _ in range(config.epochs) for row in pack(lengths, rng.permutation(kept), config.max_length, rng)
+        ]
+    else:
+        order = training_order(lengths[kept], config.epochs, config.batch_size, config.seed)
+        rows = [[row] for row in kept[order].tolist()]
+    per_step = config.batch_size * config.gradient_accumulation
+    tokens = np.array([lengths[row].sum() for row in rows])
+    return Plan(rows, tokens, held_out, -(-len(rows) // per_step), per_step)
+
+
+def hold_out(input_ids: Sequence[Sequence[int]], share: float, seed: int) -> list[int]:
+    """A seeded share of the different records, one row of each; none if they would be fewer than `LEAST_HELD_OUT`.
+
+    Examples
+    --------
+    >>> rows = [[i // 2] for i in range(80)]
+    >>> len(hold_out(rows, 0.25, seed=0)), hold_out(rows, 0.1, seed=0)
+    (10, [])
+    """
+    first: dict[tuple[int, ...], int] = {}
+    for row, ids in enumerate(input_ids):
+        first.setdefault(tuple(ids), row)
+    different = np.array(list(first.values()))
+    n = round(share * len(different))
+    if n < LEAST_HELD_OUT:
+        return []
+    return sorted(np.random.default_rng(seed).permutation(different)[:n].tolist())
+
+
+def pack(lengths: np.ndarray, rows: Sequence[int], capacity: int, rng: np.random.Generator) -> list[list[int]]:
+    """Put records into as few rows of ``capacity`` tokens as best fit does, longest first; rows come out shuffled.
+
+    A record longer than ``capacity`` has a row of its own.
+
+    Examples
+    --------
+    >>> sorted(map(sorted, pack(np.array([5, 3, 4, 9]), [0, 1, 2, 3], 8, np.random.default_rng(0))))
+    [[0, 1], [2], [3]]
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, bin), sorted
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        length = int(lengths[row])
+        place = bisect_left(room, (length, 0))
+        left, number = room.pop(place) if place < len(room) else (max(capacity, length), len(bins))
+        if number == len(bins):
+            bins.append([])
+        bins[number].append(int(row))
+        insort(room, (left - length, number))
+    return [bins[number] for number in rng.permutation(len(bins))]
 
 
 def training_order(lengths: Sequence[int], epochs: int, batch_size: int, seed: int) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""Whether a LoRA adapter fits a base, before PEFT changes the base's layers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .bank_check import ADAPTER_FILES
+from .base_identity import base_fingerprint
+from .errors import BankError
+from .files import read_json
+
+_HINT = "Use the base the adapter was trained on."
+
+
+def check_adapter(model, adapter: str | os.PathLike) -> None:
+    """Refuse an adapter that is not whole or does not fit.
+
+    Parameters
+    ----------
+    model
+        The base alone.
+    adapter : path-like
+        A PEFT folder. If `training.json` in it names the fingerprint of a base, that is compared too.
+
+    Raises
+    ------
+    BankError
+        If a file is missing (PEFT would fall back to a pickled one, or ask the hub), a layer is missing, has no weights
+        in the adapter or another size, or the base is another one.
+    """
+    folder, where = Path(adapter), str(adapter)
+    for file in ADAPTER_FILES:
+        if not (folder / file).is_file():
+            raise BankError(f"the adapter has no {file}", where=where, hint="Train or copy it again.")
+    config, shapes = read_json(folder / ADAPTER_FILES[0]), _shapes(folder / ADAPTER_FILES[1])
+    layers = {name: module for name, module in model.named_modules() if name}
+    ours = type(model).__name__
+    for name, parts in shapes.items():
+        if name not in layers:
+            raise BankError(f"the adapter changes the layer {name}, which {ours} has not", where=where, hint=_HINT)
+        size = _size(layers[name])
+        if size is not None and {"lora_A", "lora_B"} <= set(parts):
+            found = parts["lora_A"][1], parts["lora_B"][0]
+            if found != size:
+                raise BankError(
+                    f"the adapter is for another base: its layer {name} turns {found[0]} numbers into {found[1]}, that "
+                    f"of {ours} {size[0]} into {size[1]}",
+                    where=where,
+                    hint=_HINT,
+                )
+    for name in layers:
+        if _aimed_at(config, name) and _size(layers[name]) is not None and name not in shapes:
+            raise BankError(f"the adapter has no weights for the layer {name} of {ours}", where=where, hint=_HINT)
+    record = folder / "training.json"
+    known = read_json(record).get("base_fingerprint") if record.is_file() else None
+    if known and known != (found := base_fingerprint(model)):
+        raise BankError(
+            f"the adapter was trained on another base ({known[:12]}, not {found[:12]})", where=where, hint=_HINT
+        )
+
+
+def _shapes(file: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """For each layer the shapes of its ``lora_A`` and ``lora_B``; only headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    try:
+        with safe_open(file, framework="np") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - not a dict
+                name, _, rest = key.removeprefix("base_model.model.").partition(".lora_")
+                if rest:
+                    part = f"lora_{rest.split('.')[0]}"
+                    found.setdefault(name, {})[part] = tuple(tensors.get_slice(key).get_shape())
+    except SafetensorError as error:
+        raise BankError(f"the adapter's weights cannot be read: {error}", where=str(file)) from None
+    return found
+
+
+def _size(layer) -> tuple[int, int] | None:
+    """Numbers a linear layer takes and gives; None for other layers."""
+    if hasattr(layer, "in_features") and hasattr(layer, "out_features"):
+        return layer.in_features, layer.out_features
+    return (layer.nx, layer.nf) if hasattr(layer, "nx") else None  # GPT-2's
+
+
+def _aimed_at(config: dict[str, Any], name: str) -> bool:
+    """Whether PEFT would put an adapter on this layer; False where the rule is more than a list of names."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or config.get("layers_to_transform") or config.get("exclude_modules"):
+        return False
+    return any(name == target or name.endswith("." + target) for target in targets)
