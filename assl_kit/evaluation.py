@@ -50,6 +50,7 @@ __all__ = [
     "metric_of",
     "normalise_answer",
     "paired_difference",
+    "pooled_difference",
     "regret_table",
     "results_table",
     "routing_table",
@@ -181,6 +182,7 @@ def paired_difference(
     n_bootstrap: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    metrics: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """How much arm a is better than arm b on the same records, with a paired bootstrap interval.
 
@@ -203,19 +205,94 @@ def paired_difference(
     >>> [(float(row.difference), bool(row.inside_interval)) for row in table.itertuples()]
     [(0.9, False), (0.9, False)]
     """
+    rows, draws = _paired_draws(records, predictions_a, predictions_b, n_bootstrap, [seed], metrics)
+    return _difference_table(rows, draws, level)
+
+
+def pooled_difference(
+    records: Sequence[pd.DataFrame],
+    predictions_a: Sequence[Sequence[str]],
+    predictions_b: Sequence[Sequence[str]],
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    metrics: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """`paired_difference` over several runs, each with another seed: the mean of the runs' differences.
+
+    Parameters
+    ----------
+    records, predictions_a, predictions_b : sequences of one length
+        What `paired_difference` takes, one of each for a run. Runs may differ in records, not in tasks.
+    n_bootstrap, seed, level, metrics
+        As `paired_difference`.
+
+    Returns
+    -------
+    DataFrame
+        As `paired_difference`. The interval is that of a bootstrap in two stages: runs with replacement, then the
+        questions of each drawn run. So it holds the chance of training and selection as well as that of the questions,
+        as far as so few runs can show it.
+
+    Raises
+    ------
+    ParameterError
+        As `paired_difference`; also if there is no run, or the runs have other tasks.
+
+    References
+    ----------
+    Two-stage bootstrap: Davison and Hinkley 1997, section 3.8.
+
+    Examples
+    --------
+    >>> run = pd.DataFrame({"task": ["sentiment"] * 20, "output": ["涨"] * 20})
+    >>> table = pooled_difference([run, run], [["涨"] * 20] * 2, [["跌"] * 18 + ["涨"] * 2] * 2)
+    >>> float(table["difference"].iloc[-1]), bool(table["inside_interval"].iloc[-1])
+    (0.9, False)
+    """
+    if not len(records) or not len(records) == len(predictions_a) == len(predictions_b):
+        raise ParameterError(f"{len(records)} runs, but {len(predictions_a)} and {len(predictions_b)} sets of answers")
+    runs = [
+        _paired_draws(frame, a, b, n_bootstrap, [seed, number], metrics)
+        for number, (frame, a, b) in enumerate(zip(records, predictions_a, predictions_b, strict=True))
+    ]
+    tasks = [row[0] for row in runs[0][0]]
+    if any([row[0] for row in rows] != tasks for rows, _ in runs):
+        raise ParameterError("the runs have different tasks", hint="Give runs on the same tasks.")
+    drawn = np.random.default_rng([seed, len(runs)]).integers(len(runs), size=(int(n_bootstrap), len(runs)))
+    every = np.array([draws for _, draws in runs])  # (runs, tasks, draws)
+    # The j-th drawn run takes draw (b + j), so that one run drawn twice has two sets of questions.
+    place = (np.arange(int(n_bootstrap))[:, None] + np.arange(len(runs))) % int(n_bootstrap)
+    draws = [every[drawn, task, place].mean(axis=1) for task in range(len(tasks))]
+    rows = []
+    for task in range(len(tasks)):
+        parts = [rows_of_run[task] for rows_of_run, _ in runs]
+        means = np.mean([part[3:] for part in parts], axis=0).tolist()
+        rows.append([*parts[0][:2], sum(part[2] for part in parts), *means])
+    return _difference_table(rows, draws, level)
+
+
+def _paired_draws(records, predictions_a, predictions_b, n_bootstrap, seeds: list[int], metrics):
+    """For each task ``[task, metric, n, a, b, a − b]``, and its (n_bootstrap,) drawn differences."""
     both = [_check_answers(records, answers, n_bootstrap) for answers in (predictions_a, predictions_b)]
     outputs, rows, draws = records["output"].tolist(), [], []
     for number, (task, index) in enumerate(_tasks(records)):
         right = [outputs[i] for i in index]
-        metric = metric_of(task, right)
+        metric = (metrics or {}).get(task) or metric_of(task, right)
         parts = [_statistics(right, [answers[i] for i in index], metric) for answers in both]
         width = parts[0].shape[1]
-        sums = _resampled_sums(np.hstack(parts), int(n_bootstrap), np.random.default_rng([seed, number]))
+        sums = _resampled_sums(np.hstack(parts), int(n_bootstrap), np.random.default_rng([*seeds, number]))
         draws.append(_value(sums[:, :width], metric) - _value(sums[:, width:], metric))
         a, b = (float(_value(part.sum(axis=0), metric)) for part in parts)
-        rows.append([task, metric, len(index), a, b, a - b, *_interval(draws[-1], level)])
-    a, b = (float(np.mean([row[column] for row in rows])) for column in (3, 4))
-    rows.append(["mean", "mean", len(records), a, b, a - b, *_interval(np.mean(draws, axis=0), level)])
+        rows.append([task, metric, len(index), a, b, a - b])
+    return rows, draws
+
+
+def _difference_table(rows: list[list], draws: list[np.ndarray], level: float) -> pd.DataFrame:
+    rows = [[*row, *_interval(drawn, level)] for row, drawn in zip(rows, draws, strict=True)]
+    n, (a, b) = sum(row[2] for row in rows), (float(np.mean([row[column] for row in rows])) for column in (3, 4))
+    rows.append(["mean", "mean", n, a, b, a - b, *_interval(np.mean(draws, axis=0), level)])
     table = pd.DataFrame(rows, columns=["task", "metric", "n", "a", "b", "difference", "low", "high"])
     return table.assign(inside_interval=(table["low"] <= 0) & (table["high"] >= 0))
 

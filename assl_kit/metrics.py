@@ -12,7 +12,7 @@ import pandas as pd
 
 from .errors import ParameterError
 
-METRICS = ("accuracy", "f1", "exact_match", "rouge_l")
+METRICS = ("accuracy", "f1", "exact_match", "rouge_l", "char_f1")
 #: The measure of each task this package knows by name.
 TASK_METRICS = {
     "sentiment": "accuracy",
@@ -157,16 +157,17 @@ def f1_of(counts: np.ndarray) -> np.ndarray:
 def score_answers(references: Sequence[str], predictions: Sequence[str], metric: str) -> np.ndarray:
     """Score of each answer in [0, 1].
 
-    The mean is the metric itself for accuracy, exact match and ROUGE-L. For "f1" it is the F1 of each example, whose
-    mean is *not* the micro-F1 that `assl_kit.evaluation.evaluate` reports.
+    The mean is the metric itself, but for "f1": there it is the F1 of each example, whose mean is *not* the micro-F1
+    that `assl_kit.evaluation.evaluate` reports.
 
     Parameters
     ----------
     references, predictions : sequence of str
         The same number of each.
-    metric : {"accuracy", "f1", "exact_match", "rouge_l"}
+    metric : {"accuracy", "f1", "exact_match", "rouge_l", "char_f1"}
         "accuracy" compares normalised labels; where the right answer is option letters the first letters of the
         prediction count. "exact_match" compares the last number of each answer, or the text where there is none.
+        "char_f1" is the F1 of the answers' characters, as Chinese reading comprehension is measured.
 
     Returns
     -------
@@ -195,11 +196,20 @@ def score_answers(references: Sequence[str], predictions: Sequence[str], metric:
         scores = [_same_number(*pair) for pair in pairs]
     elif metric == "f1":
         return f1_of(item_counts(references, predictions))
+    elif metric == "char_f1":
+        return f1_of(np.array([_shared(a, b) for a, b in zip(references, predictions, strict=True)]).reshape(-1, 3))
     else:
         from .scoring import rouge_l
 
         scores = [rouge_l(a, b) for a, b in zip(references, predictions, strict=True)]
     return np.asarray(scores, dtype=np.float64)
+
+
+def _shared(reference: str, prediction: str) -> tuple[int, int, int]:
+    """Characters in both, in the prediction only, in the reference only; repeats counted, white space not."""
+    right, said = (Counter(normalise_answer(text).replace(" ", "")) for text in (reference, prediction))
+    both = (right & said).total()
+    return both, said.total() - both, right.total() - both
 
 
 def macro_f1(references: Sequence[str], predictions: Sequence[str]) -> float:

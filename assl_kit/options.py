@@ -1,0 +1,90 @@
+"""Multiple choice by the likelihood of its options, as exams such as FinEval are scored without generating."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .base_identity import unwrap
+from .base_model import answer_nll, chat_prompt, decoder, logits
+from .device import fitting_threads
+from .errors import ParameterError
+
+__all__ = ["likeliest_options"]
+
+
+def likeliest_options(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    options: Sequence[str] = ("A", "B", "C", "D"),
+    *,
+    batch_size: int = 16,
+    max_length: int = 512,
+) -> tuple[list[str], np.ndarray]:
+    """The option that the model finds likeliest as the answer to each prompt.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model, with or without (active) PEFT adapters, and its tokenizer.
+    prompts : sequence of str, length n
+        User texts, put into the chat template; they name the options.
+    options : sequence of str, length m
+        What can be answered, all different.
+    batch_size : int
+    max_length : int
+        Tokens of a prompt; a longer one loses tokens on its left.
+
+    Returns
+    -------
+    chosen : list of str, length n
+        The first of equally likely ones.
+    log_probabilities : ndarray of shape (n, m), float64
+        Of each option, in nats. Where every option is one token of its own: the token's log-probability, from one pass
+        over the prompt. Else: minus the mean loss of the option and its end.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer than two options, or two are equal.
+
+    Notes
+    -----
+    The usual scoring of multiple choice (MMLU, C-Eval, FinEval): no answer can be of the wrong form, so an untrained
+    base can be compared with a trained one.
+    """
+    import torch
+
+    options, prompts = list(options), list(prompts)
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise ParameterError(f"give two or more different options, not {options}")
+    if not prompts:
+        return [], np.zeros((0, len(options)))
+    tokens = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
+    if {len(ids) for ids in tokens} != {1} or len({ids[0] for ids in tokens}) < len(options):
+        asked = [prompt for prompt in prompts for _ in options]
+        losses = answer_nll(
+            model, tokenizer, asked, options * len(prompts), batch_size=batch_size, max_length=max_length
+        )
+        found = -losses.reshape(len(prompts), len(options))
+    else:
+        heads = [tokenizer(chat_prompt(tokenizer, p), add_special_tokens=False)["input_ids"] for p in prompts]
+        heads = [head[-max_length:] for head in heads]
+        order = sorted(range(len(heads)), key=lambda i: (-len(heads[i]), i))
+        wanted = torch.tensor([ids[0] for ids in tokens])
+        base, found, was_training = unwrap(model), np.zeros((len(prompts), len(options))), model.training
+        model.eval()
+        try:
+            with fitting_threads(model), torch.inference_mode():
+                for start in range(0, len(order), batch_size):
+                    batch = order[start : start + batch_size]
+                    width = max(len(heads[i]) for i in batch)
+                    ids = torch.tensor([heads[i] + [tokenizer.pad_token_id] * (width - len(heads[i])) for i in batch])
+                    hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+                    last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
+                    found[batch] = logits(base, last).log_softmax(-1)[:, wanted.to(last.device)].double().cpu().numpy()
+        finally:
+            model.train(was_training)
+    return [options[k] for k in found.argmax(axis=1)], found
