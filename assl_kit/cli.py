@@ -1,4 +1,4 @@
-"""The command ``assl``: run the chain, look at a run, ask its experts.
+"""The command ``assl``: run the chain, look at a run, ask its experts, export them.
 
 Exit codes: 0 all went well; 1 a notebook failed, or the run was interrupted; 2 the parameters, the data or the command
 are wrong.
@@ -106,18 +106,48 @@ def route(text, run, bank) -> None:
 @app.command()
 @click.argument("text")
 @_run_option
-def ask(text, run) -> None:
-    """Let the nearest expert of a run answer the question TEXT."""
+@click.option("--top-k", default=1, show_default=True, help="Merge so many nearest experts for the answer.")
+def ask(text, run, top_k) -> None:
+    """Let the nearest expert of a run answer the question TEXT, as it writes."""
     from .build_experts import open_silversight
 
     _check_question(text)
     ws = _open(run)
     _experts(ws)
     parameters = ws.current_parameters()
-    (answer,) = open_silversight(ws, parameters).generate([text], max_new_tokens=parameters.max_new_tokens)
-    who = "base" if answer.expert < 0 else f"expert-{answer.expert}"
-    print(answer.text)
-    print(f"({who}, similarity {answer.similarity:.3f}, margin {answer.margin:.3f})")
+    silversight = open_silversight(ws, parameters)
+    routes = silversight.route([text])
+    (mixture,) = routes.mixtures(top_k)
+    for piece in silversight.stream(text, top_k=top_k, max_new_tokens=parameters.max_new_tokens):
+        print(piece, end="", flush=True)
+    who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture) or "base"
+    print(f"\n({who}, similarity {float(routes.similarity[0]):.3f}, margin {float(routes.margin[0]):.3f})")
+
+
+@app.group()
+def export() -> None:
+    """Write a run's experts in the form of another program."""
+
+
+@export.command()
+@click.argument("source", metavar="RUN_OR_BANK")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--base", metavar="ID_OR_FOLDER", help="The base for vLLM to load; default the one of the run or bank.")
+@click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
+def vllm(source, out, base, encoder) -> None:
+    """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
+    from .bank import ExpertBank
+    from .vllm_export import export_vllm
+
+    if (Path(source) / "bank.json").is_file():
+        bank = ExpertBank.from_pretrained(source)
+    else:
+        ws = _open(source)
+        bank, base = ExpertBank.from_pretrained(_experts(ws)), base or ws.current_parameters().base_model
+    folder = _from_here(export_vllm(bank, out, base=base, encoder=encoder))
+    print(f"{len(bank)} experts in {folder}")
+    print(f"On the server: {folder}/serve.sh")
+    print(f'Then: python {folder}/client.py "…" --stream')
 
 
 def main() -> None:

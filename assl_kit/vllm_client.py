@@ -1,0 +1,302 @@
+"""Ask a vLLM server whose LoRA adapters are the experts: each question goes to the expert nearest to it.
+
+    python client.py "公司上半年净利润同比增长32%，情绪是积极还是消极？" --stream
+    python client.py --file questions.jsonl --output answers.jsonl
+
+A file holds one question a line, or JSON objects with "question", or "instruction" and "input". `assl export vllm` puts
+this script beside `routes.json`; it stands alone and needs sentence-transformers and safetensors, not assl-kit.
+Exit codes: 0 all questions answered; 1 the server failed; 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+
+class ClientError(Exception):
+    """Something a user can act on."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message)
+        self.code = code
+
+
+class Routes:
+    """The route table: which model name answers a question.
+
+    Parameters
+    ----------
+    folder : path-like
+        With `routes.json`, `router.safetensors` and, where it was fitted, `encoder/`.
+    encoder : str, optional
+        Folder or hub id of the encoder, instead of the one named in `routes.json`.
+    min_similarity : float, optional
+        In [−1, 1]; instead of the one in `routes.json`. Below it the base answers alone.
+
+    Raises
+    ------
+    ClientError
+        If files are missing, or the encoder is not the one the centroids were made with.
+    """
+
+    def __init__(self, folder: str | os.PathLike, encoder: str | None = None, min_similarity: float | None = None):
+        from safetensors.numpy import load_file
+        from sentence_transformers import SentenceTransformer
+
+        folder = Path(folder)
+        try:
+            self.table = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / self.table["router"]["file"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ClientError(f"there is no whole route table in {folder}: {error}", 2) from None
+        self.names = [expert["name"] for expert in self.table["experts"]]
+        self.base = self.table["base_model"]
+        self.floor = self.table["router"]["min_similarity"] if min_similarity is None else min_similarity
+        self.centroids = tensors["centroids"].astype(np.float64)
+        own = self.table["encoder"]
+        name = encoder or (str(folder / own["path"]) if own["path"] else own["id"])
+        try:
+            options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+            self.encoder = SentenceTransformer(name, **options)
+        except Exception as error:  # the library raises many kinds
+            raise ClientError(f"the encoder {name} could not be loaded: {error}. Give --encoder FOLDER.", 2) from error
+        probe = self.embed(self.table["router"]["probe"])
+        if probe.shape != tensors["probe"].shape or np.abs(probe - tensors["probe"]).max() > 1e-3:
+            raise ClientError(f"{name} is not the encoder that the centroids were made with ({own['id']})", 2)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows of unit length, (n, d), float64."""
+        rows = np.asarray(self.encoder.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not np.isfinite(length).all() or not length.all():
+            raise ClientError("a question has no embedding", 2)
+        return rows / length
+
+    def route(self, questions: Sequence[str]) -> list[tuple[str, float]]:
+        """Model name and similarity of each question."""
+        similarities = np.clip(self.embed(questions) @ self.centroids.T, -1, 1).astype(np.float32)
+        nearest = similarities.argmax(axis=1)
+        best = similarities[np.arange(len(nearest)), nearest]
+        below = best < np.float32(self.floor)
+        return [(self.base if low else self.names[k], float(s)) for k, s, low in zip(nearest, best, below, strict=True)]
+
+
+class Server:
+    """A vLLM server, by its OpenAI-compatible interface.
+
+    Parameters
+    ----------
+    address : str
+        Such as ``http://localhost:8000``, with or without ``/v1``.
+    key : str, optional
+        Sent as bearer token.
+    timeout : float
+        Seconds to wait for an answer, or for the next piece of one.
+    """
+
+    def __init__(self, address: str, key: str | None = None, timeout: float = 120.0):
+        if not address.startswith(("http://", "https://")):
+            raise ClientError(f"a server's address starts with http:// or https://, not {address!r}", 2)
+        self.address = address.rstrip("/").removesuffix("/v1")
+        self.timeout, self.headers = timeout, {"Content-Type": "application/json"}
+        if key:
+            self.headers["Authorization"] = f"Bearer {key}"
+
+    def models(self) -> list[str]:
+        """Names of the models that the server has."""
+        with self._open("/v1/models") as reply:
+            try:
+                return [model["id"] for model in json.loads(b"".join(_lines(reply)))["data"]]
+            except (ValueError, KeyError, TypeError):
+                raise ClientError(f"{self.address} is no OpenAI-compatible server") from None
+
+    def ask(self, model: str, question: str, max_tokens: int) -> str:
+        """The whole answer."""
+        with self._open("/v1/chat/completions", body(model, question, max_tokens)) as reply:
+            try:
+                return (json.loads(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
+            except (ValueError, KeyError, IndexError, TypeError):
+                raise ClientError(f"{self.address} sent an answer of another form") from None
+
+    def stream(self, model: str, question: str, max_tokens: int) -> Iterator[str]:
+        """The answer in pieces (server-sent events)."""
+        with self._open("/v1/chat/completions", body(model, question, max_tokens, stream=True)) as reply:
+            for line in _lines(reply):
+                data = line.decode("utf-8").strip()
+                if not data.startswith("data:"):
+                    continue
+                data = data.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                try:
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise ClientError(f"the server stopped: {_message(event)}")
+                    pieces = [choice["delta"].get("content") for choice in event["choices"]]
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise ClientError(f"{self.address} sent an event of another form") from None
+                yield from (piece for piece in pieces if piece)
+        raise ClientError("the connection ended before the answer did")
+
+    def _open(self, path: str, content: dict | None = None):
+        data = None if content is None else json.dumps(content, ensure_ascii=False).encode("utf-8")
+        request = urllib.request.Request(self.address + path, data=data, headers=self.headers)
+        try:
+            return urllib.request.urlopen(request, timeout=self.timeout)
+        except urllib.error.HTTPError as error:
+            try:
+                message = _message(json.loads(error.read()))
+            except (ValueError, AttributeError):
+                message = error.reason
+            hint = " Start the server with serve.sh, so that it knows the experts." if error.code == 404 else ""
+            hint = hint or (" Give the server's key: --api-key." if error.code == 401 else "")
+            raise ClientError(f"the server answered {error.code}: {message}.{hint}") from None
+        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+            reason = getattr(error, "reason", error)
+            raise ClientError(f"there is no server at {self.address}: {reason}. Start it with serve.sh.") from None
+
+
+def body(model: str, question: str, max_tokens: int, stream: bool = False) -> dict:
+    """What is sent for a question: a chat completion, greedy."""
+    content = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_completion_tokens": max_tokens,
+    }
+    return content | ({"stream": True} if stream else {})
+
+
+def read_questions(path: str) -> list[str]:
+    """Questions of a file (``-``: standard input): one a line, or JSON objects; empty lines are passed over."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"{path} cannot be read as UTF-8 text: {error}", 2) from None
+    questions = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if line.startswith("{"):
+            try:
+                record = json.loads(line)
+                line = record["question"] if "question" in record else record["instruction"]
+                line += "\n" + record["input"] if (record.get("input") or "").strip() else ""
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise ClientError(f"{path}:{number} is no question: {error!r}", 2) from None
+            if not line.strip():
+                raise ClientError(f"{path}:{number} is an empty question", 2)
+        if line:
+            questions.append(line)
+    if not questions:
+        raise ClientError(f"{path} holds no question", 2)
+    return questions
+
+
+def _lines(reply) -> Iterator[bytes]:
+    try:
+        yield from reply
+    except (OSError, http.client.HTTPException) as error:
+        raise ClientError(f"the connection broke: {error!r}") from None
+
+
+def _message(content: dict) -> str:
+    error = content.get("error", content)
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Ask a vLLM server; each question goes to the expert nearest to it.")
+    parser.add_argument("question", nargs="?", help="a question")
+    parser.add_argument("--file", help="a file of questions, one a line or JSONL; - for standard input")
+    parser.add_argument("--output", help="write the answers of --file there, as JSONL, instead of printing them")
+    parser.add_argument("--server", default="http://localhost:8000", help="default %(default)s")
+    parser.add_argument("--api-key", default=os.environ.get("VLLM_API_KEY"), help="default $VLLM_API_KEY")
+    parser.add_argument("--stream", action="store_true", help="print the answer to a question as it comes")
+    parser.add_argument("--max-tokens", type=int, default=64, help="of an answer, default %(default)s")
+    parser.add_argument("--jobs", type=int, default=16, help="requests at a time, default %(default)s")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds, default %(default)s")
+    parser.add_argument("--min-similarity", type=float, help="below it the base answers alone; default as exported")
+    parser.add_argument("--encoder", help="folder or hub id of the encoder; default as exported")
+    parser.add_argument("--routes", default=str(Path(__file__).resolve().parent), help="folder of routes.json")
+    given = parser.parse_args()
+    if (given.question is None) == (given.file is None):
+        parser.error("give a question or --file")
+    if given.question is not None and not given.question.strip():
+        parser.error("the question is empty")
+    if min(given.max_tokens, given.jobs) < 1 or given.timeout <= 0:
+        parser.error("--max-tokens, --jobs and --timeout must be positive")
+    return given
+
+
+def run(given: argparse.Namespace) -> int:
+    """Answer what was asked; return the exit code."""
+    questions = [given.question.strip()] if given.file is None else read_questions(given.file)
+    server = Server(given.server, given.api_key, given.timeout)
+    routes = Routes(given.routes, given.encoder, given.min_similarity)
+    found = routes.route(questions)
+    missing = sorted({name for name, _ in found} - set(server.models()))
+    if missing:
+        raise ClientError(
+            f"the server has no model {missing[0]}. Start it with serve.sh, so that it knows the experts."
+        )
+    if given.file is None:
+        name, similarity = found[0]
+        if given.stream:
+            for piece in server.stream(name, questions[0], given.max_tokens):
+                print(piece, end="", flush=True)
+            print()
+        else:
+            print(server.ask(name, questions[0], given.max_tokens))
+        print(f"({name}, similarity {similarity:.3f})")
+        return 0
+
+    def answer(row: int) -> dict:
+        record = {"question": questions[row], "model": found[row][0], "similarity": round(found[row][1], 4)}
+        try:
+            return record | {"answer": server.ask(found[row][0], questions[row], given.max_tokens)}
+        except ClientError as error:
+            return record | {"error": str(error)}
+
+    try:
+        target = open(given.output, "w", encoding="utf-8") if given.output else nullcontext(sys.stdout)  # noqa: SIM115
+    except OSError as error:
+        raise ClientError(f"{given.output} cannot be written: {error}", 2) from None
+    failed = 0
+    with target as out, ThreadPoolExecutor(given.jobs) as pool:
+        try:
+            for record in pool.map(answer, range(len(questions))):
+                failed += "error" in record
+                print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if failed:
+        print(f"client: {failed} of {len(questions)} questions failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> None:
+    """The command."""
+    sys.stdout.reconfigure(encoding="utf-8")  # Windows: into a file or a pipe too
+    try:
+        sys.exit(run(_arguments()))
+    except ClientError as error:
+        print(f"client: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

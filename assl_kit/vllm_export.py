@@ -1,0 +1,225 @@
+"""An expert bank as files for a vLLM server and its clients."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .bank import ExpertBank
+from .bank_check import ADAPTER_FILES, HUB_ID, check_match
+from .base_identity import TINY_BASE, _weight_files, base_info, base_source
+from .base_loading import load_base
+from .encoder import encode, encoder_fingerprint, load_encoder
+from .errors import BankError, ParameterError
+from .files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from .gguf_base import conversion_record, is_gguf
+
+FORMAT = "assl-kit vLLM export"
+FORMAT_VERSION = 1
+PROBE = ("公司上半年净利润同比增长32%，股价上涨。", "央行下调存款准备金率。", "What is a bond?")
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: what vLLM's --max-lora-rank takes
+_TENSOR = re.compile(r"\.lora_[AB]\.weight$")
+_REFUSED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "use_qalora")
+
+
+def export_vllm(
+    bank: ExpertBank, out: str | os.PathLike, *, base: str | None = None, encoder: str | None = None
+) -> Path:
+    """Write what a vLLM server and its clients need to answer with the experts of a bank.
+
+    Parameters
+    ----------
+    bank : ExpertBank
+    out : path-like
+        A new folder, or one that holds an earlier export, which is replaced::
+
+            adapters/expert-0 …   PEFT folders, as in the bank
+            routes.json           experts, base and encoder, min_similarity
+            router.safetensors    "centroids" (k, d), "probe" (3, d): what the encoder makes of three texts
+            encoder/              the encoder, if the bank carries it
+            base/                 the base, if no hub has it
+            serve.sh              starts `vllm serve`
+            client.py             routes questions and asks the server
+
+    base : str, optional
+        What vLLM is to load: a hub id or a folder. Default: the base that the bank names. ``"tiny"`` and bases from
+        GGUF files, which vLLM cannot have by their names, are saved into the export.
+    encoder : str, optional
+        Folder or hub id of the encoder, if the bank does not carry it.
+
+    Returns
+    -------
+    pathlib.Path
+        ``out``.
+
+    Raises
+    ------
+    BankError
+        If base or encoder are not those of the bank, or vLLM has no such adapters.
+    ParameterError
+        If ``out`` holds something else, or base or encoder cannot be had.
+
+    Notes
+    -----
+    The form is that of vLLM 0.33: ``--lora-modules name=path``, and requests whose ``model`` is an adapter's name.
+    """
+    out = Path(out)
+    if out.exists() and not _is_export(out):
+        raise ParameterError("there is something else already", where=str(out), hint="Give a new folder.")
+    if out.resolve().is_relative_to(bank.path.resolve()):
+        raise ParameterError("an export cannot lie inside its bank", where=str(out), hint="Give another folder.")
+    rank = _check_adapters(bank)
+    name = encoder or str(bank.encoder_path or bank.encoder["id"])
+    if name == "fit":
+        raise BankError("the bank does not carry its encoder", where=str(bank.path), hint="Give encoder=….")
+    embedder = load_encoder(name)
+    told = {"id": name, "fingerprint": encoder_fingerprint(embedder)}
+    check_match("encoder", bank.encoder, told, "Use the bank's encoder.")
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+        served = _base(bank, base or bank.base["id"], temporary)
+        for expert, path in zip(bank.names, bank.expert_paths, strict=True):
+            (temporary / "adapters" / expert).mkdir(parents=True)
+            for file in ADAPTER_FILES:
+                shutil.copyfile(path / file, temporary / "adapters" / expert / file)
+        if bank.encoder_path is not None:
+            for file in (file for file in bank.info["files"] if file.startswith("encoder/")):
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bank.path / file, temporary / file)
+        _write_routes(bank, temporary, encode(embedder, PROBE), rank)
+        shutil.copyfile(Path(__file__).with_name("vllm_client.py"), temporary / "client.py")
+        (temporary / "serve.sh").write_text(serve_script(bank, served, rank), encoding="utf-8", newline="\n")
+        (temporary / "serve.sh").chmod(0o755)
+    return out
+
+
+def serve_script(bank: ExpertBank, base: str, rank: int) -> str:
+    """The shell script that starts the server.
+
+    Parameters
+    ----------
+    bank : ExpertBank
+    base : str
+        Hub id, or folder, seen from the script's.
+    rank : int
+        The largest of the adapters.
+    """
+    revision = bank.base.get("revision") if HUB_ID.match(base) else None
+    lines = [
+        f"exec vllm serve {shlex.quote(base)}",
+        *([f"--revision {shlex.quote(revision)} --tokenizer-revision {shlex.quote(revision)}"] if revision else []),
+        f"--served-model-name {shlex.quote(bank.base['id'])}",
+        "--generation-config vllm",
+        f"--enable-lora --max-lora-rank {_allowed(rank)} --max-loras {len(bank)}",
+        "--lora-modules " + " ".join(f"{name}=adapters/{name}" for name in bank.names),
+        '"$@"',
+    ]
+    about = "# Serve the base and its experts, each under a model name of its own. More options: ./serve.sh --port 9000"
+    return f'#!/bin/sh\n{about}\nset -e\ncd "$(dirname "$0")"\n' + " \\\n  ".join(lines) + "\n"
+
+
+def _allowed(rank: int) -> int:
+    return next(allowed for allowed in RANKS if allowed >= rank)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return read_json(folder / "routes.json").get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_adapters(bank: ExpertBank) -> int:
+    """The largest rank, if vLLM can serve the adapters; it reads the same entries (`vllm/lora/peft_helper.py`)."""
+    from safetensors import safe_open
+
+    largest = 0
+    for path in bank.expert_paths:
+        config = read_json(path / ADAPTER_FILES[0])
+        rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+        refused = [key for key in _REFUSED if config.get(key)]
+        if config.get("bias", "none") != "none":
+            refused.append("bias")
+        with safe_open(path / ADAPTER_FILES[1], framework="numpy") as stored:
+            refused += [key for key in stored.keys() if not _TENSOR.search(key)][:1]  # noqa: SIM118 - no mapping
+        if refused or rank > RANKS[-1]:
+            what = refused[0] if refused else f"rank {rank}"
+            raise BankError(f"vLLM cannot serve an adapter with {what}", where=path.name, hint="Train plain LoRA.")
+        largest = max(largest, rank)
+    return largest
+
+
+def _base(bank: ExpertBank, base: str, folder: Path) -> str:
+    """What `vllm serve` is to load; a base that only this package has is saved into the export."""
+    hint = "Use the base the experts were trained on."
+    if base == "tiny" or is_gguf(base):
+        model, tokenizer = load_base(base, device="cpu")
+        check_match("base model", bank.base, base_info(model, tokenizer, base), hint)
+        model.save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+        return "./base"
+    local = Path(base).expanduser()
+    if local.is_dir():
+        check_match("base model", bank.base, _folder_info(local), hint)
+        return str(local.resolve())
+    if not HUB_ID.match(base_source(base)):
+        raise ParameterError(
+            f"vLLM cannot find the base model {base!r} by its name",
+            where="base",
+            hint="Give the folder it lies in on the server: --base FOLDER.",
+        )
+    if base != bank.base["id"]:
+        raise BankError(f"the bank was made with another base model: {bank.base['id']}, not {base}", hint=hint)
+    return base
+
+
+def _folder_info(folder: Path) -> dict[str, Any]:
+    """Id, fingerprint and tokenizer of a base in a folder, without loading its weights (as `base_info` has them)."""
+    from transformers import AutoTokenizer
+
+    files = _weight_files(str(folder), None)
+    if not files:
+        raise ParameterError("the base model has no safetensors weights", where=str(folder))
+    converted = conversion_record(folder)
+    digest = sha256_of([converted["sha256"]] if converted else [sha256_file(file) for file in files])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ParameterError(f"the base model has no tokenizer: {error}", where=str(folder)) from error
+    words = sorted(tokenizer.get_vocab().items())
+    name = "tiny" if folder.resolve() == TINY_BASE else folder.resolve().name
+    return {"id": name, "fingerprint": digest, "tokenizer": sha256_of([words, tokenizer.chat_template])}
+
+
+def _write_routes(bank: ExpertBank, folder: Path, probe, rank: int) -> None:
+    from safetensors.numpy import save_file
+
+    from . import __version__
+
+    tensors = {"centroids": bank.centroids, "probe": probe}
+    save_file(tensors, folder / "router.safetensors", metadata={"format": "np"})
+    experts = [
+        {"name": name, "path": f"adapters/{name}", "tasks": expert.get("tasks", {})}
+        for name, expert in zip(bank.names, bank.info["experts"], strict=True)
+    ]
+    table = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "assl_kit": __version__,
+        "base_model": bank.base["id"],
+        "base": bank.base,
+        "max_lora_rank": rank,
+        "experts": experts,
+        "router": {
+            "kind": "nearest centroid",
+            "file": "router.safetensors",
+            "min_similarity": bank.min_similarity,
+            "probe": list(PROBE),
+        },
+        "encoder": bank.encoder | {"path": "encoder" if bank.encoder_path is not None else None},
+    }
+    write_json(folder / "routes.json", table)
