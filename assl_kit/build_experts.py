@@ -18,11 +18,25 @@ from .files import read_json, write_json
 from .parameters import Parameters
 from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
 
-_TRAINING = ("base_model", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size", "max_length")
+_TRAINING = ("base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size")
+_TRAINING += ("gradient_accumulation", "gradient_checkpointing", "packing", "max_length")
+_HELD_OUT = ("holdout_share", "patience")
+_SHORT = {"holdout_share": 0.0, "packing": False}
+"""Of trainings on a few records, which would have next to no steps."""
+WORK, LOGS = "experts.partial", "logs"
+"""Adapters and checkpoints until the bank is whole; TensorBoard's files."""
+
+
+def run_base(p: Parameters):
+    """The run's base model and tokenizer."""
+    from .base_model import load_base
+
+    few_bits = {} if p.quantization == "none" else {"quantization": p.quantization}
+    return load_base(p.base_model, device=p.device, **few_bits)
 
 
 def training_config(p: Parameters, **changes):
-    """The run's ``TrainingConfig``, with changes."""
+    """The run's ``TrainingConfig``, with changes. A step has ``train_batch_size`` records, however it is computed."""
     from .experts import TrainingConfig
 
     values = {
@@ -30,7 +44,12 @@ def training_config(p: Parameters, **changes):
         "alpha": p.lora_alpha,
         "epochs": p.epochs,
         "learning_rate": p.learning_rate,
-        "batch_size": p.train_batch_size,
+        "batch_size": p.train_batch_size // p.gradient_accumulation,
+        "gradient_accumulation": p.gradient_accumulation,
+        "checkpointing": p.gradient_checkpointing,
+        "packing": p.packing,
+        "holdout_share": p.holdout_share,
+        "patience": p.patience,
         "max_length": p.max_length,
         "seed": p.seed,
     }
@@ -40,7 +59,7 @@ def training_config(p: Parameters, **changes):
 @step("affinity", "affinity.json", "03", ("records",), (*_TRAINING, "affinity_records", "seed"), read=read_json)
 def _build_affinity(ws, p, path):
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
-    from .base_model import answer_nll, load_base
+    from .base_model import answer_nll
     from .corpus import prompts
     from .experts import adapted, train_adapter
 
@@ -54,16 +73,16 @@ def _build_affinity(ws, p, path):
     drawn = sample_by_task(train[train["task"].isin(tasks)], n + n // 2, p.seed)
     learn = {t: g.iloc[:n] for t, g in drawn.groupby("task")}
     held = pd.concat([g.iloc[n:] for _, g in drawn.groupby("task")])
-    model, tokenizer = load_base(p.base_model, device=p.device)
+    model, tokenizer = run_base(p)
 
     def losses(m):
         nll = answer_nll(m, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
         return pd.Series(nll).groupby(held["task"].to_numpy()).mean().reindex(tasks).to_list()
 
-    before, after = losses(model), []
+    before, after, config = losses(model), [], training_config(p, epochs=2, **_SHORT)
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
-            result = train_adapter(model, tokenizer, learn[task], Path(folder) / task, training_config(p, epochs=2))
+            result = train_adapter(model, tokenizer, learn[task], Path(folder) / task, config)
             with adapted(model, result.path) as expert:
                 after.append(losses(expert))
     write_json(path, {"tasks": tasks, "base_nll": before, "nll": after, "n_records": n})
@@ -73,7 +92,6 @@ def _build_affinity(ws, p, path):
 @step("scores", "scores.parquet", "05", ("records", "pool"), (*_TRAINING, "score", "warmup_records", "max_new_tokens"))
 def _build_scores(ws, p, path):
     """The pool's model score, under the base warmed up on a small draw of the pool."""
-    from .base_model import load_base
     from .experts import adapted, train_adapter
     from .scoring import rank_normalise, score_records
 
@@ -82,12 +100,13 @@ def _build_scores(ws, p, path):
     if p.score.startswith("column:"):
         raw = score_records(records, p.score)
     else:
-        model, tokenizer = load_base(p.base_model, device=p.device)
+        model, tokenizer = run_base(p)
         options = {"max_length": p.max_length, "max_new_tokens": p.max_new_tokens}
         if p.warmup_records:
             warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
+            config = training_config(p, epochs=1, **_SHORT)
             with tempfile.TemporaryDirectory() as folder:
-                result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", training_config(p, epochs=1))
+                result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", config)
                 with adapted(model, result.path) as warmed:
                     raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **options)
         else:
@@ -102,16 +121,17 @@ def _build_scores(ws, p, path):
     "experts",
     "06",
     ("records", "encoder", "embeddings", "selection"),
-    (*_TRAINING, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
+    (*_TRAINING, *_HELD_OUT, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
     read=Path,
 )
 def _build_experts(ws, p, path):
-    from .base_model import base_info, load_base
+    from .base_model import base_info
     from .encoder import encoder_fingerprint
     from .experts import train_experts
+    from .training_table import MEASURED
 
     records, selection = read(ws, "records"), read(ws, "selection")
-    model, tokenizer = load_base(p.base_model, device=p.device)
+    model, tokenizer = run_base(p)
     encoder = open_encoder(ws, p)
     X = rows_of(read(ws, "embeddings"), selection["id"])
     weights = {"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity}
@@ -129,11 +149,12 @@ def _build_experts(ws, p, path):
         n_clusters=p.n_clusters,
         weights=weights,
         min_similarity=p.min_similarity,
-        work_dir=ws.path_of("experts.partial"),
+        work_dir=ws.path_of(WORK),
+        log_dir=ws.path_of(LOGS) if p.tensorboard else None,
     )
-    measured = ("seconds", "tokens_per_second", "peak_memory_mb")
-    times = {r.path.name: {m: round(getattr(r, m), 1) for m in measured} for r in bank.results}
-    ws.update_manifest("training", times)
+    ws.update_manifest("training", {r.path.name: {m: round(getattr(r, m), 1) for m in MEASURED} for r in bank.results})
+    if p.tensorboard:
+        print(f"TensorBoard: tensorboard --logdir {ws.display_path(LOGS)}")
 
 
 def generation_batch(model) -> int:
@@ -143,11 +164,13 @@ def generation_batch(model) -> int:
 
 def open_silversight(ws, p: Parameters):
     """The run's experts with router, base model and encoder: a ``SilverSight``."""
+    from .bank import ExpertBank
+    from .base_model import base_info
     from .silversight import SilverSight
 
-    return SilverSight.from_pretrained(
-        ws.path_of("experts"), base=p.base_model, encoder=open_encoder(ws, p), device=p.device
-    )
+    bank, encoder = ExpertBank.from_pretrained(ws.path_of("experts")), open_encoder(ws, p)
+    model, tokenizer = run_base(p)
+    return SilverSight(model, tokenizer, encoder, bank, base=base_info(model, tokenizer, p.base_model))
 
 
 # 07 ------------------------------------------------------------------------------------------------------------------
@@ -156,7 +179,7 @@ def open_silversight(ws, p: Parameters):
     "answers.parquet",
     "07",
     ("records", "experts"),
-    ("base_model", "device", "strategy", "max_new_tokens", "min_similarity", "n_test", "seed"),
+    ("base_model", "quantization", "device", "strategy", "max_new_tokens", "min_similarity", "n_test", "seed"),
 )
 def _build_answers(ws, p, path):
     from .corpus import prompts
@@ -188,7 +211,7 @@ def _build_answers(ws, p, path):
     "comparison.parquet",
     "08",
     ("records", "selection", "experts"),
-    (*_TRAINING, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
+    (*_TRAINING, *_HELD_OUT, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
 )
 def _build_comparison(ws, p, path):
     """Answers of the arms that the routed experts are compared with; every arm answers the same test questions.
@@ -235,7 +258,7 @@ def _answer(p: Parameters, arm: str, questions: pd.DataFrame, adapter: Path | No
     from .corpus import prompts
     from .experts import adapted, train_adapter
 
-    model, tokenizer = _base(p.base_model, p.device)
+    model, tokenizer = _base(p)
     if data is not None:
         train_adapter(model, tokenizer, data, adapter, training_config(p, epochs=epochs))
     with adapted(model, adapter) if adapter else nullcontext(model) as answering:
@@ -250,11 +273,7 @@ def _answer(p: Parameters, arm: str, questions: pd.DataFrame, adapter: Path | No
     return pd.DataFrame({"id": questions["id"], "arm": arm, "answer": answers})
 
 
-@lru_cache(maxsize=1)
-def _base(name: str, device: str):
-    from .base_model import load_base
-
-    return load_base(name, device=device)
+_base = lru_cache(maxsize=1)(run_base)
 
 
 @step(

@@ -76,6 +76,13 @@ class Parameters(BaseModel):
     full_epochs: int = _field(1, "passes of the one adapter trained on all records (0 = leave it out)", ge=0, le=1000)
     learning_rate: float = _field(2e-3, "peak learning rate", gt=0, le=1)
     train_batch_size: int = _field(8, "records of one optimiser step", ge=1, le=4096)
+    gradient_accumulation: int = _field(1, "parts that a step is computed in: less memory, same result", ge=1, le=4096)
+    gradient_checkpointing: bool = _field(False, "recompute activations: much less memory, a third more time")
+    packing: bool = _field(False, "fill rows of max_length with several records; train_batch_size counts rows then")
+    quantization: Literal["none", "nf4"] = _field("none", "'nf4' loads the base in 4 bits (QLoRA)")
+    holdout_share: float = _field(0.0, "share of each expert's records held out for early stopping", ge=0, le=0.5)
+    patience: int = _field(2, "held-out losses (two an epoch) without a new best before it stops", ge=1, le=100)
+    tensorboard: bool = _field(False, "write TensorBoard's files into the run's logs/ while experts are trained")
     max_length: int = _field(512, "longest record in tokens; longer prompts lose their start", ge=16, le=1 << 20)
     max_new_tokens: int = _field(40, "longest generated answer in tokens", ge=1, le=1 << 16)
     # routing and evaluation
@@ -90,6 +97,11 @@ class Parameters(BaseModel):
         total = self.mmr_relevance + self.mmr_score + self.mmr_diversity
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             raise ValueError(f"mmr_relevance + mmr_score + mmr_diversity must be 1, they are {total:g}")
+        if self.train_batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"train_batch_size must be a multiple of gradient_accumulation, "
+                f"{self.train_batch_size} is none of {self.gradient_accumulation}"
+            )
         if self.data == "embedded" and self.n_records < 200:
             raise ValueError(f"n_records must be at least 200 for the embedded corpus, got {self.n_records}")
         return self

@@ -129,6 +129,15 @@ def _ensure(ws: Workspace, name: str, parameters: Parameters, notebook: str | No
     )
 
 
+def is_current(ws: Workspace, name: str, parameters: Parameters) -> bool:
+    """Whether an artifact and all it is made from are what `require` would make of them."""
+    from . import build_experts, build_selection  # noqa: F401  (they register the steps)
+
+    step = STEPS[name]
+    whole = all(is_current(ws, parent, parameters) for parent in step.parents)
+    return whole and ws.is_current(step.file, _key(ws, name, parameters))
+
+
 def read(ws: Workspace, name: str) -> Any:
     """Load an artifact as it is on disk, current or not."""
     return STEPS[name].read(ws.path_of(STEPS[name].file))

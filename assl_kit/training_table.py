@@ -65,10 +65,8 @@ def training_table(
     >>> from pathlib import Path
     >>> log = pd.DataFrame({"step": [1, 2], "epoch": [0.5, 1.0], "loss": [2.0, 1.0], "learning_rate": [1e-3, 5e-4]})
     >>> result = TrainingResult(Path("expert-0"), log, 12, 0, 340, 2.0, 170.0, 90.0, "f" * 64)
-    >>> training_table([result])[["copies", "first_loss", "last_loss", "tokens_per_second"]]
-              copies  first_loss  last_loss  tokens_per_second
-    expert
-    expert-0      12         2.0        1.0              170.0
+    >>> training_table([result]).loc["expert-0", ["copies", "last_loss", "tokens_per_second"]].tolist()
+    [12.0, 1.0, 170.0]
     """
     is_bank = isinstance(trained, ExpertBank)
     results = (trained.results or training_results(trained)) if is_bank else list(trained)

@@ -1,0 +1,102 @@
+"""Train the experts of a run with several processes: ``accelerate launch -m assl_kit.train_bank RUN``.
+
+The run must have got as far as its selection (``assl run --to 05``). All processes train every expert together, each on
+its share of a step's records; the first one then writes the bank, and ``assl run`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .build_experts import LOGS, WORK, run_base, training_config
+from .errors import AsslError, WorkspaceError
+from .steps import is_current, read, require
+from .workspace import MANIFEST, Workspace, runs_folder
+
+
+def train_bank(run: str, *, progress: bool = False) -> Workspace:
+    """Train a run's experts in this process and those launched with it.
+
+    Parameters
+    ----------
+    run : str
+        Name of a run under ``runs/``, or its folder.
+    progress : bool
+        Show a progress bar (of the first process).
+
+    Returns
+    -------
+    Workspace
+        With its ``experts`` made.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is no such run, or it has no current selection yet.
+
+    Examples
+    --------
+    >>> train_bank("no-such-run")
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.WorkspaceError: there is no run 'no-such-run'. Run 'assl run --to 05' first.
+    """
+    from .base_model import base_info
+    from .experts import cluster_tables, train_adapter
+
+    folders = [folder for folder in (runs_folder() / run, Path(run)) if (folder / MANIFEST).is_file()]
+    if not folders:
+        raise WorkspaceError(f"there is no run {run!r}", hint="Run 'assl run --to 05' first.")
+    ws = Workspace.open(folders[0])
+    p = ws.current_parameters()
+    if not is_current(ws, "selection", p):
+        raise WorkspaceError(
+            "the run has no selection yet, or not of its data and parameters",
+            where=ws.display_path(),
+            hint="Run 'assl run --to 05' with the same parameters first.",
+        )
+    rank, processes = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1)))
+    _take_own_gpu()
+    if processes > 1:
+        model, tokenizer = run_base(p)
+        base = base_info(model, tokenizer, p.base_model)["fingerprint"]
+        for k, table in enumerate(cluster_tables(read(ws, "records"), read(ws, "selection"), p.n_clusters)):
+            logs = ws.path_of(f"{LOGS}/expert-{k}") if p.tensorboard else None
+            options = {"name": f"expert {k}", "base_fingerprint": base, "log_dir": logs}
+            options["progress"] = progress and rank == 0
+            train_adapter(model, tokenizer, table, ws.path_of(f"{WORK}/expert-{k}"), training_config(p), **options)
+        del model
+    if rank == 0:
+        require(ws, "experts", p)  # takes the adapters that are there
+    return ws
+
+
+def _take_own_gpu() -> None:
+    """Let "cuda" mean the GPU of this process."""
+    import torch
+
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def main() -> None:
+    """Entry point of ``-m assl_kit.train_bank``."""
+    parser = argparse.ArgumentParser(prog="assl_kit.train_bank", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="name of a run under runs/, or its folder")
+    try:
+        ws = train_bank(parser.parse_args().run, progress=True)
+    except AsslError as error:
+        sys.exit(f"assl_kit.train_bank: {error}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        from .bank import ExpertBank
+        from .experts import training_table
+
+        measured = ws.manifest().get("training", {})
+        print(training_table(ExpertBank.from_pretrained(ws.path_of("experts")), measured).round(2).T.to_string())
+
+
+if __name__ == "__main__":
+    main()
