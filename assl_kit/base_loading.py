@@ -16,7 +16,17 @@ GEMMA_TEMPLATE = (
 """Turns of a user and the model as Gemma's chat models write them; it puts the bos token, so the tokenizer must not."""
 
 
-def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = None, chat_template: str | None = None):
+QUANTIZATIONS = ("none", "nf4")
+
+
+def load_base(
+    name: str = "tiny",
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    quantization: str | None = None,
+    chat_template: str | None = None,
+):
     """Load a causal language model and its tokenizer, ready for inference.
 
     Only safetensors weights are read and no code from the hub is run.
@@ -30,7 +40,11 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     device : {"auto", "cpu", "cuda", "mps"}
         Where to put it; see :func:`assl_kit.device.pick_device`.
     dtype : {"float32", "bfloat16", "float16"}, optional
-        Type of the weights. Default: float32 for ``"tiny"``, else what suits the device.
+        Type of the weights, or of what is computed with 4-bit weights. Default: float32 for ``"tiny"`` and on a CPU,
+        else what suits the GPU. Gemma gets no float16, which its activations overflow.
+    quantization : {"none", "nf4"}, optional
+        ``"nf4"`` keeps the linear layers in 4 bits, as in QLoRA (arXiv 2305.14314), with double quantisation;
+        embeddings stay as they are. It needs bitsandbytes (extra ``gpu``) and an NVIDIA GPU or, slowly, a CPU.
     chat_template : str, optional
         A Jinja chat template for a tokenizer that has none, or to replace its own. Gemma's base models, which have its
         turn tokens but no template, get the one of its chat models without being asked.
@@ -45,8 +59,9 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     Raises
     ------
     ParameterError
-        If the name, device or dtype is unknown, the model cannot be had (no such folder, no network, no safetensors),
-        or there is no chat template.
+        If the name, device, dtype or quantisation is unknown, the model cannot be had (no such folder, no network, no
+        safetensors, a cut GGUF file, a package missing), its output embedding is quantised, or there is no chat
+        template.
 
     Examples
     --------
@@ -57,14 +72,14 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     there is no base model folder ./no/such/folder
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     where = pick_device(device)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtype = dtype or ("float32" if name == "tiny" else where.dtype)
-    if dtype not in dtypes:
+    if dtype is not None and dtype not in dtypes:
         raise ParameterError(f"unknown dtype {dtype!r}", hint=f"Use one of {', '.join(dtypes)}.")
+    _check_quantization(quantization, where.device)
     source = base_source(name)
     if is_gguf(source):
         source = str(convert(source))
@@ -72,20 +87,32 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     if name == "tiny" or is_gguf(name):
         logging.disable_progress_bar()
     try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if dtype is None:
+            dtype = "float32" if name == "tiny" else where.dtype
+            if dtype == "float16" and config.model_type.startswith("gemma"):
+                dtype = "float32"
+        options = {"dtype": dtypes[dtype], "use_safetensors": True, "trust_remote_code": False}
+        if quantization == "nf4":
+            if method := _quantised_by(config):
+                raise ParameterError(f"the base model {name!r} is quantised already, by {method}")
+            options |= {"quantization_config": _nf4(dtypes[dtype]), "device_map": {"": where.device}}
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtypes[dtype], use_safetensors=True, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, **options)
+    except ParameterError:
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
             f"the base model {name!r} could not be loaded: {reason}",
-            hint="It must be 'tiny', a local folder or a reachable hub id, with safetensors weights and no remote "
-            "code; without a network (or with HF_HUB_OFFLINE=1) only local folders and cached models load.",
+            hint="It must be 'tiny', 'gemma3-270m', a local folder, a GGUF file or a reachable hub id, with weights in "
+            "safetensors and no remote code; without a network (or with HF_HUB_OFFLINE=1) only local files and cached "
+            "models load.",
         ) from error
     finally:
         if bars:
             logging.enable_progress_bar()
+    _check_output_embedding(model, name)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     elif not tokenizer.chat_template and {"<start_of_turn>", "<end_of_turn>"} <= set(tokenizer.get_vocab()):
@@ -98,4 +125,52 @@ def load_base(name: str = "tiny", *, device: str = "auto", dtype: str | None = N
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return model.to(where.device).eval(), tokenizer
+    return (model if quantization == "nf4" else model.to(where.device)).eval(), tokenizer
+
+
+def _check_quantization(quantization: str | None, device: str) -> None:
+    from importlib.util import find_spec
+
+    if quantization not in (None, *QUANTIZATIONS):
+        raise ParameterError(f"unknown quantization {quantization!r}", hint=f"Use one of {', '.join(QUANTIZATIONS)}.")
+    if quantization != "nf4":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise ParameterError(
+            "4-bit loading needs bitsandbytes",
+            hint='Install it: pip install "assl-kit[gpu]", or use quantization=none.',
+        )
+    if device == "mps":
+        raise ParameterError("bitsandbytes has no 4-bit layers for an Apple GPU", hint="Use quantization='none'.")
+
+
+def _nf4(dtype):
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _quantised_by(config) -> str | None:
+    """The method by which a model's files are quantised ("gptq", "awq", …), or None."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return str(getattr(method, "value", method))
+
+
+def _check_output_embedding(model, name: str) -> None:
+    """Refuse an output embedding whose weights are no floating-point matrix: losses and logits need it as it is."""
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is not None and weight.dim() == 2 and weight.is_floating_point():
+        return
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    what = "no output embedding" if head is None else f"a quantised output embedding ({type(head).__name__})"
+    raise ParameterError(
+        f"the base model {name!r} has {what}{', tied to the input embedding,' if tied and head is not None else ''} "
+        "so answers cannot be scored",
+        hint="Take its version in 16 or 32 bits; quantization='nf4' loads that in 4 bits and leaves embeddings alone.",
+    )

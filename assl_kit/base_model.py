@@ -13,10 +13,22 @@ from .base_identity import TINY_BASE, base_info, unwrap
 from .base_loading import load_base
 from .device import fitting_threads
 from .errors import DataError, ParameterError
+from .inference import InferenceReport, cut_left, in_batches
 
-__all__ = ["BASE_ADAPTER", "TINY_BASE", "answer_nll", "base_info", "chat_prompt", "generate_answers", "load_base"]
+__all__ = [
+    "BASE_ADAPTER",
+    "TINY_BASE",
+    "InferenceReport",
+    "answer_nll",
+    "base_info",
+    "chat_prompt",
+    "generate_answers",
+    "load_base",
+]
 
 BASE_ADAPTER = "__base__"
+_LOGITS = 1 << 24
+"""Logits held at once: of a vocabulary of 262,144, those of 64 positions."""
 
 
 def chat_prompt(tokenizer, prompt: str) -> str:
@@ -44,9 +56,10 @@ def answer_nll(
     prompts: Sequence[str] | None,
     answers: Sequence[str],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_length: int = 512,
     progress: bool = False,
+    report: InferenceReport | None = None,
 ) -> np.ndarray:
     """Mean negative log-likelihood of each answer given its prompt.
 
@@ -60,12 +73,15 @@ def answer_nll(
     prompts : sequence of str, length n, or None
         User texts, put into the chat template. None gives the unconditioned loss: the user's turn is empty (ours).
     answers : sequence of str, length n
-    batch_size : int
-        Records a forward pass. It changes results by rounding only (about 1e-6 in float32).
+    batch_size : int, optional
+        Records a forward pass. It changes results by rounding only (about 1e-6 in float32). Default: by device and
+        length (:func:`assl_kit.device.batch_size_for`). Where memory runs out, batches are halved, with a warning.
     max_length : int
         Tokens of prompt and answer together. A longer prompt loses tokens on its left; the answer is kept whole.
     progress : bool
         Show a progress bar.
+    report : InferenceReport, optional
+        Gets counts (prompts that were cut among them), times and memory.
 
     Returns
     -------
@@ -77,11 +93,11 @@ def answer_nll(
     DataError
         If there are not as many prompts as answers, an answer does not fit into the model, or a loss is not finite.
     ParameterError
-        If ``batch_size`` or ``max_length`` is not positive.
+        If ``batch_size`` or ``max_length`` is not positive, or not even one record fits into memory.
     """
     import torch
 
-    _positive(batch_size=batch_size, max_length=max_length)
+    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
     answers = _texts(answers, "answers")
     prompts = [""] * len(answers) if prompts is None else _texts(prompts, "prompts")
     if len(prompts) != len(answers):
@@ -92,7 +108,7 @@ def answer_nll(
     limit = getattr(base.config, "max_position_embeddings", None) or math.inf
     heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
     tails = [ids + [tokenizer.eos_token_id] for ids in _ids(tokenizer, answers)]
-    rows = []
+    report, rows = report if report is not None else InferenceReport(), []
     for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
         room = max(1, int(min(max_length, limit)) - len(tail))
         if len(tail) + 1 > limit:
@@ -101,22 +117,33 @@ def answer_nll(
                 where=f"row {row}",
                 hint="Shorten the answer or leave the record out.",
             )
-        rows.append((head[-room:], tail))
-    pad, losses = tokenizer.pad_token_id, np.zeros(len(rows))
-    with _evaluating(model), fitting_threads(model), torch.inference_mode():
-        for batch in _batches([len(head) + len(tail) for head, tail in rows], batch_size, progress, "answer loss"):
-            width = max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
-            ids = torch.full((len(batch), width), pad, dtype=torch.long)
-            for place, i in enumerate(batch):
-                head, tail = rows[i]
-                ids[place, : len(head) + len(tail)] = torch.tensor(head + tail)
-            # Padded on the right, a causal model needs no mask: no token sees what comes after it.
-            hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
-            for place, i in enumerate(batch):
-                head, tail = rows[i]
-                states = hidden[place, len(head) - 1 : len(head) + len(tail) - 1]
-                target = torch.tensor(tail, device=states.device)
-                losses[i] = torch.nn.functional.cross_entropy(logits(base, states), target).item()
+        report.truncated += len(head) > room
+        rows.append((cut_left(head, room, tokenizer), tail))
+    losses = np.zeros(len(rows))
+
+    def score(batch: list[int]) -> None:
+        ids = _padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
+        # Padded on the right, a causal model needs no mask: no token sees what comes after it.
+        hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+        spans = [slice(len(head) - 1, len(head) + len(tail) - 1) for head, tail in (rows[i] for i in batch)]
+        states = torch.cat([hidden[place, span] for place, span in enumerate(spans)])
+        target = torch.tensor([token for i in batch for token in rows[i][1]], device=states.device)
+        parts = max(1, _LOGITS // base.config.get_text_config().vocab_size)
+        nll = torch.cat(
+            [
+                torch.nn.functional.cross_entropy(logits(base, some), wanted, reduction="none")
+                for some, wanted in zip(states.split(parts), target.split(parts), strict=True)
+            ]
+        )
+        ends = np.cumsum([len(rows[i][1]) for i in batch])
+        losses[batch] = [part.mean() for part in np.split(nll.double().cpu().numpy(), ends[:-1])]
+
+    report.records += len(rows)
+    report.prompt_tokens += sum(len(head) for head, _ in rows)
+    report.answer_tokens += sum(len(tail) for _, tail in rows)
+    lengths = [len(head) + len(tail) for head, tail in rows]
+    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+        in_batches(score, model, lengths, batch_size, title="answer loss", report=report, progress=progress)
     if not np.isfinite(losses).all():
         row = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise DataError(
@@ -149,10 +176,11 @@ def generate_answers(
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 64,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_length: int = 512,
     adapter_names: Sequence[str] | None = None,
     progress: bool = False,
+    report: InferenceReport | None = None,
 ) -> list[str]:
     """Greedy answers, in the order of the prompts.
 
@@ -167,13 +195,16 @@ def generate_answers(
         User texts, put into the chat template.
     max_new_tokens : int
         An answer ends at the end token or after this many tokens.
-    batch_size : int
+    batch_size : int, optional
+        Default, and what happens where memory runs out: as in :func:`answer_nll`.
     max_length : int
         Tokens of the prompt; a longer one loses tokens on its left.
     adapter_names : sequence of str, length n, optional
         The PEFT adapter that answers each prompt, ``"__base__"`` for none: a mixed batch. Default: what is active.
     progress : bool
         Show a progress bar.
+    report : InferenceReport, optional
+        Gets counts (prompts that were cut among them), times and memory.
 
     Returns
     -------
@@ -185,12 +216,12 @@ def generate_answers(
     DataError
         If there are not as many adapter names as prompts.
     ParameterError
-        If an adapter is not loaded, or a number is not positive.
+        If an adapter is not loaded, a number is not positive, or not even one record fits into memory.
     """
     import torch
     from transformers import GenerationConfig
 
-    _positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
     prompts = _texts(prompts, "prompts")
     if adapter_names is not None:
         adapter_names = _adapters(model, adapter_names, len(prompts))
@@ -201,7 +232,9 @@ def generate_answers(
     if max_new_tokens >= limit:
         raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
     room = int(min(max_length, limit - max_new_tokens))
-    rows = [ids[-room:] for ids in _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])]
+    report = report if report is not None else InferenceReport()
+    heads = _ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
+    rows = [cut_left(head, room, tokenizer) for head in heads]
     own = base.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
@@ -211,22 +244,37 @@ def generate_answers(
         repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
     )  # fmt: skip
     answers = [""] * len(rows)
-    with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
-        for batch in _batches([len(row) for row in rows], batch_size, progress, "generate"):
-            width = max(len(rows[i]) for i in batch)
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for place, i in enumerate(batch):
-                ids[place, width - len(rows[i]) :] = torch.tensor(rows[i])
-                mask[place, width - len(rows[i]) :] = 1
-            extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
-            out = model.generate(
-                input_ids=ids.to(base.device), attention_mask=mask.to(base.device), generation_config=greedy, **extra
-            )
-            texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = text.strip()
+
+    def answer(batch: list[int]) -> None:
+        chosen = [rows[i] for i in batch]
+        ids = _padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
+        mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
+        extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
+        with _without_left_hooks(model):
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **extra)
+        new = out[:, ids.shape[1] :]
+        report.answer_tokens += int((new != tokenizer.pad_token_id).sum())
+        for i, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            answers[i] = text.strip()
+
+    report.records += len(rows)
+    report.truncated += sum(len(head) > room for head in heads)
+    report.prompt_tokens += sum(map(len, rows))
+    lengths = [len(row) + max_new_tokens for row in rows]
+    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+        in_batches(answer, model, lengths, batch_size, title="generate", report=report, progress=progress)
     return answers
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool):
+    """Rows of tokens as one tensor of shape (b, longest), padded on one side."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, width - len(row) if left else 0 : width if left else len(row)] = torch.tensor(row)
+    return ids
 
 
 def _adapters(model, names: Sequence[str], n: int) -> list[str]:
@@ -268,18 +316,6 @@ def _evaluating(model) -> Iterator[None]:
     finally:
         if training:
             model.train()
-
-
-def _batches(lengths: Sequence[int], batch_size: int, progress: bool, title: str) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first so that a lack of memory shows at once."""
-    from tqdm.auto import tqdm
-
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    with tqdm(total=len(order), desc=title, unit="record", disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            yield batch
-            bar.update(len(batch))
 
 
 def _ids(tokenizer, texts: list[str]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,86 @@ def fitting_threads(model) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has too little memory.
+
+    Examples
+    --------
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("shapes differ"))
+    False
+    """
+    import torch
+
+    told = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    )
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory so far, in MiB: allocated by torch on a GPU, else resident of this process; NaN if unknown.
+
+    Examples
+    --------
+    >>> peak_memory_mb("cpu") > 1
+    True
+    """
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def batch_size_for(model, length: int) -> int:
+    """Records of ``length`` tokens that a model without gradients reads or continues at once.
+
+    A small model gets 32. Else a batch may hold a number of tokens: 4,096 on a CPU, where more is no faster; on a GPU
+    what half of the free memory holds of keys, values and activations (ours).
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel, or a PEFT model
+    length : int
+        Tokens of the longest record, those to be written among them.
+
+    Returns
+    -------
+    int
+        1 to 256.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch_size_for(torch.nn.Linear(2, 2), 512)
+    32
+    """
+    import torch
+
+    if is_small(model):
+        return 32
+    device = next(iter(model.parameters())).device
+    tokens = 4096
+    if device.type == "cuda":
+        config = model.config.get_text_config()
+        width, layers = config.hidden_size, config.num_hidden_layers
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or width // heads
+        cached = 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head
+        passing = 8 * width + 3 * (getattr(config, "intermediate_size", None) or 4 * width)
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        tokens = int(0.5 * free / (model.dtype.itemsize * (cached + passing)))
+    return max(1, min(256, tokens // max(1, length)))
 
 
 def thread_count(n_jobs: int | None = None) -> int:
