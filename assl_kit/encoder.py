@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ._static_encoder import static_rows
 from .device import pick_device
 from .errors import DataError, ParameterError
 from .files import atomic_path, sha256_of
@@ -335,7 +336,9 @@ def encode(
 
 
 def _compute(encoder, texts: list[str], batch_size: int, progress: bool) -> np.ndarray:
-    rows = encoder.encode(texts, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
+    rows = static_rows(encoder, texts) if len(texts) <= batch_size else None
+    if rows is None:
+        rows = encoder.encode(texts, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 1e-12)))

@@ -220,3 +220,18 @@ def test_real_records_meet_their_tasks(shared_data):
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     found = np.array(names)[(X[1::2] @ centroids.T).argmax(1)]
     assert (found == tasks[1::2]).mean() > 0.8
+
+
+def test_few_texts_take_the_short_way_with_the_same_bits(monkeypatch):
+    texts = [
+        f"{text}{i}" for i in range(40) for text in ("股价上涨，净利润增长。", "央行降准", "A bond pays interest.")
+    ]
+    encoder = load_encoder("fit", texts=texts, dim=16, vocab_size=200)
+    long_way = encoder.encode(texts, batch_size=32, convert_to_numpy=True)
+    assert np.array_equal(encode(encoder, texts, batch_size=32), long_way)
+    monkeypatch.setattr(encoder, "encode", lambda *_, **__: pytest.fail("the long way"))
+    assert np.array_equal(encode(encoder, texts), long_way)
+    assert all(np.array_equal(encode(encoder, [text])[0], row) for text, row in zip(texts, long_way, strict=True))
+    encoder.prompts, encoder.default_prompt_name = {"query": "问："}, "query"
+    with pytest.raises(pytest.fail.Exception):
+        encode(encoder, texts[:1])
