@@ -175,7 +175,7 @@ class SilverSight:
         *,
         strategy: str = "auto",
         max_new_tokens: int = 64,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         max_length: int = 512,
         min_similarity: float | None = None,
         experts: Sequence[int] | None = None,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
 from .base_identity import unwrap
-from .base_model import _adapters, _evaluating, _ids, _positive, _texts, _without_left_hooks, chat_prompt
+from .base_model import _adapters, _evaluating, _ids, _padded, _positive, _texts, _without_left_hooks, chat_prompt
 from .device import fitting_threads
 from .errors import ParameterError
+from .inference import cut_left
 
 
 def stream_answers(
@@ -28,7 +29,8 @@ def stream_answers(
     Parameters
     ----------
     model, tokenizer, prompts, max_new_tokens, batch_size, max_length, adapter_names
-        See :func:`assl_kit.base_model.generate_answers`. Batches are taken in the order of the prompts.
+        See :func:`assl_kit.base_model.generate_answers`. Batches are taken in the order of the prompts, and not made
+        smaller where memory runs out.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def stream_answers(
         raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
     room = int(min(max_length, limit - max_new_tokens))
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
-    rows = [ids[-room:] for ids in _ids(tokenizer, texts)] if texts else []
+    rows = [cut_left(ids, room, tokenizer) for ids in _ids(tokenizer, texts)] if texts else []
 
     def work(put: Callable[[tuple[int, str]], None], stop: threading.Event) -> None:
         import torch
@@ -75,16 +77,13 @@ def stream_answers(
         with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 batch = range(start, min(start + batch_size, len(rows)))
-                width = max(len(rows[i]) for i in batch)
-                ids = torch.full((len(batch), width), tokenizer.pad_token_id, dtype=torch.long)
-                mask = torch.zeros_like(ids)
-                for place, i in enumerate(batch):
-                    ids[place, width - len(rows[i]) :] = torch.tensor(rows[i])
-                    mask[place, width - len(rows[i]) :] = 1
+                chosen = [rows[i] for i in batch]
+                ids = _padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
+                mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
                 extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
                 model.generate(
-                    input_ids=ids.to(base.device),
-                    attention_mask=mask.to(base.device),
+                    input_ids=ids,
+                    attention_mask=mask,
                     generation_config=config,
                     streamer=RowStreamer(tokenizer, batch, config.eos_token_id, put),
                     stopping_criteria=[lambda now, *_: torch.full((len(now),), stop.is_set(), device=now.device)],
