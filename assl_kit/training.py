@@ -190,8 +190,8 @@ def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bo
         log = [[h.get(key) for key in _LOGGED] for h in outcome.history if "loss" in h]
         held = [[h["step"], h["epoch"], h["eval_loss"]] for h in outcome.history if "eval_loss" in h]
         last = held[-1][0] if held else outcome.last  # a resumed training may have had to take one step too many
-        for row in (*log, *held):
-            row[1] *= config.epochs
+        for row in (*log, *held):  # the trainer's own share depends on how a step is computed
+            row[1] = row[0] / plan.steps * config.epochs
         summary |= {
             "tokens": plan.tokens_of(0, last),
             "seconds": seconds,
@@ -245,7 +245,7 @@ def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig,
 
 def _out_of_memory(error: RuntimeError) -> bool:
     import torch
-    from accelerate.utils import should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 

@@ -23,7 +23,7 @@ from .base_model import decoder, logits
 from .device import fitting_threads
 from .errors import ParameterError
 from .training_callbacks import Patience, Steps, tensorboard
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, quantization_of
 from .training_data import Encoded, Plan
 
 
@@ -192,6 +192,8 @@ def run(
     arguments = _arguments(model, work, config, plan, fit)
     board = [tensorboard(log_dir)] if log_dir is not None and arguments.process_index == 0 else []
     state = _State(model)
+    if quantization_of(model) != "none":  # accelerate compares places, and takes "cuda" for another than "cuda:0"
+        model.hf_device_map = {"": model.device}
     set_seed(config.seed)
     lora = LoraConfig(
         r=config.rank,

@@ -1,0 +1,60 @@
+"""Several processes: the same experts as one process trains, written once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from assl_kit.bank import ExpertBank
+from assl_kit.errors import WorkspaceError
+from assl_kit.parameters import resolve
+from assl_kit.steps import is_current, require
+from assl_kit.train_bank import train_bank
+from assl_kit.workspace import Workspace
+
+SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 12, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    """A run that has got as far as its selection."""
+    ws = Workspace.open(tmp_path_factory.mktemp("runs") / "runs" / "one")
+    p = ws.remember("tiny", resolve("tiny", **SMALL))
+    require(ws, "selection", p)
+    return ws, p
+
+
+def test_two_processes_train_what_one_does(selected, tmp_path):
+    ws, p = selected
+    two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, *launch, "-m", "assl_kit.train_bank", str(two.folder)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # gloo instead of nccl
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("tokens_per_second") == 1 and "expert 1" in done.stderr
+    assert is_current(two, "experts", p) and not (two.folder / "experts.partial").exists()
+
+    train_bank(str(ws.folder))
+    one, other = (ExpertBank.from_pretrained(w.path_of("experts")) for w in (ws, two))
+    for a, b in zip(one.expert_paths, other.expert_paths, strict=True):
+        a, b = (load_file(path / "adapter_model.safetensors") for path in (a, b))
+        assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-3
+    for a, b in zip(one.info["experts"], other.info["experts"], strict=True):
+        assert a["inputs"] == b["inputs"] and a["tokens"] == b["tokens"]
+        for (*where, loss, rate), (*where_b, loss_b, rate_b) in zip(a["log"], b["log"], strict=True):
+            assert (where, rate) == (where_b, rate_b) and loss == pytest.approx(loss_b, abs=1e-4)
+
+
+def test_a_run_without_its_selection_is_refused(selected, tmp_path):
+    ws, p = selected
+    changed = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "changed"))
+    changed.remember("tiny", p.model_copy(update={"n_select": 13}))
+    with pytest.raises(WorkspaceError, match="no selection yet.*runs/changed.*assl run --to 05"):
+        train_bank(str(changed.folder))
