@@ -1,9 +1,11 @@
-"""What the benchmarks measured: the records that `make bench` wrote, and time against number of rows as a figure."""
+"""What the benchmarks measured: the records of kernels and evidence, and time against number of rows as a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from .errors import DataError
 from .files import read_json
@@ -47,11 +49,43 @@ def kernel_results() -> dict[str, Any]:
     >>> sorted(kernel_results())
     ['done', 'header', 'records', 'slopes']
     """
+    return _results("kernels.json")
+
+
+def evidence_results() -> pd.DataFrame:
+    """The measurements of what the paper claims and leaves open.
+
+    Returns
+    -------
+    DataFrame
+        One row a measurement: ``experiment, data, base, arm, task, metric, value, seed, n_train, device, seconds``,
+        and where they apply ``low`` and ``high`` (95 % bootstrap), ``n`` (questions), ``against``, ``seeds``,
+        ``p_value``. ``seed`` is NaN where seeds are pooled, ``task`` is "mean" for the mean over tasks and "all" where
+        a value is not of a task.
+
+    Raises
+    ------
+    DataError
+        If the file is not there.
+
+    Notes
+    -----
+    Ours. The file is ``benchmarks/results/evidence.json`` of the checkout, else the package's own copy.
+
+    Examples
+    --------
+    >>> {"experiment", "arm", "value", "seed"} <= set(evidence_results())
+    True
+    """
+    return pd.DataFrame(_results("evidence.json")["records"])
+
+
+def _results(name: str) -> dict[str, Any]:
     package = Path(__file__).resolve().parent
     for folder in (package.parent / "benchmarks" / "results", package / "results"):
-        if (folder / "kernels.json").is_file():
-            return read_json(folder / "kernels.json")
-    raise DataError("the measurements are not there", where=str(package), hint="Install assl-kit again.")
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    raise DataError("the measurements are not there", where=str(package / "results" / name), hint="Install it again.")
 
 
 def growth_styles(systems: list[str]) -> dict[str, dict[str, Any]]:

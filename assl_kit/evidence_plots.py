@@ -1,0 +1,154 @@
+"""Figures of the evidence: the curve over shares, differences with intervals, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from .plots import TASK_COLOURS, _figure
+
+_SEED_MARKERS = "osD^v"
+
+
+def of_seeds(evidence: pd.DataFrame, arm: str, *, task: str = "mean", metric: str | None = None) -> pd.Series:
+    """The values of an arm, one a seed.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        From :func:`assl_kit.measured.evidence_results`, narrowed to one data set and base.
+    arm, task : str
+    metric : str, optional
+        Default: any but differences.
+
+    Returns
+    -------
+    Series
+        Indexed by seed, ascending.
+    """
+    rows = evidence[(evidence["arm"] == arm) & (evidence["task"] == task) & evidence["seed"].notna()]
+    rows = rows[rows["metric"] == metric] if metric else rows[~rows["metric"].str.startswith("difference")]
+    return rows.set_index("seed")["value"].sort_index()
+
+
+def plot_share_curve(evidence: pd.DataFrame) -> Figure:
+    """Mean over tasks against the share of the training data, chosen and at random; bands from least to most of seeds.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        As for `of_seeds`.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, axes = _figure(7.0, 4.0)
+    for kind, colour, marker in (("chosen", TASK_COLOURS[0], "o"), ("random", TASK_COLOURS[5], "s")):
+        arms = evidence["arm"].str.extract(rf"^{kind} (\d+) %$")[0].dropna().astype(int)
+        shares = sorted(set(arms))
+        values = [of_seeds(evidence, f"{kind} {share} %") for share in shares]
+        axes.plot(shares, [v.mean() for v in values], color=colour, marker=marker, label=f"{kind}, one LoRA")
+        low, high = [v.min() for v in values], [v.max() for v in values]
+        axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
+    lines = (("all data, 3 epochs", "-"), ("all data, 1 epoch", "--"), ("base", ":"))
+    for arm, style in lines:
+        if len(values := of_seeds(evidence, arm)):
+            axes.axhline(values.mean(), color="#555555", linestyle=style, linewidth=1.2, label=arm)
+    axes.set(xscale="log", xlabel="share of the training records, percent", ylabel="mean score over tasks")
+    axes.set_xticks(shares, [f"{share}" for share in shares])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title("How much data is enough?")
+    axes.legend(loc="lower right", fontsize=8.5)
+    return figure
+
+
+def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, title: str) -> Figure:
+    """Differences of mean scores over tasks, with 95 % intervals over seeds and questions.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        As for `of_seeds`.
+    pairs : sequence of (arm, against)
+        Those that were not measured are left out.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    rows = evidence[(evidence["metric"] == "difference in mean") & (evidence["task"] == "mean")]
+    rows = rows.drop_duplicates(["arm", "against"]).set_index(["arm", "against"])
+    rows = [(pair, rows.loc[pair]) for pair in pairs if pair in rows.index]
+    figure, axes = _figure(7.5, 1.2 + 0.32 * len(rows))
+    for place, (_, row) in enumerate(rows):
+        sure = row["low"] > 0 or row["high"] < 0
+        colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if sure else "#777777"
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
+        axes.plot(row["value"], place, "o" if sure else "D", color=colour, markersize=6)
+    axes.axvline(0, color="#333333", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [f"{arm}  −  {against}" for (arm, against), _ in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="difference in mean score (grey diamond: the interval holds 0)", title=title)
+    axes.set_title(title, loc="left")
+    return figure
+
+
+def plot_sensitivity(evidence: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str], *, title: str) -> Figure:
+    """Values of several arms, a panel a metric, a marker a seed.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        As for `of_seeds`.
+    arms, metrics : sequence of str
+        Rows and panels; of task "all".
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    figure, panels = _figure(3.2 + 2.6 * len(metrics), 1.4 + 0.3 * len(arms), columns=len(metrics), sharey=True)
+    for axes, metric in zip(np.atleast_1d(panels), metrics, strict=True):
+        for place, arm in enumerate(arms):
+            values = of_seeds(evidence, arm, task="all", metric=metric)
+            for number, value in enumerate(values):
+                axes.plot(value, place, _SEED_MARKERS[number % 5], color=TASK_COLOURS[0], markersize=5, alpha=0.8)
+        axes.set(xlim=(-0.03, 1.03), title=metric.replace(": ", ":\n"))
+        axes.set_title(metric.replace(": ", ":\n"), fontsize=9)
+        axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
+    first = np.atleast_1d(panels)[0]
+    first.set_yticks(range(len(arms)), arms)
+    first.invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def plot_sweeps(table: pd.DataFrame, *, by_chance: float) -> Figure:
+    """Agreement with the default selection against the value of each parameter, a panel a parameter.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``parameter``, ``value`` (a number) and ``jaccard`` in [0, 1].
+    by_chance : float
+        Agreement of two random selections; drawn as a dotted line.
+
+    Returns
+    -------
+    Figure
+    """
+    groups = list(table.groupby("parameter", sort=False))
+    figure, panels = _figure(2.3 * len(groups), 2.8, columns=len(groups), sharey=True)
+    for axes, (name, part) in zip(np.atleast_1d(panels), groups, strict=True):
+        axes.plot(part["value"], part["jaccard"], "o-", color=TASK_COLOURS[0])
+        axes.axhline(by_chance, color="#777777", linestyle=":", linewidth=1)
+        axes.set(title=name, ylim=(0, 1.05))
+    np.atleast_1d(panels)[0].set_ylabel("Jaccard with the default")
+    return figure
