@@ -31,8 +31,7 @@ def run_base(p: Parameters):
     """The run's base model and tokenizer."""
     from .base_model import load_base
 
-    few_bits = {} if p.quantization == "none" else {"quantization": p.quantization}
-    return load_base(p.base_model, device=p.device, **few_bits)
+    return load_base(p.base_model, device=p.device, quantization=p.quantization)
 
 
 def training_config(p: Parameters, **changes):
