@@ -11,15 +11,24 @@ import pytest
 import torch
 from helpers_models import make_test_base
 from safetensors.torch import load_file, save_file
-from test_experts import QUICK, Stop, bits, some_records, stopper
+from test_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
 
-from assl_kit.base_model import answer_nll, load_base
+from assl_kit.bank import ExpertBank
+from assl_kit.base_model import answer_nll, base_info, load_base
 from assl_kit.corpus import load_records, prompts
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts import TrainingConfig, adapted, train_adapter, training_table
+from assl_kit.experts import (
+    TrainingConfig,
+    adapted,
+    train_adapter,
+    train_experts,
+    training_results,
+    training_table,
+)
 from assl_kit.files import read_json, sha256_file
 from assl_kit.training_data import encode_records, hold_out, pack, plan_training
 from assl_kit.training_loop import Fit, answer_loss, check_packing
+from assl_kit.training_table import MEASURED
 
 WEIGHTS = "adapter_model.safetensors"
 HELD = replace(QUICK, epochs=4, holdout_share=0.25, patience=2)
@@ -308,6 +317,25 @@ def test_the_table_has_one_row_per_expert(base, tmp_path):
     assert (row["copies"], row["held_out"], row["tokens"]) == (50, 10, result.tokens)
     assert row["last_loss"] == result.log["loss"].iloc[-1] and row["best_held_out"] == result.held_out["loss"].min()
     assert row["seconds"] == result.seconds > 0 and row["peak_memory_mb"] > 0
+
+
+def test_a_bank_tells_how_its_experts_were_trained(base, tmp_path, capsys):
+    selection = pd.DataFrame({"id": [f"r{i}" for i in range(72)], "cluster": np.arange(72) % 2, "copies": 1})
+    X = np.random.default_rng(0).normal(size=(72, 8)).astype("f4")
+    options = {"base_info": base_info(*base), "encoder_info": ENCODER}
+    config = replace(QUICK, holdout_share=0.25)
+    bank = train_experts(*base, some_records(72), selection, X, tmp_path / "b", config, progress=True, **options)
+    bars = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    total = sum(plan_training(encode_records(*base, some_records(36), 128), config).steps for _ in range(2))
+    assert f"{total}/{total}" in bars[-1] and "expert 1" in bars[-1] and "held_out=" in bars[-1]
+    opened = ExpertBank.from_pretrained(bank.path)
+    for told, result in zip(training_results(opened), bank.results, strict=True):
+        assert told.n_held_out == result.n_held_out == 9 and told.held_out.equals(result.held_out)
+        assert (told.stopped_epoch, told.notes, told.tokens) == (result.stopped_epoch, result.notes, result.tokens)
+    assert opened.info["training"]["quantization"] == "none"
+    measured = {r.path.name: {m: getattr(r, m) for m in MEASURED} for r in bank.results}
+    pd.testing.assert_frame_equal(training_table(opened, measured), training_table(bank))
+    assert training_table(bank)["records"].tolist() == [36, 36] and training_table(opened)["seconds"].isna().all()
 
 
 # another base ---------------------------------------------------------------------------------------------------------
