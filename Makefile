@@ -1,6 +1,7 @@
-# make run    the whole chain on CPU, offline: notebooks 00 to 08, a table and an HTML report under runs/tiny/
+# make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
 # make test   ruff, pytest, and every notebook through nbval
 # make lab    JupyterLab on the first notebook
+# make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make lint · make notebooks (run all in place and keep their outputs) · make install · make clean
 
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
-.PHONY: run test lab lint notebooks bench install clean
+.PHONY: run test lab lint notebooks bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
@@ -40,6 +41,10 @@ notebooks: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+evidence: $(INSTALLED)
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence.py $(ARGS)
+	$(BIN)/python benchmarks/evidence_table.py
 
 install: $(INSTALLED)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from .errors import ParameterError
@@ -72,12 +74,15 @@ def k_means_medoids(X, n_select: int, *, seed: int = 0) -> np.ndarray:
     [0, 1, 2]
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     X = check_rows(X, convert=True)
     _check(len(X), n_select)
     if n_select == 0:
         return np.zeros(0, np.int64)
-    model = KMeans(n_select, n_init=1, random_state=seed).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centroids
+        model = KMeans(n_select, n_init=1, random_state=seed).fit(X)
     distance = model.transform(X)[np.arange(len(X)), model.labels_]
     order = np.lexsort((np.arange(len(X)), distance))
     _, first = np.unique(model.labels_[order], return_index=True)

@@ -119,7 +119,7 @@ def read_notebook(path: Path) -> ChainNotebook:
     return ChainNotebook(path, declared)
 
 
-def find_notebooks(folder: Path, first: str = "00", last: str = "08") -> list[ChainNotebook]:
+def find_notebooks(folder: Path, first: str = "00", last: str = "09") -> list[ChainNotebook]:
     """The notebooks ``NN_name.ipynb`` with numbers from ``first`` to ``last``, in order.
 
     Raises
@@ -150,7 +150,7 @@ def make_plan(
     *,
     notebooks_dir: str | os.PathLike | None = None,
     first: str = "00",
-    last: str = "08",
+    last: str = "09",
 ) -> Plan:
     """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors."""
     values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
@@ -217,7 +217,7 @@ def run_chain(
     *,
     notebooks_dir: str | os.PathLike | None = None,
     first: str = "00",
-    last: str = "08",
+    last: str = "09",
     say: Callable[[str], None] = print,
 ) -> Workspace:
     """Execute the notebooks from ``first`` to ``last`` in order, in the workspace ``runs/<name>``.

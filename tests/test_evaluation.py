@@ -23,6 +23,7 @@ from assl_kit.evaluation import (
     metric_of,
     normalise_answer,
     paired_difference,
+    pooled_difference,
     regret_table,
     results_table,
     routing_table,
@@ -353,3 +354,35 @@ def test_a_planted_relation_is_found_and_noise_is_not():
     assert np.isnan(affinity_vs_distance(np.ones((3, 3)), distances[:3, :3]).rho)
     with pytest.raises(ParameterError, match="three or more tasks"):
         affinity_vs_distance(np.eye(2), np.eye(2))
+
+
+def test_character_f1_counts_repeats_and_ignores_spaces():
+    scores = score_answers(["甲乙乙", "甲", "甲"], ["乙 甲", "丁", ""], "char_f1")
+    assert scores.tolist() == pytest.approx([2 * 2 / (2 * 2 + 0 + 1), 0.0, 0.0])
+
+
+def test_one_run_pooled_is_the_paired_difference():
+    records, right, wrong = _sentiments(40)
+    one = paired_difference(records, right, wrong, seed=3)
+    pooled = pooled_difference([records], [right], [wrong], seed=3)
+    assert pooled["difference"].tolist() == pytest.approx(one["difference"].tolist())
+    assert (pooled[["low", "high"]] - one[["low", "high"]]).abs().to_numpy().max() < 0.1
+
+
+def test_runs_that_disagree_widen_the_interval():
+    records, right, wrong = _sentiments(60)
+    agree = pooled_difference([records] * 3, [right] * 3, [wrong] * 3)
+    mixed = pooled_difference([records] * 3, [right, right, wrong], [wrong, wrong, right])
+    width = [table["high"].iloc[-1] - table["low"].iloc[-1] for table in (agree, mixed)]
+    assert width[1] > 2 * width[0] and mixed["difference"].iloc[-1] == pytest.approx(agree["difference"].iloc[-1] / 3)
+    assert agree["n"].iloc[-1] == 180
+    with pytest.raises(ParameterError, match="different tasks"):
+        pooled_difference([records, records.assign(task="qa")], [right] * 2, [wrong] * 2)
+    with pytest.raises(ParameterError, match="0 runs"):
+        pooled_difference([], [], [])
+
+
+def _sentiments(n):
+    records = pd.DataFrame({"task": ["sentiment"] * n, "output": ["积极", "消极"] * (n // 2)})
+    wrong = ["积极" if i % 3 else "中性" for i in range(n)]
+    return records, records["output"].tolist(), wrong

@@ -1,0 +1,153 @@
+"""The evidence: a small study runs and resumes, its records are right, and what is committed is whole."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assl_kit.measured import evidence_results
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import evidence_arms  # noqa: E402
+import evidence_data  # noqa: E402
+import evidence_study  # noqa: E402
+import evidence_summary  # noqa: E402
+import evidence_table  # noqa: E402
+
+FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    small = replace(evidence_study.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3,
+                    max_new_tokens=4)  # fmt: skip
+    folder = tmp_path_factory.mktemp("evidence")
+    return evidence_study.Study("embedded", "embedded", "tiny", 0, folder, "cpu", small)
+
+
+@pytest.fixture(scope="module")
+def answered(study):
+    jobs = [("base", "base"), ("one", "random 10 %"), ("one", "chosen 10 %"), ("bank", "experts by cluster"),
+            ("affinity", "affinity")]  # fmt: skip
+    for job in jobs:
+        assert job in evidence_arms.plan(study) and not evidence_arms.done(study, job)
+        evidence_arms.run_job(study, job)
+        assert evidence_arms.done(study, job)
+    return evidence_arms.read_answers(study)
+
+
+def test_every_arm_of_a_size_has_exactly_that_size(study):
+    for arm in ("chosen 10 %", "random 10 %", "k-means medoids 10 %", "k-center 10 %", "stage 1 alone 10 %",
+                "stage 2 alone 10 %", *evidence_study.VARIANTS):  # fmt: skip
+        rows = study.rows_of(arm)
+        assert len(rows) == 18 and rows.min() >= 0 and rows.max() < 180, arm
+    assert len(study.rows_of("all data, 1 epoch")) == 180
+    assert len(study.rows_of("chosen 5 %")) == 9
+
+
+def test_a_study_answers_and_is_not_done_twice(study, answered):
+    ids = set(study.questions["id"])
+    for arm in ("base", "random 10 %", "chosen 10 %", "experts by cluster"):
+        assert set(answered[arm]["answers"]) == ids
+    compared = set(study.questions["id"][study.compared()])
+    assert {"single expert-0", "uniform merge", "two nearest merged", "Arrow"} <= set(answered)
+    assert set(answered["Arrow"]["answers"]) == compared and len(compared) < len(ids)
+    before = (study.work / "answers" / "base.json").stat().st_mtime_ns
+    evidence_arms.run_job(study, ("base", "base"))
+    assert (study.work / "answers" / "base.json").stat().st_mtime_ns == before
+    assert not list((study.work / "adapters").iterdir())
+
+
+def test_its_records_say_what_was_measured(study, answered):
+    records = evidence_summary._arms(study, answered) + evidence_summary._routing(study)
+    records += evidence_summary._affinity(study) + evidence_summary._regret(study, answered)
+    records += evidence_summary._differences([study], [answered])
+    assert all(set(record) >= FIELDS for record in records)
+    by = {(r["experiment"], r["arm"], r["task"], r["metric"]): r for r in records if r["seed"] is not None}
+    assert 0 <= by["selection", "chosen 10 %", "mean", "mean"]["value"] <= 1
+    assert by["selection", "chosen 10 %", "mean", "mean"]["n_train"] == 18
+    routed, best = (
+        by["regret", "experts by cluster", "mean", name]["value"] for name in ("routed", "best single expert")
+    )
+    assert by["regret", "experts by cluster", "mean", "regret"]["value"] == pytest.approx(best - routed, abs=2e-4)
+    rho = by["affinity", "fitted static, 256", "all", "rank correlation with distance"]
+    assert -1 <= rho["low"] <= rho["high"] <= 1
+    pooled = [r for r in records if r["seed"] is None]
+    assert {(r["arm"], r["against"]) for r in pooled} >= {
+        ("chosen 10 %", "random 10 %"),
+        ("experts by cluster", "Arrow"),
+    }
+    assert all(r["low"] <= r["high"] and r["seeds"] == 1 for r in pooled)
+
+
+def test_the_same_study_chooses_the_same(study):
+    default = study.rows_of("chosen 10 %")
+    assert np.array_equal(default, study.rows_of("chosen 10 %"))
+    assert not np.array_equal(np.sort(default), np.sort(study.rows_of("flattening 1")))
+
+
+def test_wordings_of_train_and_test_are_apart_and_eight():
+    for source, wordings in evidence_data.WORDINGS.items():
+        assert len(set(wordings)) == 8, source
+    assert set(evidence_data.WORDINGS) == set(evidence_data.CFLEB)
+
+
+def test_records_of_a_folder_are_split_and_reworded(tmp_path):
+    import pandas as pd
+
+    rows = [
+        {"id": f"{source}-{split}-{i}", "instruction": "旧", "input": f"材料：{source} {split} {i}", "output": "答",
+         "task": task, "source": source.upper(), "split": split}
+        for source, task in zip(evidence_data.CFLEB, "abcdef", strict=True) for split in ("train", "dev", "test")
+        for i in range(30)
+    ]  # fmt: skip
+    exam = {"id": "x", "instruction": "选", "input": "A. 甲", "output": "B", "task": "m", "source": "fineval"}
+    pd.DataFrame([*rows, exam | {"split": "test"}]).to_json(
+        tmp_path / "a.jsonl", orient="records", lines=True, force_ascii=False
+    )
+    records = evidence_data.load_study_records(str(tmp_path), 60, 3, 1, 0)
+    counts = records["split"].value_counts()
+    assert counts["train"] == 60 and counts["exam"] == 1 and counts["test"] <= 18
+    seen = {wording for words in evidence_data.WORDINGS.values() for wording in words[: evidence_data.SEEN]}
+    assert set(records.loc[records["split"] == "train", "instruction"]) <= seen
+    assert not set(records.loc[records["split"] == "test", "instruction"]) & seen
+    train, test = (set(records.loc[records["split"] == split, "input"]) for split in ("train", "test"))
+    assert not train & test
+
+
+# what is committed ---------------------------------------------------------------------------------------------------
+def test_the_committed_records_are_whole_and_of_three_seeds():
+    evidence = evidence_results()
+    assert set(evidence) >= FIELDS
+    assert {"selection", "experts", "regret", "routing", "affinity", "encoder", "A-DBSCAN"} <= set(
+        evidence["experiment"]
+    )
+    for _, part in evidence.groupby(["data", "base"]):
+        assert part.loc[part["seed"].notna(), "seed"].nunique() >= 3
+    pooled = evidence[evidence["seed"].isna()]
+    assert (pooled["seeds"] >= 3).all() and (pooled["low"] <= pooled["high"]).all()
+    tiny = evidence[(evidence["data"] == "embedded") & (evidence["base"] == "tiny")]
+    assert tiny.loc[tiny["metric"] == "cluster nmi", "arm"].nunique() >= 4
+    assert {f"chosen {share} %" for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
+
+
+def test_the_table_of_the_readme_is_that_of_the_records():
+    readme = evidence_table.README
+    if not readme.is_file():
+        pytest.skip("there is no README beside the tests")
+    text = readme.read_text(encoding="utf-8")
+    shown = text.split(evidence_table.BEGIN)[1].split(evidence_table.END)[0].strip()
+    assert shown == evidence_table.table(evidence_results())
+
+
+def test_a_verdict_needs_an_interval_on_one_side():
+    assert evidence_table.verdict("better", -0.01, 0.2) == "not told apart"
+    assert evidence_table.verdict("better", -0.2, -0.1) == "does not hold"
+    assert evidence_table.verdict("close", -0.04, 0.1) == "holds"
+    assert evidence_table.verdict("close", -0.2, 0.1) == "not told apart"
