@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from assl_kit.measured import evidence_results
+from assl_kit.verdicts import verdict, verdicts
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -147,7 +148,15 @@ def test_the_table_of_the_readme_is_that_of_the_records():
 
 
 def test_a_verdict_needs_an_interval_on_one_side():
-    assert evidence_table.verdict("better", -0.01, 0.2) == "not told apart"
-    assert evidence_table.verdict("better", -0.2, -0.1) == "does not hold"
-    assert evidence_table.verdict("close", -0.04, 0.1) == "holds"
-    assert evidence_table.verdict("close", -0.2, 0.1) == "not told apart"
+    assert verdict("better", -0.01, 0.2) == "not told apart"
+    assert verdict("better", -0.2, -0.1) == "does not hold"
+    assert verdict("close", -0.04, 0.1) == "holds"
+    assert verdict("close", -0.2, 0.1) == "not told apart"
+
+
+def test_every_committed_claim_has_a_verdict():
+    table = verdicts(evidence_results())
+    assert table["claim"].nunique() == 14 and not table.isna().any().any()
+    assert set(table["verdict"]) <= {
+        "holds", "does not hold", "not told apart", "in some seeds", "mostly", "often not"
+    }  # fmt: skip

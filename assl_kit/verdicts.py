@@ -1,0 +1,128 @@
+"""What the measurements say about the paper's claims: "paper says · we measured · verdict", from the records alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .evidence_plots import of_seeds
+
+ROUTED, CHOSEN, ENCODER = "experts by cluster", "chosen 10 %", "fitted static, 256"
+#: What is compared: claim, arm, against, and what the claim expects of the difference.
+CLAIMS = (
+    ("A tenth of the data comes close to all of it", CHOSEN, "all data, 1 epoch", "close"),
+    ("The chosen tenth is better than a random one", CHOSEN, "random 10 %", "better"),
+    ("Both stages are needed: better than thinning alone", CHOSEN, "stage 1 alone 10 %", "better"),
+    ("… and than MMR alone", CHOSEN, "stage 2 alone 10 %", "better"),
+    ("Routed experts beat one adapter on the same records", ROUTED, CHOSEN, "better"),
+    ("… and one adapter on all data", ROUTED, "all data, 1 epoch", "better"),
+    ("Clusters are better parts than a random split", ROUTED, "experts by random split", "better"),
+    ("… and than task labels", ROUTED, "experts by task label", "better"),
+    ("Routing is better than a uniform merge", ROUTED, "uniform merge", "better"),
+    ("… and than Arrow's routing in each layer", ROUTED, "Arrow", "better"),
+)
+NAMES = {("embedded", "tiny"): "embedded corpus, tiny base", ("CFLEB", "gemma3-270m"): "CFLEB, Gemma 3 270M"}
+CLOSE = 0.05
+"""How much worse still counts as close."""
+
+
+def verdict(expects: str, low: float, high: float) -> str:
+    """What the interval of a difference says about a claim.
+
+    Parameters
+    ----------
+    expects : {"better", "close"}
+        Above 0, or not more than `CLOSE` below it.
+    low, high : float
+        The interval.
+
+    Returns
+    -------
+    {"holds", "does not hold", "not told apart"}
+
+    Examples
+    --------
+    >>> verdict("better", 0.01, 0.05), verdict("better", -0.02, 0.04), verdict("close", -0.2, -0.1)
+    ('holds', 'not told apart', 'does not hold')
+    """
+    least = -CLOSE if expects == "close" else 0
+    return "holds" if low > least else "does not hold" if high < least else "not told apart"
+
+
+def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
+    """The claims, what was measured on each data set, and what that says.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        From :func:`assl_kit.measured.evidence_results`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``claim, data, measured, verdict``; one row a claim and data set that measured it, claims in order.
+
+    Notes
+    -----
+    The claims are those of arXiv 2404.04949 and what it leaves open, in our words; the verdicts are ours.
+    """
+    rows = []
+    for claim, arm, against, expects in CLAIMS:
+        for own, name in _parts(evidence):
+            found = own[(own["arm"] == arm) & (own["against"] == against) & (own["metric"] == "difference in mean")]
+            for row in found.head(1).itertuples():
+                said = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+                rows.append((claim, name, said, verdict(expects, row.low, row.high)))
+    for claim, judge in _OTHERS.items():
+        for own, name in _parts(evidence):
+            if (found := judge(own)) is not None:
+                rows.append((claim, name, *found))
+    return pd.DataFrame(rows, columns=["claim", "data", "measured", "verdict"])
+
+
+def _parts(evidence: pd.DataFrame):
+    for (data, base), name in NAMES.items():
+        own = evidence[(evidence["data"] == data) & (evidence["base"] == base)]
+        if len(own):
+            yield own, name
+
+
+def _regret(own: pd.DataFrame):
+    values = of_seeds(own, ROUTED, metric="regret")
+    if not len(values):
+        return None
+    low, high = values.min(), values.max()
+    said = "holds" if high <= CLOSE else "does not hold" if low > CLOSE else "in some seeds"
+    return f"regret {values.mean():.3f}, by seed {low:.3f} to {high:.3f}", said
+
+
+def _routing(own: pd.DataFrame):
+    values = of_seeds(own, ENCODER, task="all", metric="home share: wordings and inputs never seen")
+    if not len(values):
+        return None
+    return f"{values.mean():.0%} of unseen questions", "mostly" if values.mean() >= 0.8 else "often not"
+
+
+def _affinity(own: pd.DataFrame):
+    rows = own[(own["metric"] == "rank correlation with distance") & (own["arm"] == ENCODER)]
+    if not len(rows):
+        return None
+    sure = (rows["p_value"] < 0.05) & (rows["value"] < 0)
+    said = "holds" if sure.all() else "in some seeds" if sure.any() else "does not hold"
+    return f"rank correlation {rows['value'].mean():+.2f}, significant in {sure.sum()} of {len(rows)} seeds", said
+
+
+def _stability(own: pd.DataFrame):
+    metric = "jaccard: nine tenths drawn"
+    values, chance = (of_seeds(own, arm, task="all", metric=metric) for arm in (ENCODER, "random choice"))
+    if not len(values):
+        return None
+    said = "holds" if values.mean() > 0.5 else "does not hold"
+    return f"Jaccard {values.mean():.2f} when a tenth of the data is left out, {chance.mean():.2f} by chance", said
+
+
+_OTHERS = {
+    "The routed expert comes close to the best single expert of each task": _regret,
+    "(left open) A question reaches the home of its task": _routing,
+    "(assumed) Near tasks help each other more than far ones": _affinity,
+    "(left open) The selection is stable": _stability,
+}
