@@ -60,13 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare(study) -> None:
     """What many arms read, made once."""
-    from evidence_data import ENCODERS
-
     warnings.simplefilter("ignore")
-    study.space()
-    if study.setting.grid == "full":
-        for encoder in ENCODERS:
-            study.space(encoder)
+    for encoder in study.encoders:
+        study.space(encoder)
     study.scores()
 
 

@@ -109,6 +109,11 @@ class Study:
         place = rows.groupby("task").cumcount()
         return np.ones(len(rows), bool) if n == 0 else ((place < n) & rows["split"].eq("test")).to_numpy()
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders that are compared; a real base is too dear as one of them on a CPU."""
+        return ENCODERS if self.setting.grid == "full" else ENCODERS[:-1]
+
     def space(self, encoder: str = ENCODERS[0]) -> dict[str, np.ndarray]:
         """Unit rows: ``train``, ``questions``, and ``inputs`` (of the test questions, without the instruction)."""
         return _space(self, encoder)

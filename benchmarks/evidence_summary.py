@@ -130,8 +130,7 @@ def _differences(studies: list[Study], answers: list[dict]) -> list[dict]:
 def _routing(study: Study) -> list[dict]:
     """How often questions reach the home of their task, per encoder and set of questions."""
     found, train, test = [], study.part("train"), study.part("test")
-    full = study.setting.grid == "full"
-    for encoder in ENCODERS if full else ENCODERS[:1]:
+    for encoder in study.encoders:
         start, space, clusters = time.perf_counter(), study.space(encoder), study.clusters(encoder)
         agreement = cluster_task_agreement(clusters, train["task"])
         for metric in ("nmi", "purity"):
@@ -208,7 +207,7 @@ def _affinity(study: Study) -> list[dict]:
     places = [np.flatnonzero(held == task) for task in tasks]
     resampled = [matrix(np.concatenate([rng.choice(p, len(p)) for p in places])) for _ in range(200)]
     train = study.part("train")
-    for encoder in ENCODERS if study.setting.grid == "full" else ENCODERS[:1]:
+    for encoder in study.encoders:
         names, centroids = task_centroids(study.space(encoder)["train"], train["task"])
         own = centroids[[names.index(task) for task in tasks]]
         distance = np.sqrt(np.maximum(2 - 2 * own @ own.T, 0))
@@ -233,7 +232,7 @@ def _stability(study: Study, name: str) -> list[dict]:
     """How far a selection stays when nine tenths of the data are drawn, or k-means starts elsewhere."""
     encoder = name if name in ENCODERS else ENCODERS[0]
     experiment, options = "encoder" if name in ENCODERS else "A-DBSCAN", VARIANTS.get(name, {})
-    if study.setting.grid != "full" and encoder != ENCODERS[0]:
+    if encoder not in study.encoders:
         return []
     start, X = time.perf_counter(), study.space(encoder)["train"]
     n, clusters = len(X), study.clusters(encoder)
@@ -265,7 +264,7 @@ def _stability(study: Study, name: str) -> list[dict]:
         found["nmi: clusters with the default encoder's"] = normalized_mutual_info_score(clusters, study.clusters())
     if name != ENCODERS[0]:
         found["jaccard: with the default selection"] = jaccard(whole, study.choose().indices)
-    elif study.setting.grid == "full":
+    else:
         other = [study.choose(clusters=labels).indices for labels in starts]
         found["jaccard: selection over k-means seeds"] = np.mean([jaccard(whole, rows) for rows in other])
     seconds = round(time.perf_counter() - start, 1)
