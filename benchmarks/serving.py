@@ -1,11 +1,12 @@
-"""Measure what routing costs beside the answer, and what streaming and merging do. Writes benchmarks/results/serving.json.
+"""Measure what routing costs beside the answer, and streaming and merging. Writes benchmarks/results/serving.json.
 
     python benchmarks/serving.py                          the tiny base: about two minutes on one core
     python benchmarks/serving.py --base gemma3-270m       a real base (extra llm-offline): about a quarter of an hour
     python benchmarks/serving.py --run runs/tiny          the experts of a run
 
 Without --run the six experts are copies of one adapter, trained briefly so that answers end as they should: only times
-are measured. Records of other bases already in the output file stay there.
+are measured. Records of other bases already in the output file stay there. On a CPU times are processor time of this
+process, so that other work on the machine does not count; on a GPU they are time on the clock.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     before = _load()
     with opened(options) as (silversight, name, questions):
-        found = measure(silversight, questions[: options.questions], options.batch, options.rounds)
+        clock = time.process_time if silversight.model.device.type == "cpu" else time.perf_counter
+        found = measure(silversight, questions[: options.questions], options.batch, options.rounds, clock)
         record = {"base": name, "parameters": _size(silversight.model), "device": str(silversight.model.device)} | found
     _write(options, record, before)
     for way in ("single", "batch"):
@@ -95,12 +97,26 @@ def _bank(folder: Path, options, train):
     return bank, model, tokenizer, encoder
 
 
-def measure(silversight, questions: list[str], batch: int, rounds: int) -> dict:
+def measure(silversight, questions: list[str], batch: int, rounds: int, clock: Callable[[], float]) -> dict:
     """Medians over rounds, in milliseconds a question; one round of everything goes first and does not count.
 
     An answer's time is that of ``generate``, which routes too. A share is routing over answer, question by question for
     single ones.
     """
+
+    def ms(work: Callable) -> float:
+        start = clock()
+        work()
+        return 1000 * (clock() - start)
+
+    def stream_ms(asked: list[str]) -> tuple[float, float]:
+        """Until the first piece, and until the last."""
+        start, first = clock(), None
+        for _ in silversight.stream_batch(asked, batch_size=len(asked), max_new_tokens=NEW_TOKENS):
+            first = first or clock() - start
+        whole = clock() - start
+        return 1000 * (first or whole), 1000 * whole
+
     many = (questions * batch)[:batch]
     keys = ("route", "answer", "first", "stream")
     single = {key: [] for key in keys}
@@ -109,17 +125,17 @@ def measure(silversight, questions: list[str], batch: int, rounds: int) -> dict:
     for turn in range(rounds + 1):
         times = {key: [] for key in keys}
         for question in questions:
-            times["route"].append(_ms(lambda: silversight.route([question])))  # noqa: B023 - called at once
-            times["answer"].append(_ms(lambda: silversight.generate([question], max_new_tokens=NEW_TOKENS)))  # noqa: B023
-            first, whole = _stream_ms(silversight, [question])
+            times["route"].append(ms(lambda: silversight.route([question])))  # noqa: B023 - called at once
+            times["answer"].append(ms(lambda: silversight.generate([question], max_new_tokens=NEW_TOKENS)))  # noqa: B023
+            first, whole = stream_ms([question])
             times["first"].append(first)
             times["stream"].append(whole)
         found = {
-            "route": _ms(lambda: silversight.route(many)),
-            "grouped": _ms(lambda: silversight.generate(many, strategy="grouped", max_new_tokens=NEW_TOKENS)),
-            "mixed": _ms(lambda: silversight.generate(many, strategy="mixed", max_new_tokens=NEW_TOKENS)),
-            "first": _stream_ms(silversight, many)[0] * batch,
-            "merged": _ms(lambda: silversight.generate(many, top_k=2, max_new_tokens=NEW_TOKENS)),
+            "route": ms(lambda: silversight.route(many)),
+            "grouped": ms(lambda: silversight.generate(many, strategy="grouped", max_new_tokens=NEW_TOKENS)),
+            "mixed": ms(lambda: silversight.generate(many, strategy="mixed", max_new_tokens=NEW_TOKENS)),
+            "first": batch * stream_ms(many)[0],  # of the batch, not a question
+            "merged": ms(lambda: silversight.generate(many, top_k=2, max_new_tokens=NEW_TOKENS)),
         }
         if turn == 0:
             answers = silversight.generate(questions, max_new_tokens=NEW_TOKENS)
@@ -135,6 +151,7 @@ def measure(silversight, questions: list[str], batch: int, rounds: int) -> dict:
     fastest = min(together["grouped"], together["mixed"], key=median)
     mixtures = set(silversight.route(many).mixtures(2))
     return {
+        "clock": "processor" if clock is time.process_time else "wall",
         "questions": len(questions),
         "batch": batch,
         "rounds": rounds,
@@ -155,21 +172,6 @@ def measure(silversight, questions: list[str], batch: int, rounds: int) -> dict:
         "all": {f"single_{key}": value for key, value in single.items()}
         | {f"batch_{key}": value for key, value in together.items()},
     }
-
-
-def _ms(work: Callable) -> float:
-    start = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - start)
-
-
-def _stream_ms(silversight, questions: list[str]) -> tuple[float, float]:
-    start = time.perf_counter()
-    first = None
-    for _ in silversight.stream_batch(questions, batch_size=len(questions), max_new_tokens=NEW_TOKENS):
-        first = first or time.perf_counter() - start
-    whole = time.perf_counter() - start
-    return 1000 * (first or whole) / len(questions), 1000 * whole
 
 
 # the file ------------------------------------------------------------------------------------------------------------
