@@ -82,6 +82,9 @@ def test_a_damaged_gzip_file_is_refused(assl, tmp_path):
         (("report", "nothing"), "there is no run 'nothing'"),
         (("route", "问题", "--run", "nothing"), "there is no run 'nothing'"),
         (("ask", " "), "the question is empty"),
+        (("export", "vllm", "nothing", "out"), "there is no run 'nothing'"),
+        (("export", "vllm", "nothing"), "Missing argument 'OUT'"),
+        (("export", "onnx"), "No such command"),
         (("run", "--profil", "tiny"), "No such option"),
         (("run", "-p", "seed"), "requires 2 arguments"),
         (("rum",), "No such command"),
@@ -118,8 +121,13 @@ def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
     assert code == 0 and "00_only" in out and "done" in out
     code, out, _ = assl("report", "runs/mine")
     assert code == 0 and "routed" in out
-    code, _, err = assl("route", "问题", "--run", "mine")
-    assert code == 2 and "no experts yet" in err
+    for command in (
+        ("route", "问题", "--run", "mine"),
+        ("ask", "问题", "--run", "mine"),
+        ("export", "vllm", "mine", "o"),
+    ):
+        code, _, err = assl(*command)
+        assert code == 2 and "no experts yet" in err
 
 
 def test_a_failed_notebook_is_exit_code_1(assl, tmp_path):
@@ -143,3 +151,43 @@ def test_the_installed_command(tmp_path):
     refused = command("run", "--profile", "tinny")
     assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.startswith("assl: unknown profile 'tinny'. Did you mean 'tiny'?")
+
+
+def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import assl_kit.build_experts as build
+    from assl_kit.router import CentroidRouter
+
+    routes = CentroidRouter([[1, 0], [0, 1]]).route([[0.72, 0.7]])
+    told = []
+    silversight = SimpleNamespace(
+        route=lambda questions: routes, stream=lambda text, **options: told.append(options) or iter(["积", "极"])
+    )
+    run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(max_new_tokens=5))
+    monkeypatch.setattr("assl_kit.cli._open", lambda name: run)
+    monkeypatch.setattr("assl_kit.cli._experts", lambda ws: tmp_path)
+    monkeypatch.setattr(build, "open_silversight", lambda ws, parameters: silversight)
+    code, out, _ = assl("ask", "情绪如何？", "--run", "mine")
+    assert code == 0 and out.splitlines()[0] == "积极" and out.splitlines()[1].startswith("(expert-0, similarity")
+    code, out, _ = assl("ask", "情绪如何？", "--run", "mine", "--top-k", 2)
+    assert code == 0 and "(expert-0 × 0.55 + expert-1 × 0.45, similarity" in out
+    assert told == [{"top_k": 1, "max_new_tokens": 5}, {"top_k": 2, "max_new_tokens": 5}]
+    code, _, err = assl("ask", "情绪如何？", "--run", "mine", "--top-k", 3)
+    assert code == 2 and "top_k must be a whole number from 1 to 2" in err
+
+
+def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):
+    import assl_kit.bank
+    import assl_kit.vllm_export
+
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "bank.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(assl_kit.bank.ExpertBank, "from_pretrained", lambda source: ["one", "two"])
+    told = []
+    monkeypatch.setattr(
+        assl_kit.vllm_export, "export_vllm", lambda bank, out, **options: told.append(options) or tmp_path / out
+    )
+    code, out, _ = assl("export", "vllm", "bank", "served", "--base", "some/base")
+    assert code == 0 and out.splitlines()[0] == "2 experts in served" and "served/serve.sh" in out
+    assert told == [{"base": "some/base", "encoder": None}]
