@@ -43,7 +43,8 @@ def test_a_share_is_routing_over_answer():
     expected = {
         "single_route_ms": 1, "single_answer_ms": 100, "single_share": 0.01, "single_first_piece_ms": 50,
         "single_stream_ms": 100, "batch_route_ms": 1, "batch_answer_ms": 100, "batch_share": 0.01,
-        "batch_mixed_ms": 200, "batch_first_piece_ms": 50, "batch_top2_ms": 200, "answer_tokens": 3, "top2_mixtures": 1, "clock": "wall", "rounds": 2, "batch": 4,
+        "batch_mixed_ms": 200, "batch_first_piece_ms": 50, "batch_top2_ms": 200, "answer_tokens": 3,
+        "top2_mixtures": 1, "clock": "wall", "rounds": 2, "batch": 4,
     }  # fmt: skip
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert all(len(values) == 2 for values in found["all"].values()), "the first round does not count"
