@@ -156,9 +156,9 @@ def _build_experts(ws, p, path):
         print(f"TensorBoard: tensorboard --logdir {ws.display_path(LOGS)}")
 
 
-def generation_batch(model) -> int:
-    """Questions answered at once: many for a model of a few million weights, else what suits the device."""
-    return 128 if is_small(model) else pick_device(model.device.type).batch_size
+def generation_batch(model) -> int | None:
+    """Questions answered at once: many for a model of a few million weights, else what fits the device (None)."""
+    return 128 if is_small(model) else None
 
 
 def open_silversight(ws, p: Parameters):

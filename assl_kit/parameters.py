@@ -68,7 +68,7 @@ class Parameters(BaseModel):
     score: str = _field("nll", "model score: nll, ifd, rouge_gap or column:NAME", pattern=_SCORE)
     warmup_records: int = _field(256, "records the model is warmed up on before it scores (0 = none)", ge=0)
     # experts
-    base_model: str = _field("tiny", "'tiny' (in the package), a hub id, or a local folder", min_length=1)
+    base_model: str = _field("tiny", "'tiny', 'gemma3-270m', a GGUF file, a folder, or a hub id", min_length=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "where to compute")
     lora_rank: int = _field(16, "rank of the adapters", ge=1, le=1024)
     lora_alpha: int = _field(32, "scale of the adapters, as alpha / rank", ge=1, le=4096)

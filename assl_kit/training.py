@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .base_model import base_info
+from .device import is_out_of_memory, peak_memory_mb
 from .errors import ParameterError
 from .files import atomic_path, read_json, write_json
 from .training_config import TrainingConfig, settings_of
@@ -196,7 +197,7 @@ def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bo
             "tokens": plan.tokens_of(0, last),
             "seconds": seconds,
             "tokens_per_second": plan.tokens_of(outcome.first, last) / seconds,
-            "peak_memory_mb": _peak_memory_mb(model.device.type),
+            "peak_memory_mb": peak_memory_mb(model.device.type),
             "log": log,
             "held_out": held,
             "stopped_epoch": round(held[-1][1], 2) if last < plan.steps else None,
@@ -225,7 +226,7 @@ def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig,
             with _quiet():
                 return run(model, tokenizer, encoded, plan, work, config, fit, count=count, **named), told
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         smaller = fit.smaller() if count == 1 else None  # the other processes would wait for ever
         if smaller is None:
@@ -241,13 +242,6 @@ def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig,
             import torch
 
             torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def read_result(folder: str | os.PathLike) -> TrainingResult | None:
@@ -290,18 +284,3 @@ def _bar(progress, steps: int):
             yield bar
     else:
         yield progress if progress is not False and progress is not None else None
-
-
-def _peak_memory_mb(device: str) -> float:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

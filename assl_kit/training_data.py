@@ -13,6 +13,7 @@ import pandas as pd
 from .base_model import chat_prompt
 from .errors import DataError
 from .files import sha256_of
+from .inference import cut_left
 from .training_config import TrainingConfig
 
 _MEGABATCH = 50
@@ -76,7 +77,7 @@ def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> 
             )
         room = max(1, min(max_length, limit) - len(tail))
         cut += len(head) > room
-        head = head[-room:]
+        head = cut_left(head, room, tokenizer)
         input_ids.append(head + tail)
         labels.append([-100] * len(head) + tail)
     return Encoded(input_ids, labels, cut)

@@ -113,7 +113,7 @@ def test_stop_and_resume_with_held_out_records_gives_the_same_bits(base, tmp_pat
     config = replace(EAGER, dropout=0.1)
     straight = train_adapter(*base, opposed(), tmp_path / "straight", config)
     if at == "end":
-        monkeypatch.setattr("assl_kit.training._peak_memory_mb", lambda _: (_ for _ in ()).throw(Stop()))
+        monkeypatch.setattr("assl_kit.training.peak_memory_mb", lambda _: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
         train_adapter(*base, opposed(), tmp_path / "a", config, callbacks=[stopper(at)] if at != "end" else [])
     monkeypatch.undo()
