@@ -37,8 +37,8 @@ def plan(study: Study) -> list[Job]:
         jobs += [("one", name) for name in names] + [("one", name) for name in s.trained_variants]
         jobs += [("bank", "experts by task label"), ("bank", "experts by random split")]
         jobs += [("bank", f"experts by cluster, {encoder}") for encoder in s.trained_encoders]
-    jobs = [*jobs, *reversed(chosen), *reversed(others), ("affinity", "affinity"), ("base", "base")]
-    return jobs if full else [*jobs[1:], jobs[0]]  # the arm on all data is the dearest, and the last to do without
+    jobs = [*jobs, *reversed(chosen), *reversed(others), ("base", "base"), ("affinity", "affinity")]
+    return jobs if full else [*jobs[1:-1], jobs[0], jobs[-1]]  # what is dearest comes last
 
 
 def done(study: Study, job: Job) -> bool:

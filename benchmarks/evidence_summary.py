@@ -42,7 +42,7 @@ DIFFERENCES = (
     + [("A-DBSCAN", CHOSEN, name) for name in VARIANTS]
     + [("encoder", ROUTED, f"experts by cluster, {name}") for name in ENCODERS[1:]]
 )  # fmt: skip
-_BOOTSTRAPS = 10
+_BOOTSTRAPS = 5
 _FIELDS = ("experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds")
 
 
