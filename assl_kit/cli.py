@@ -38,7 +38,7 @@ def app() -> None:
 @click.option("-p", "assignments", metavar="NAME VALUE", nargs=2, multiple=True, help="Set a parameter; repeatable.")
 @click.option("-f", "file", metavar="FILE.yaml", type=click.Path(path_type=Path), help="Set parameters from a file.")
 @click.option("--from", "first", metavar="NN", default="00", show_default=True, help="Number of the first notebook.")
-@click.option("--to", "last", metavar="NN", default="08", show_default=True, help="Number of the last notebook.")
+@click.option("--to", "last", metavar="NN", default="09", show_default=True, help="Number of the last notebook.")
 def run(profile, data, name, assignments, file, first, last) -> None:
     """Run the notebooks in order and write a report."""
     from .report import write_report

@@ -19,7 +19,7 @@ CHAIN = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 EVERY = sorted(path for folder in ("notebooks", "colab") for path in (ROOT / folder).rglob("*.ipynb"))
 EVERY = [path for path in EVERY if ".ipynb_checkpoints" not in path.parts]
 EXPECTED = ["00_start_here", "01_data", "02_embedding", "03_clustering", "04_adbscan", "05_mmr"]
-EXPECTED += ["06_lora_training", "07_routing", "08_evaluation"]
+EXPECTED += ["06_lora_training", "07_routing", "08_evaluation", "09_robustness"]
 ABSOLUTE = re.compile(r"(?<![\w.:/])(/(home|root|Users|tmp|work|workspace|var|private|opt|mnt)/|[A-Za-z]:\\\\)")
 in_chain = pytest.mark.parametrize("path", CHAIN, ids=lambda path: path.name)
 in_all = pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
