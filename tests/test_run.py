@@ -140,7 +140,7 @@ def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
 def test_a_part_of_the_chain(here):
     names = [book.name for book in find_notebooks(here / "nb", "1", "08")]
     assert names == ["01_second"]
-    with pytest.raises(ParameterError, match="no notebook from 03 to 08"):
+    with pytest.raises(ParameterError, match="no notebook from 03 to 09"):
         find_notebooks(here / "nb", "03")
     with pytest.raises(ParameterError, match="'x1' is no notebook number"):
         find_notebooks(here / "nb", "x1")
