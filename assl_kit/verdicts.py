@@ -37,7 +37,8 @@ def verdict(expects: str, low: float, high: float) -> str:
 
     Returns
     -------
-    {"holds", "does not hold", "not told apart"}
+    {"holds", "does not hold", "not told apart", "undecided"}
+        The last two where the interval lies on both sides.
 
     Examples
     --------
@@ -45,7 +46,8 @@ def verdict(expects: str, low: float, high: float) -> str:
     ('holds', 'not told apart', 'does not hold')
     """
     least = -CLOSE if expects == "close" else 0
-    return "holds" if low > least else "does not hold" if high < least else "not told apart"
+    between = "undecided" if expects == "close" else "not told apart"
+    return "holds" if low > least else "does not hold" if high < least else between
 
 
 def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:

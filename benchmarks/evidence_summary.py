@@ -216,8 +216,6 @@ def _affinity(study: Study) -> list[dict]:
         low, high = np.quantile(draws, [0.025, 0.975])
         found.append(record(study, "affinity", encoder, "all", "rank correlation with distance", test.rho, low=low,
                             high=high, p_value=test.p_value, n=test.n_pairs, n_train=value["n_train"]))  # fmt: skip
-        tests = [affinity_vs_distance(affinity.T, distance).rho] if encoder == ENCODERS[0] else []
-        found += [record(study, "affinity", encoder, "all", "rank correlation, transposed", rho) for rho in tests]
     return found
 
 
