@@ -306,6 +306,7 @@ def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kerne
             km=kernel,
             progress_bar=False,
             log_output=False,
+            start_timeout=600,  # a kernel that other work slows down
             cwd=str(ws.folder),
         )
     except papermill.PapermillExecutionError as error:
