@@ -75,7 +75,7 @@ def test_a_damaged_gzip_file_is_refused(assl, tmp_path):
         (("run", "-f", "set.yaml"), "n_select must be a whole number, got 'abc'"),
         (("run", "-f", "none.yaml"), "the parameter file cannot be read"),
         (("run", "--name", "../up"), "'../up' is no name for a run"),
-        (("run", "--from", "07"), "there is no notebook from 07 to 08"),
+        (("run", "--from", "07"), "there is no notebook from 07 to 09"),
         (("run", "--data", "none.jsonl"), "none.jsonl"),
         (("run", "-p", "base_model", "./none"), "there is no base model folder"),
         (("status", "nothing"), "there is no run 'nothing'"),

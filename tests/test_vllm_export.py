@@ -201,9 +201,13 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(200, "".join(lines + end).encode(), "text/event-stream")
 
 
+class Waiting(ThreadingHTTPServer):
+    request_queue_size = 128  # connections at once; http.server's 5 refuses some of the client's sixteen under load
+
+
 @contextmanager
 def serving(models=("base", "expert-0", "expert-1", "expert-2"), key=None):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Waiting(("127.0.0.1", 0), Handler)
     server.models, server.key, server.requests = list(models), key, []
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
