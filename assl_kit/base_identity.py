@@ -50,13 +50,17 @@ def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
         label = folder.resolve().name
     else:
         label = source or type(base).__name__
-    words = sorted(tokenizer.get_vocab().items())
     return {
         "id": label,
         "revision": revision,
         "fingerprint": base_fingerprint(base, name),
-        "tokenizer": sha256_of([words, tokenizer.chat_template]),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
     }
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """SHA-256 of a tokenizer's vocabulary and chat template."""
+    return sha256_of([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
 
 
 def base_fingerprint(model, name: str | None = None) -> str:

@@ -219,7 +219,6 @@ def generate_answers(
         If an adapter is not loaded, a number is not positive, or not even one record fits into memory.
     """
     import torch
-    from transformers import GenerationConfig
 
     _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
     prompts = _texts(prompts, "prompts")
@@ -235,14 +234,7 @@ def generate_answers(
     report = report if report is not None else InferenceReport()
     heads = _ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
     rows = [cut_left(head, room, tokenizer) for head in heads]
-    own = base.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
-    greedy = GenerationConfig(
-        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
-        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
-    )  # fmt: skip
+    config = _greedy(base, tokenizer, max_new_tokens)
     answers = [""] * len(rows)
 
     def answer(batch: list[int]) -> None:
@@ -251,7 +243,7 @@ def generate_answers(
         mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
         extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
         with _without_left_hooks(model):
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **extra)
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **extra)
         new = out[:, ids.shape[1] :]
         report.answer_tokens += int((new != tokenizer.pad_token_id).sum())
         for i, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
@@ -264,6 +256,20 @@ def generate_answers(
     with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
         in_batches(answer, model, lengths, batch_size, title="generate", report=report, progress=progress)
     return answers
+
+
+def _greedy(base, tokenizer, max_new_tokens: int):
+    """Generation settings: greedy, and nothing taken from the model's own file but its end tokens."""
+    from transformers import GenerationConfig
+
+    own = base.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
+        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
+    )  # fmt: skip
 
 
 def _padded(rows: list[list[int]], pad: int, *, left: bool):

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from .base_identity import unwrap
-from .base_model import answer_nll, chat_prompt, decoder, logits
+from .base_model import _evaluating, _ids, _padded, answer_nll, chat_prompt, decoder, logits
 from .device import fitting_threads
 from .errors import ParameterError
+from .inference import InferenceReport, cut_left, in_batches
 
 __all__ = ["likeliest_options"]
 
@@ -35,7 +36,7 @@ def likeliest_options(
         What can be answered, all different.
     batch_size : int
     max_length : int
-        Tokens of a prompt; a longer one loses tokens on its left.
+        Tokens of a prompt; a longer one loses tokens on its left, but not a leading bos.
 
     Returns
     -------
@@ -70,21 +71,18 @@ def likeliest_options(
         )
         found = -losses.reshape(len(prompts), len(options))
     else:
-        heads = [tokenizer(chat_prompt(tokenizer, p), add_special_tokens=False)["input_ids"] for p in prompts]
-        heads = [head[-max_length:] for head in heads]
-        order = sorted(range(len(heads)), key=lambda i: (-len(heads[i]), i))
+        heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
+        heads = [cut_left(head, max_length, tokenizer) for head in heads]
         wanted = torch.tensor([ids[0] for ids in tokens])
-        base, found, was_training = unwrap(model), np.zeros((len(prompts), len(options))), model.training
-        model.eval()
-        try:
-            with fitting_threads(model), torch.inference_mode():
-                for start in range(0, len(order), batch_size):
-                    batch = order[start : start + batch_size]
-                    width = max(len(heads[i]) for i in batch)
-                    ids = torch.tensor([heads[i] + [tokenizer.pad_token_id] * (width - len(heads[i])) for i in batch])
-                    hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
-                    last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
-                    found[batch] = logits(base, last).log_softmax(-1)[:, wanted.to(last.device)].double().cpu().numpy()
-        finally:
-            model.train(was_training)
+        base, found = unwrap(model), np.zeros((len(prompts), len(options)))
+
+        def score(batch: list[int]) -> None:
+            ids = _padded([heads[i] for i in batch], tokenizer.pad_token_id, left=False)
+            hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+            last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
+            found[batch] = logits(base, last).log_softmax(-1)[:, wanted.to(last.device)].double().cpu().numpy()
+
+        lengths, report = [len(head) for head in heads], InferenceReport()
+        with _evaluating(model), fitting_threads(model), torch.inference_mode():
+            in_batches(score, model, lengths, batch_size, title="options", report=report)
     return [options[k] for k in found.argmax(axis=1)], found

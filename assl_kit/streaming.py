@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
 from .base_identity import unwrap
-from .base_model import _adapters, _evaluating, _ids, _padded, _positive, _texts, _without_left_hooks, chat_prompt
+from .base_model import (
+    _adapters,
+    _evaluating,
+    _greedy,
+    _ids,
+    _padded,
+    _positive,
+    _texts,
+    _without_left_hooks,
+    chat_prompt,
+)
 from .device import fitting_threads
 from .errors import ParameterError
 from .inference import cut_left
@@ -73,7 +83,7 @@ def stream_answers(
     def work(put: Callable[[tuple[int, str]], None], stop: threading.Event) -> None:
         import torch
 
-        config = greedy(model, tokenizer, max_new_tokens)
+        config = _greedy(base, tokenizer, max_new_tokens)
         with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 batch = range(start, min(start + batch_size, len(rows)))
@@ -93,19 +103,6 @@ def stream_answers(
                     return
 
     return _from_thread(work)
-
-
-def greedy(model, tokenizer, max_new_tokens: int):
-    """The generation settings of `generate_answers`: greedy, and nothing taken from the model's own file."""
-    from transformers import GenerationConfig
-
-    own = unwrap(model).generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
-        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
-    )  # fmt: skip
 
 
 class RowStreamer:

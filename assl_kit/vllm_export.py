@@ -11,7 +11,7 @@ from typing import Any
 
 from .bank import ExpertBank
 from .bank_check import ADAPTER_FILES, HUB_ID, check_match
-from .base_identity import TINY_BASE, _weight_files, base_info, base_source
+from .base_identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
 from .base_loading import load_base
 from .encoder import encode, encoder_fingerprint, load_encoder
 from .errors import BankError, ParameterError
@@ -190,9 +190,8 @@ def _folder_info(folder: Path) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ParameterError(f"the base model has no tokenizer: {error}", where=str(folder)) from error
-    words = sorted(tokenizer.get_vocab().items())
     name = "tiny" if folder.resolve() == TINY_BASE else folder.resolve().name
-    return {"id": name, "fingerprint": digest, "tokenizer": sha256_of([words, tokenizer.chat_template])}
+    return {"id": name, "fingerprint": digest, "tokenizer": tokenizer_fingerprint(tokenizer)}
 
 
 def _write_routes(bank: ExpertBank, folder: Path, probe, rank: int) -> None:

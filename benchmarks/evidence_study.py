@@ -175,7 +175,7 @@ class Study:
 
 def load(study: Study):
     """The base of a study and its tokenizer, loaded once a process."""
-    return _load("tiny" if study.base == "quick" else study.base, study.device)
+    return _load(study.base, study.device)
 
 
 @lru_cache(maxsize=1)

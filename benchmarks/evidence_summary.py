@@ -27,6 +27,7 @@ from assl_kit.evaluation import (
 from assl_kit.files import read_json
 from assl_kit.router import CentroidRouter, expert_centroids
 from assl_kit.semantic import SemanticKMeans, cluster_task_agreement, task_centroids
+from assl_kit.stability import jaccard
 
 CHOSEN, ROUTED = "chosen 10 %", "experts by cluster"
 #: Differences that answer the paper's claims: experiment, arm, against.
@@ -220,12 +221,6 @@ def _affinity(study: Study) -> list[dict]:
 
 
 # stability -----------------------------------------------------------------------------------------------------------
-def jaccard(a, b) -> float:
-    """Shared part of two sets of rows, in [0, 1]."""
-    a, b = set(map(int, a)), set(map(int, b))
-    return len(a & b) / max(1, len(a | b))
-
-
 def _stability(study: Study, name: str) -> list[dict]:
     """How far a selection stays when nine tenths of the data are drawn, or k-means starts elsewhere."""
     encoder = name if name in ENCODERS else ENCODERS[0]
