@@ -57,6 +57,11 @@ def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
     return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
+def affinity_records(studies: list[Study]) -> list[dict]:
+    """Of `records_of`, those of the affinity of tasks."""
+    return [record for study in studies for record in _affinity(study)]
+
+
 def record(study: Study, experiment: str, arm: str, task: str, metric: str, value: float, *, seed=True, n_train=None,
            seconds=None, **more) -> dict:  # fmt: skip
     values = (experiment, study.label, study.base, arm, task, metric, _number(value), study.seed if seed else None,

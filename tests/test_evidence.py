@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assl_kit.files import read_json
 from assl_kit.measured import evidence_results
 from assl_kit.verdicts import verdict, verdicts
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import evidence  # noqa: E402
 import evidence_arms  # noqa: E402
 import evidence_data  # noqa: E402
 import evidence_study  # noqa: E402
@@ -91,6 +93,23 @@ def test_the_same_study_chooses_the_same(study):
     default = study.rows_of("chosen 10 %")
     assert np.array_equal(default, study.rows_of("chosen 10 %"))
     assert not np.array_equal(np.sort(default), np.sort(study.rows_of("flattening 1")))
+
+
+def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
+    def record(data, experiment, value):
+        return {"data": data, "base": "tiny", "experiment": experiment, "value": value}
+
+    out = tmp_path / "e.json"
+    old = [record("embedded", "affinity", 1), record("embedded", "regret", 1)]
+    evidence._write(out, old, "embedded", "tiny", "cpu", None)
+    evidence._write(out, [record("CFLEB", "affinity", 1)], "CFLEB", "tiny", "cpu", None)
+    evidence._write(out, [record("embedded", "affinity", 2)], "embedded", "tiny", "cpu", "affinity")
+    kept = read_json(out)
+    assert sorted((r["data"], r["experiment"], r["value"]) for r in kept["records"]) == [
+        ("CFLEB", "affinity", 1), ("embedded", "affinity", 2), ("embedded", "regret", 1)]  # fmt: skip
+    assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny", "embedded, tiny, affinity"}
+    evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu", None)
+    assert [r["value"] for r in read_json(out)["records"] if r["data"] == "embedded"] == [3]
 
 
 def test_wordings_of_train_and_test_are_apart_and_eight():
