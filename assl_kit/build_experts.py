@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -122,6 +121,7 @@ def _build_scores(ws, p, path):
     ("records", "encoder", "embeddings", "selection"),
     (*_TRAINING, *_HELD_OUT, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
     read=Path,
+    notes=("training",),
 )
 def _build_experts(ws, p, path):
     from .base_model import base_info
@@ -247,8 +247,10 @@ def _build_comparison(ws, p, path):
 
 def training_jobs(p: Parameters) -> int:
     """How many arms are trained side by side: two for the tiny base on a CPU, whose layers are too small to share."""
+    from joblib import cpu_count
+
     on_cpu = pick_device(p.device).device == "cpu"
-    return min(2, os.cpu_count() or 1) if p.base_model == "tiny" and on_cpu else 1
+    return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
 
 
 def _answer(p: Parameters, arm: str, questions: pd.DataFrame, adapter: Path | None = None, data=None, epochs: int = 1):

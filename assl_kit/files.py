@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.pid{os.getpid()}.", dir=path.parent))
     temporary = holder / path.name
     try:
         yield temporary
@@ -51,6 +52,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def temporary_owner(name: str) -> int | None:
+    """The process that made a temporary folder of `atomic_path`, by the folder's name; None for any other name.
+
+    Examples
+    --------
+    >>> temporary_owner(".a.txt.pid77.x1y2z3_4"), temporary_owner("a.txt")
+    (77, None)
+    """
+    found = re.fullmatch(r"\..+\.pid(\d+)\.\w{8}", name)
+    return int(found[1]) if found else None
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -80,6 +80,16 @@ def stop_kernel(manager) -> None:
             run_sync(manager.shutdown_kernel)(now=True)
 
 
+def peak_memory_mb(manager) -> float | None:
+    """The most memory a started kernel has held, in MiB; None where the system does not tell."""
+    status = Path(f"/proc/{manager.provisioner.pid}/status")
+    with suppress(OSError, AttributeError):
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return None
+
+
 def main() -> None:
     """Load what can be loaded ahead, then be an ordinary IPython kernel."""
     import importlib

@@ -7,8 +7,9 @@ are what they were.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .device import peak_memory_mb
 from .errors import DataError, ParameterError
 from .files import sha256_file, sha256_of
 from .parameters import Parameters
+from .sharing import shared_artifact
 from .workspace import Workspace
 
 
@@ -41,6 +44,8 @@ class Step:
         ``build(ws, parameters, path)`` writes the artifact to ``path``.
     read : callable
         ``read(path)`` loads it.
+    notes : tuple of str
+        Parts of the manifest that its builder writes beside it, such as times.
     """
 
     file: str
@@ -49,14 +54,15 @@ class Step:
     parameters: tuple[str, ...]
     build: Callable[[Workspace, Parameters, Path], None]
     read: Callable[[Path], Any]
+    notes: tuple[str, ...] = ()
 
 
 STEPS: dict[str, Step] = {}
 
 
-def step(name: str, file: str, notebook: str, parents=(), parameters=(), read=pd.read_parquet):
+def step(name: str, file: str, notebook: str, parents=(), parameters=(), read=pd.read_parquet, notes=()):
     def register(build):
-        STEPS[name] = Step(file, notebook, tuple(parents), tuple(parameters), build, read)
+        STEPS[name] = Step(file, notebook, tuple(parents), tuple(parameters), build, read, tuple(notes))
         return build
 
     return register
@@ -95,8 +101,7 @@ def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str |
     >>> len(records)
     200
     """
-    from . import build_experts, build_selection  # noqa: F401  (they register the steps)
-
+    register_steps()
     if name not in STEPS:
         raise ParameterError(f"unknown artifact {name!r}", hint=f"Known: {', '.join(STEPS)}.")
     _ensure(ws, name, parameters, notebook, set())
@@ -117,25 +122,73 @@ def _ensure(ws: Workspace, name: str, parameters: Parameters, notebook: str | No
     if notebook is not None and notebook != step.notebook:
         print(f"{step.file} is missing or out of date: built here, as notebook {step.notebook} does.")
     start = time.perf_counter()
-    with ws.writing(step.file) as path:
-        step.build(ws, parameters, path)
+    with shared_artifact(key) as shared:
+        notes = shared.take(ws.path_of(step.file))
+        if notes is None:
+            with ws.writing(step.file) as path:
+                step.build(ws, parameters, path)
+            parts = ws.manifest()
+            shared.give(ws.path_of(step.file), {part: parts[part] for part in step.notes if part in parts})
+    for part, values in (notes or {}).items():
+        ws.update_manifest(part, values)
+    peak = peak_memory_mb("cpu")
     ws.commit(
         step.file,
         key=key,
         parents=[STEPS[parent].file for parent in step.parents],
         parameters={p: getattr(parameters, p) for p in step.parameters},
         seconds=time.perf_counter() - start,
+        peak_memory_mb=peak if math.isfinite(peak) else None,
         notebook=step.notebook,
     )
 
 
-def is_current(ws: Workspace, name: str, parameters: Parameters) -> bool:
-    """Whether an artifact and all it is made from are what `require` would make of them."""
+def register_steps() -> None:
+    """Fill ``STEPS``."""
     from . import build_experts, build_selection  # noqa: F401  (they register the steps)
 
-    step = STEPS[name]
-    whole = all(is_current(ws, parent, parameters) for parent in step.parents)
-    return whole and ws.is_current(step.file, _key(ws, name, parameters))
+
+def is_current(ws: Workspace, name: str, parameters: Parameters) -> bool:
+    """Whether an artifact and all it is made from are what `require` would make of them."""
+    return state_of(ws, parameters, [name])[name] == "current"
+
+
+def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None = None) -> dict[str, str]:
+    """How artifacts stand: ``current``, ``out of date`` (it or what it is made from has changed), or ``missing``.
+
+    Parameters
+    ----------
+    ws : Workspace
+    parameters : Parameters
+    names : iterable of str, optional
+        Default: all of ``STEPS``.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from assl_kit.parameters import resolve
+    >>> state_of(Workspace.open(tempfile.mkdtemp()), resolve("tiny"), ["records", "clusters"])
+    {'records': 'missing', 'clusters': 'missing'}
+    """
+    register_steps()
+    found: dict[str, str] = {}
+
+    def look(name: str) -> str:
+        if name not in found:
+            step = STEPS[name]
+            whole = all([look(parent) == "current" for parent in step.parents])
+            if not ws.has(step.file):
+                found[name] = "missing"
+            else:
+                current = whole and ws.is_current(step.file, _key(ws, name, parameters))
+                found[name] = "current" if current else "out of date"
+        return found[name]
+
+    return {name: look(name) for name in (STEPS if names is None else names)}
 
 
 def read(ws: Workspace, name: str) -> Any:
@@ -151,14 +204,15 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
             values[parameter] = sha256_file(values[parameter])
     made = ws.manifest()["artifacts"]
     parents = {parent: made[STEPS[parent].file]["sha256"] for parent in step.parents}
-    return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": _code_hash()})
+    return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": code_hash()})
 
 
 @lru_cache(maxsize=1)
-def _code_hash() -> str:
+def code_hash() -> str:
     """Hash of the package's sources that can change an artifact."""
     folder = Path(__file__).parent
-    aside = {"plots.py", "report.py", "run.py", "cli.py", "workspace.py"}
+    aside = {"plots.py", "report.py", "plan.py", "run.py", "resume.py", "sweep.py", "compare.py", "cli.py"}
+    aside |= {"workspace.py", "kernels.py", "console.py", "sharing.py"}
     files = sorted(f for f in folder.glob("*.py") if f.name not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 

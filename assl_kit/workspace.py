@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from .errors import WorkspaceError
 from .files import atomic_path, read_json, sha256_file, write_json
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
@@ -29,8 +31,8 @@ class Workspace:
     """The artifacts of one run and its ``manifest.json``.
 
     The manifest holds ``format``, ``created``, ``versions``, ``profile``, ``parameters``, ``artifacts`` (for each name
-    ``sha256``, ``key``, ``parents``, ``parameters``, ``seconds``, ``notebook``) and ``notebooks`` (for each what the
-    runner saw of it).
+    ``sha256``, ``key``, ``parents``, ``parameters``, ``seconds``, ``peak_memory_mb``, ``notebook``) and ``notebooks``
+    (for each what the runner saw of it).
 
     Parameters
     ----------
@@ -188,9 +190,15 @@ class Workspace:
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:
         """Merge ``values`` into one part of the manifest (``parameters``, ``artifacts`` or ``notebooks``)."""
-        manifest = self.manifest()
-        manifest[part] = {**manifest.get(part, {}), **values}
-        self._save(manifest)
+        with self._manifest_lock():
+            manifest = self.manifest()
+            manifest[part] = {**manifest.get(part, {}), **values}
+            self._save(manifest)
+
+    def _manifest_lock(self) -> FileLock:
+        """Held between reading and writing the manifest, so that two processes do not lose each other's entries."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".manifest.lock")
 
     def _save(self, manifest: dict[str, Any]) -> None:
         manifest.setdefault("created", datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -217,6 +225,7 @@ class Workspace:
         parents: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         seconds: float = 0.0,
+        peak_memory_mb: float | None = None,
         notebook: str | None = None,
     ) -> None:
         """Enter a written artifact into the manifest.
@@ -233,6 +242,8 @@ class Workspace:
             The parameters it depends on.
         seconds : float
             How long it took.
+        peak_memory_mb : float, optional
+            The most memory its process has held until then.
         notebook : str, optional
             Who made it; default the environment variable ``ASSL_NOTEBOOK``, which the runner sets.
 
@@ -247,6 +258,7 @@ class Workspace:
             "parents": list(parents),
             "parameters": dict(parameters or {}),
             "seconds": round(float(seconds), 2),
+            "peak_memory_mb": None if peak_memory_mb is None else round(float(peak_memory_mb)),
             "notebook": notebook or os.environ.get("ASSL_NOTEBOOK"),
         }
         self.update_manifest("artifacts", {name: entry})
@@ -312,9 +324,11 @@ class Workspace:
 
     def remember(self, profile: str, parameters: Parameters) -> Parameters:
         """Make these the parameters of this run."""
-        manifest, values = self.manifest(), parameters.model_dump()
-        if manifest.get("profile") != profile or manifest["parameters"] != values:
-            self._save({**manifest, "profile": profile, "parameters": values})
+        values = parameters.model_dump()
+        with self._manifest_lock():
+            manifest = self.manifest()
+            if manifest.get("profile") != profile or manifest["parameters"] != values:
+                self._save({**manifest, "profile": profile, "parameters": values})
         return parameters
 
 

@@ -21,7 +21,7 @@ GOOD = {"instruction": "判断情绪。", "input": "股价上涨", "output": "�
 def assl(monkeypatch, capsys, tmp_path):
     """Run the command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "notebooks_folder", lambda: tmp_path / "nb")
+    monkeypatch.setattr("assl_kit.plan.notebooks_folder", lambda: tmp_path / "nb")
     write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
 
     def call(*arguments):

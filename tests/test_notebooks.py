@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from assl_kit.parameters import NAMES, load_profile
-from assl_kit.run import PLACES, read_notebook
+from assl_kit.plan import PLACES, read_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAIN = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -33,7 +33,8 @@ def test_tables_arrays_and_json_come_back_as_they_were(ws):
 def test_an_artifact_is_current_until_its_key_or_its_bytes_change(ws):
     ws.write_json("a.json", 1)
     assert not ws.is_current("a.json", "k") and ws.artifact_key("a.json") is None
-    ws.commit("a.json", key="k", parents=["b"], parameters={"seed": 1}, seconds=1.234, notebook="01")
+    ws.commit("a.json", key="k", parents=["b"], parameters={"seed": 1}, seconds=1.234, peak_memory_mb=99.6,
+              notebook="01")  # fmt: skip
     entry = ws.manifest()["artifacts"]["a.json"]
     assert entry | {"sha256": ""} == {
         "sha256": "",
@@ -41,6 +42,7 @@ def test_an_artifact_is_current_until_its_key_or_its_bytes_change(ws):
         "parents": ["b"],
         "parameters": {"seed": 1},
         "seconds": 1.23,
+        "peak_memory_mb": 100,
         "notebook": "01",
     }
     assert ws.is_current("a.json", "k") and ws.artifact_key("a.json") == "k"

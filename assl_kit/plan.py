@@ -1,0 +1,203 @@
+"""The plan of a run: its notebooks, its parameters, its name, all checked before anything is executed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, ParameterError
+from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
+from .steps import check_enough, load_run_records, n_select_of, training_pool
+
+#: Parameters of every notebook that say where and how it runs, not what it computes.
+PLACES = ("profile", "workspace")
+
+
+@dataclass(frozen=True)
+class ChainNotebook:
+    """A notebook of the chain and what its ``parameters`` cell declares.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    declared : dict of str to plain value
+        Names and defaults.
+    source : str
+        Its cells as one text, without outputs.
+    """
+
+    path: Path
+    declared: dict[str, Any]
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def number(self) -> str:
+        return self.path.name[:2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: nothing of it has been executed.
+
+    Attributes
+    ----------
+    name : str
+        The run's folder under ``runs/``.
+    profile : str
+    parameters : Parameters
+    own : dict
+        Values of parameters that only single notebooks declare.
+    notebooks : tuple of ChainNotebook
+    """
+
+    name: str
+    profile: str
+    parameters: Parameters
+    own: dict[str, Any]
+    notebooks: tuple[ChainNotebook, ...]
+
+    def values_for(self, notebook: ChainNotebook) -> dict[str, Any]:
+        """What papermill injects: a value for each name the notebook declares, and nothing else."""
+        values = {"profile": self.profile, **self.parameters.model_dump(), **self.own}
+        return {name: values[name] for name in notebook.declared if name in values}
+
+
+def notebooks_folder() -> Path:
+    """The chain's notebooks: ``notebooks/`` of the checkout, else the package's own copies.
+
+    Raises
+    ------
+    DataError
+        If neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "notebooks", package / "notebooks"):
+        if any(folder.glob("00_*.ipynb")):
+            return folder
+    raise DataError("the notebooks are not there", where=str(package), hint="Install assl-kit again.")
+
+
+def read_notebook(path: Path) -> ChainNotebook:
+    """Read what a notebook's ``parameters`` cell declares.
+
+    Raises
+    ------
+    DataError
+        If the file is no notebook, has not exactly one such cell, or a default is no plain value.
+    """
+    import nbformat
+    from papermill import inspect_notebook
+
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except Exception as error:  # nbformat raises its own kinds
+        raise DataError("the file is not a notebook", where=path.name) from error
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise DataError(f"{len(tagged)} cells are tagged 'parameters', there must be one", where=path.name)
+    declared = {}
+    for name, found in inspect_notebook(str(path)).items():
+        try:
+            declared[name] = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError) as error:
+            raise DataError(f"the default of {name!r} is not a plain value", where=path.name) from error
+    return ChainNotebook(path, declared, "\n\n".join(cell.source for cell in cells))
+
+
+def find_notebooks(folder: Path, first: str = "00", last: str = "09") -> list[ChainNotebook]:
+    """The notebooks ``NN_name.ipynb`` with numbers from ``first`` to ``last``, in order.
+
+    Raises
+    ------
+    ParameterError
+        If a bound is not a number that exists, or nothing lies between them.
+    DataError
+        As `read_notebook`.
+    """
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    numbers = [path.name[:2] for path in paths]
+    first, last = str(first).zfill(2), str(last).zfill(2)
+    for bound in (first, last):
+        if not re.fullmatch(r"\d\d", bound):
+            raise ParameterError(f"{bound!r} is no notebook number", hint=f"There are {', '.join(numbers)}.")
+    chosen = [path for path in paths if first <= path.name[:2] <= last]
+    if not chosen:
+        there = f"There are {', '.join(numbers)}." if numbers else None
+        raise ParameterError(f"there is no notebook from {first} to {last}", where=folder.name, hint=there)
+    return [read_notebook(path) for path in chosen]
+
+
+def make_plan(
+    profile: str = DEFAULT_PROFILE,
+    name: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    data: str = "",
+    *,
+    notebooks_dir: str | os.PathLike | None = None,
+    first: str = "00",
+    last: str = "09",
+) -> Plan:
+    """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors."""
+    values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
+    notebooks = find_notebooks(Path(notebooks_dir) if notebooks_dir else notebooks_folder(), first, last)
+    given = {**(overrides or {}), **({"data": data} if data else {})}
+    if given.get("data", "embedded") != "embedded":
+        given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
+    own_defaults = {n: v for book in notebooks for n, v in book.declared.items() if n not in (*NAMES, *PLACES)}
+    check_names(given, (*NAMES, *own_defaults))
+    own = {n: _same_type(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
+    parameters = validate({**values, **{n: v for n, v in given.items() if n in NAMES}})
+    parameters = parameters.model_copy(update=_absolute(parameters))
+    _check_records(parameters)
+    if parameters.base_model != "tiny":
+        from .base_identity import base_source
+
+        base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
+    return Plan(_run_name(name, profile, parameters), profile, parameters, own, tuple(notebooks))
+
+
+def _same_type(name: str, value: Any, default: Any) -> Any:
+    """A notebook's own parameter must have the type of its default."""
+    kind = type(default)
+    if type(value) is kind or default is None or (kind is float and type(value) is int):
+        return value
+    raise ParameterError(f"{name} must be of type {kind.__name__}, got {value!r}")
+
+
+def _absolute(parameters: Parameters) -> dict[str, str]:
+    """Local files and folders by absolute path: the notebooks run in the run's own folder."""
+    words = {"data": "embedded", "encoder": "fit", "base_model": "tiny"}
+    values = {name: getattr(parameters, name) for name, word in words.items() if getattr(parameters, name) != word}
+    return {name: str(Path(v).resolve()) for name, v in values.items() if Path(v).exists()}
+
+
+def _check_records(parameters: Parameters) -> None:
+    """Load the user's data whole, so that a bad line ends the run before it begins; the same for its size."""
+    if parameters.data == "embedded":
+        n_train = round(parameters.n_records * (1 - parameters.test_share))
+    else:
+        records = load_run_records(parameters)
+        column = parameters.score.removeprefix("column:")
+        if column != parameters.score and column not in records.columns:
+            raise ParameterError(f"the data has no column {column!r}", where="score")
+        n_train = len(training_pool(records))
+    check_enough(parameters, n_train)
+    n_select_of(parameters, n_train)
+
+
+def _run_name(name: str, profile: str, parameters: Parameters) -> str:
+    if not name:
+        stem = Path(parameters.data).name.split(".")[0]
+        name = profile if parameters.data == "embedded" else f"{profile}-{re.sub(r'[^-_0-9A-Za-z]+', '-', stem)}"
+    if not re.fullmatch(r"\w[-.\w]{0,99}", name):
+        raise ParameterError(f"{name!r} is no name for a run", hint="Use letters, digits, '-', '_' and '.'.")
+    return name

@@ -1,0 +1,139 @@
+"""What a run need not do twice: which notebooks are finished, who else is at work, what a killed run left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import WorkspaceError
+from .files import sha256_file, sha256_of, temporary_owner
+from .parameters import NAMES
+from .plan import ChainNotebook, Plan
+from .steps import STEPS, code_hash, register_steps, state_of
+from .workspace import Workspace
+
+LOCK = ".run.lock"
+_OWN_CODE = ("plots.py",)
+"""Modules that change a notebook's pictures, but no artifact."""
+
+
+def inputs_of(book: ChainNotebook) -> list[str]:
+    """The artifacts that a notebook asks for by name, and all that these are made from.
+
+    Examples
+    --------
+    >>> from assl_kit.plan import notebooks_folder, read_notebook
+    >>> inputs_of(read_notebook(next(notebooks_folder().glob("03_*.ipynb"))))
+    ['records', 'encoder', 'embeddings', 'clusters', 'affinity']
+    """
+    register_steps()
+    wanted = {name for name in STEPS if f'"{name}"' in book.source}
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        found.add(name)
+        wanted |= set(STEPS[name].parents) - found
+    return [name for name in STEPS if name in found]
+
+
+def notebook_key(ws: Workspace, book: ChainNotebook, plan: Plan) -> str:
+    """What the outputs of a notebook depend on: its cells, its parameters, the artifacts it uses, the code.
+
+    Parameters
+    ----------
+    ws : Workspace
+    book : ChainNotebook
+        One of the plan's.
+    plan : Plan
+
+    Returns
+    -------
+    str
+        A hex digest. It changes with the content of the artifacts, so it is final when the notebook is done.
+    """
+    values, inputs = plan.parameters.model_dump(), inputs_of(book)
+    named = {name for name in NAMES if re.search(rf"\b{name}\b", book.source)}
+    named |= {parameter for name in inputs for parameter in STEPS[name].parameters}
+    made = ws.manifest()["artifacts"]
+    package = Path(__file__).parent
+    return sha256_of(
+        {
+            "notebook": book.source,
+            "values": plan.values_for(book) | {name: values[name] for name in sorted(named)},
+            "inputs": {name: made.get(STEPS[name].file, {}).get("sha256") for name in inputs},
+            "code": [code_hash(), *(sha256_file(package / name) for name in _OWN_CODE)],
+        }
+    )
+
+
+def is_finished(ws: Workspace, book: ChainNotebook, plan: Plan) -> bool:
+    """Whether a notebook ran to its end and would do the same again.
+
+    Its executed copy and the artifacts it uses must be there, unchanged and current.
+    """
+    note = ws.manifest()["notebooks"].get(book.name, {})
+    copy = ws.path_of(f"notebooks/{book.path.name}")
+    if note.get("status") != "done" or not copy.is_file() or sha256_file(copy) != note.get("sha256"):
+        return False
+    state = state_of(ws, plan.parameters, inputs_of(book))
+    return all(value == "current" for value in state.values()) and note.get("key") == notebook_key(ws, book, plan)
+
+
+@contextmanager
+def run_lock(ws: Workspace) -> Iterator[None]:
+    """Keep a run to one process; the lock ends with the process, however it ends.
+
+    Raises
+    ------
+    WorkspaceError
+        If another process is at work in it.
+    """
+    ws.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(ws.folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        hint = "Wait for it, stop it, or give this run another --name."
+        raise WorkspaceError("another 'assl run' is at work here", where=ws.display_path(), hint=hint) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(ws: Workspace) -> bool:
+    """Whether a process holds the run's lock."""
+    if not (ws.folder / LOCK).is_file():
+        return False
+    lock = FileLock(ws.folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def remove_leftovers(ws: Workspace) -> None:
+    """Remove half-written files of processes that are no more; nobody reads them, they only take room."""
+    for folder, names, files in os.walk(ws.folder):
+        for name in [*names, *files]:
+            owner = temporary_owner(name)
+            if owner is not None and not _is_alive(owner):
+                path = Path(folder) / name
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                if name in names:
+                    names.remove(name)
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)
