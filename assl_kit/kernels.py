@@ -6,7 +6,9 @@ notebook ahead, so that the second core does it meanwhile.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,10 +92,23 @@ def peak_memory_mb(manager) -> float | None:
     return None
 
 
+def end_with_parent() -> None:
+    """Let the system end this process when the one that started it ends, even by kill -9 (Linux).
+
+    An IPython kernel looks for its parent too, but only once it has started.
+    """
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended in between
+            sys.exit(1)
+
+
 def main() -> None:
     """Load what can be loaded ahead, then be an ordinary IPython kernel."""
     import importlib
 
+    end_with_parent()
     for name in _PRELOAD:
         with suppress(ImportError):
             importlib.import_module(name)

@@ -145,10 +145,18 @@ def make_plan(
     notebooks_dir: str | os.PathLike | None = None,
     first: str = "00",
     last: str = "09",
+    known: dict | None = None,
 ) -> Plan:
-    """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors."""
+    """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors.
+
+    Calls that are given the same dict as ``known`` read notebooks and data once.
+    """
+    known = {} if known is None else known
     values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
-    notebooks = find_notebooks(Path(notebooks_dir) if notebooks_dir else notebooks_folder(), first, last)
+    if "notebooks" not in known:
+        folder = Path(notebooks_dir) if notebooks_dir else notebooks_folder()
+        known["notebooks"] = find_notebooks(folder, first, last)
+    notebooks = known["notebooks"]
     given = {**(overrides or {}), **({"data": data} if data else {})}
     if given.get("data", "embedded") != "embedded":
         given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
@@ -157,7 +165,7 @@ def make_plan(
     own = {n: _same_type(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
     parameters = validate({**values, **{n: v for n, v in given.items() if n in NAMES}})
     parameters = parameters.model_copy(update=_absolute(parameters))
-    _check_records(parameters)
+    _check_records(parameters, known)
     if parameters.base_model != "tiny":
         from .base_identity import base_source
 
@@ -180,16 +188,20 @@ def _absolute(parameters: Parameters) -> dict[str, str]:
     return {name: str(Path(v).resolve()) for name, v in values.items() if Path(v).exists()}
 
 
-def _check_records(parameters: Parameters) -> None:
+def _check_records(parameters: Parameters, known: dict) -> None:
     """Load the user's data whole, so that a bad line ends the run before it begins; the same for its size."""
     if parameters.data == "embedded":
         n_train = round(parameters.n_records * (1 - parameters.test_share))
     else:
-        records = load_run_records(parameters)
+        names = ("data", "data_format", "n_records", "test_share", "seed")
+        key = tuple(getattr(parameters, name) for name in names)
+        if key not in known:
+            records = load_run_records(parameters)
+            known[key] = set(records.columns), len(training_pool(records))
+        columns, n_train = known[key]
         column = parameters.score.removeprefix("column:")
-        if column != parameters.score and column not in records.columns:
+        if column != parameters.score and column not in columns:
             raise ParameterError(f"the data has no column {column!r}", where="score")
-        n_train = len(training_pool(records))
     check_enough(parameters, n_train)
     n_select_of(parameters, n_train)
 

@@ -11,10 +11,12 @@ from typing import Any
 import pandas as pd
 
 from .files import atomic_path
+from .html_page import render_page, show
 from .parameters import describe
 from .workspace import Workspace
 
 REPORT = "report.html"
+_LONGEST_WARNING = 2000
 _TITLES = {
     "clusters": "How the clusters meet the tasks",
     "kept": "What was kept",
@@ -27,57 +29,6 @@ _TITLES = {
     "nmi": "normalised mutual information",
     "table": "counts",
 }
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }} · assl-kit</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; color: #222; }
-h1 { margin-bottom: 0; } h2 { border-bottom: 1px solid #ddd; margin-top: 2.5rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid #eee; text-align: left; white-space: nowrap; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption, .quiet { color: #666; font-size: .9rem; }
-.failed { color: #b00020; font-weight: bold; }
-</style>
-</head>
-<body>
-{% macro grid(frame) %}
-<div class="wide"><table>
-<tr>{% for column in frame.columns %}<th{% if numeric(frame[column]) %} class="number"{% endif %}>{{ column }}</th>
-{% endfor %}</tr>
-{% for row in frame.itertuples(index=False) %}<tr>{% for value in row %}
-<td{% if is_number(value) %} class="number"{% endif %}>{{ show(value) }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-{% endmacro %}
-<h1>{{ name }}</h1>
-<p class="quiet">assl-kit · profile {{ manifest.profile }} · {{ manifest.created }} · data {{ data }}</p>
-{% for book in failed %}<p class="failed">The notebook {{ book }} did not finish.</p>{% endfor %}
-{% if results is not none %}
-<h2>Results</h2>
-<p>Value and bootstrap interval on the test records.</p>
-{{ grid(results) }}
-{% endif %}
-{% for title, blocks in sections %}
-<h2>{{ title }}</h2>
-{% for subtitle, frame in blocks %}{% if subtitle %}<h3>{{ subtitle }}</h3>{% endif %}{{ grid(frame) }}{% endfor %}
-{% endfor %}
-{% for book, pictures in gallery %}
-<h2>{{ book }}</h2>
-{% for heading, picture in pictures %}
-<figure><img alt="{{ heading }}" src="data:image/png;base64,{{ picture }}">
-<figcaption>{{ heading }}</figcaption></figure>
-{% endfor %}
-{% endfor %}
-{% for title, frame in appendix %}{% if not frame.empty %}
-<h2>{{ title }}</h2>
-{{ grid(frame) }}
-{% endif %}{% endfor %}
-</body>
-</html>
-"""
 
 
 def write_report(ws: Workspace) -> Path:
@@ -106,33 +57,53 @@ def write_report(ws: Workspace) -> Path:
     >>> "accuracy" in write_report(ws).read_text(encoding="utf-8")
     True
     """
-    from jinja2 import Environment
-
-    manifest = ws.manifest()
-    metrics = read_metrics(ws)
-    page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
-    html = page.render(
-        name=ws.folder.name,
-        manifest=manifest,
-        data=Path(str(manifest["parameters"].get("data", "unknown"))).name,
-        failed=[name for name, note in manifest["notebooks"].items() if note.get("status") != "done"],
-        results=results_table(metrics),
-        sections=list(_sections(metrics)),
-        gallery=list(_gallery(ws)),
-        appendix=[
-            ("Artifacts", _artifacts(manifest)),
-            ("Notebooks", _notebooks(manifest)),
-            ("Parameters", _parameters(manifest)),
-            ("Versions", pd.DataFrame(sorted(manifest.get("versions", {}).items()), columns=["package", "version"])),
-        ],
-        show=show,
-        is_number=_is_number,
-        numeric=lambda column: len(column) > 0 and all(_is_number(value) for value in column),
-    )
+    manifest, metrics = ws.manifest(), read_metrics(ws)
+    data = Path(str(manifest["parameters"].get("data", "unknown"))).name
+    lead = f"assl-kit · profile {manifest['profile']} · {manifest.get('created')} · data {data}"
+    html = render_page(ws.folder.name, lead, _page(ws, manifest, metrics))
     target = ws.path_of(REPORT)
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return target
+
+
+def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, note in manifest["notebooks"].items():
+        if note.get("status") != "done":
+            yield "alarm", f"The notebook {name} did not finish. {note.get('message') or ''}".rstrip()
+    results = results_table(metrics)
+    if results is not None:
+        yield "heading", "Results"
+        yield "text", "Value and bootstrap interval on the test records."
+        yield "table", results
+    for title, parts in _sections(metrics):
+        yield "heading", title
+        for subtitle, frame in parts:
+            if subtitle:
+                yield "subheading", subtitle
+            yield "table", frame
+    books = list(_executed(ws))
+    for title, pictures, _ in books:
+        if pictures:
+            yield "heading", title
+            yield from (("picture", picture) for picture in pictures)
+    yield "heading", "Warnings"
+    warnings = [*_cut_records(ws), *((title, text) for title, _, told in books for text in told)]
+    for title, text in warnings:
+        yield "subheading", title
+        yield "output", text
+    if not warnings:
+        yield "text", "None: no notebook printed a warning, no record was cut."
+    appendix = {
+        "Time and memory": _notebooks(manifest),
+        "Artifacts": _artifacts(manifest),
+        "Parameters": _parameters(manifest),
+        "Versions": pd.DataFrame(sorted((manifest.get("versions") or {}).items()), columns=["package", "version"]),
+    }
+    for title, frame in appendix.items():
+        if not frame.empty:
+            yield "heading", title
+            yield "table", frame
 
 
 def read_metrics(ws: Workspace) -> dict[str, Any]:
@@ -171,29 +142,6 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{show(row['value'])} [{show(row['low'])}, {show(row['high'])}]"
 
 
-def show(value: Any) -> str:
-    """A cell as text: three decimals (one from ten on), thousands apart, nothing for what is missing.
-
-    Examples
-    --------
-    >>> show(0.5), show(12345), show(None), show("qa"), show(0.00012)
-    ('0.500', '12,345', '', 'qa', '0.00012')
-    """
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    if isinstance(value, bool) or not _is_number(value):
-        return str(value)
-    if float(value).is_integer() and not isinstance(value, float):
-        return f"{int(value):,}"
-    if abs(value) >= 10:
-        return f"{value:,.1f}"
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
-
-
-def _is_number(value: Any) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, (str, bool))
-
-
 def _sections(metrics: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, pd.DataFrame]]]]:
     """Every part of the metrics but the results table, in the order it is written, whatever it holds."""
     for name, value in metrics.items():
@@ -228,13 +176,13 @@ def _is_flat(value: Any) -> bool:
     return isinstance(value, Mapping) and not any(isinstance(part, (Mapping, list)) for part in value.values())
 
 
-def _gallery(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """For each executed notebook its title and its pictures, each under the heading it stands below."""
+def _executed(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]], list[str]]]:
+    """Each executed notebook's title, its pictures under the headings they stand below, and what it warned of."""
     import nbformat
 
     folder = ws.path_of("notebooks")
-    for path in sorted(folder.glob("*.ipynb")) if folder.is_dir() else []:
-        title, heading, pictures = path.stem, path.stem, []
+    for path in sorted(folder.glob("[0-9]*.ipynb")) if folder.is_dir() else []:
+        title, heading, pictures, told = path.stem, path.stem, [], []
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 found = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
@@ -244,8 +192,22 @@ def _gallery(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]]]]:
                 picture = output.get("data", {}).get("image/png")
                 if picture and _is_png(picture):
                     pictures.append((heading, "".join(picture.split())))
-        if pictures:
-            yield title, pictures
+                if output.output_type == "stream" and output.name == "stderr":
+                    told.append(output.text.strip()[:_LONGEST_WARNING])
+        yield title, pictures, [text for text in told if text]
+
+
+def _cut_records(ws: Workspace) -> Iterator[tuple[str, str]]:
+    """Experts some of whose records were longer than the model reads."""
+    if not ws.has("experts/bank.json"):
+        return
+    experts = ws.json("experts/bank.json").get("experts") or []
+    for number, expert in enumerate(experts):
+        notes = [f"{expert['truncated']} records lost their start: longer than max_length."] * bool(
+            expert.get("truncated")
+        )
+        if notes := [*notes, *expert.get("notes", [])]:
+            yield f"Expert {number}", "\n".join(map(str, notes))
 
 
 def _is_png(text: str) -> bool:
@@ -262,6 +224,7 @@ def _artifacts(manifest: Mapping[str, Any]) -> pd.DataFrame:
             "notebook": entry.get("notebook"),
             "made from": ", ".join(entry.get("parents", [])),
             "seconds": entry.get("seconds"),
+            "peak MB": entry.get("peak_memory_mb"),
             "sha256": str(entry.get("sha256", ""))[:16],
         }
         for name, entry in manifest["artifacts"].items()
@@ -270,7 +233,12 @@ def _artifacts(manifest: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _notebooks(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame([{"notebook": name, **note} for name, note in manifest["notebooks"].items()])
+    columns = {"status": "status", "seconds": "seconds", "peak_memory_mb": "peak MB"}
+    rows = [
+        {"notebook": name} | {title: note.get(key) for key, title in columns.items()}
+        for name, note in manifest["notebooks"].items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _parameters(manifest: Mapping[str, Any]) -> pd.DataFrame:

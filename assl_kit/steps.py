@@ -193,6 +193,7 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
 
 def read(ws: Workspace, name: str) -> Any:
     """Load an artifact as it is on disk, current or not."""
+    register_steps()
     return STEPS[name].read(ws.path_of(STEPS[name].file))
 
 
@@ -211,9 +212,9 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
 def code_hash() -> str:
     """Hash of the package's sources that can change an artifact."""
     folder = Path(__file__).parent
-    aside = {"plots.py", "report.py", "plan.py", "run.py", "resume.py", "sweep.py", "compare.py", "cli.py"}
-    aside |= {"workspace.py", "kernels.py", "console.py", "sharing.py"}
-    files = sorted(f for f in folder.glob("*.py") if f.name not in aside)
+    aside = {"plots", "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
+    aside |= {"html_page", "report", "console", "cli"}
+    files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 
 

@@ -191,29 +191,49 @@ def test_two_processes_do_not_lose_each_others_entries(tmp_path):
 
 
 # kill -9 --------------------------------------------------------------------------------------------------------------
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def kill_after(command, folder, changes, delay, seconds=90):
+    """Start a run, kill it a while after so many changes of its manifest; False if it ended before."""
+    manifest, seen = folder / "manifest.json", 0
+    last = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+    with open(folder.parent / "stderr", "ab") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    end = time.monotonic() + seconds
+    while process.poll() is None and seen < changes and time.monotonic() < end:
+        now = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+        seen, last = seen + (now != last), now
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.timeout(1500)
 def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
-    """Real records, space, selection, experts and measures; the last process is left alone."""
+    """Real kernels, records, space, selection, experts and measures; kill -9 for the runner at random moments."""
     whole, said = run(chain, name="whole")
     assert said == ["done"] * 3
     given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
     code = "import sys\nimport assl_kit.plan as plan\nfrom pathlib import Path\n"
-    code += "plan.notebooks_folder = lambda: Path(sys.argv.pop(1))\nfrom assl_kit.cli import main\nmain()"
-    command = [sys.executable, "-c", code, str(chain), "run", "--name", "broken", "--from", "05", "--to", "08", *given]
-    draw, told = random.Random(0), []
-    for _ in range(20):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path)
-        time.sleep(draw.uniform(1, 14))
-        process.send_signal(signal.SIGKILL)
-        told.append(process.communicate()[1].decode())
-    assert not any(told), told  # killed or done, but never in error
-    ended = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    broken = Workspace.open(tmp_path / "runs" / "broken")
-    assert hashes(broken) == hashes(whole)
-    assert [note["status"] for note in broken.manifest()["notebooks"].values()] == ["done"] * 3
-    assert not [p for p in broken.folder.rglob("*") if temporary_owner(p.name) is not None]
-    assert not broken.has("experts.partial") and not broken.has("comparison.partial")
-    metrics = json.loads((broken.folder / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["corpus"]["chosen"] == 24
+    code += "folder = Path(sys.argv.pop(1))\nplan.notebooks_folder = lambda: folder\n"
+    code += "from assl_kit.cli import main\nmain()"
+    command = [sys.executable, "-c", code, str(chain), "run", "--from", "05", "--to", "08", *given, "--name"]
+    draw, killed, names = random.Random(0), 0, ["broken-0"]
+    while killed < 20:
+        folder = tmp_path / "runs" / names[-1]
+        if kill_after([*command, names[-1]], folder, draw.choice([0, 1, 2, 2, 3, 3]), draw.uniform(0, 0.7)):
+            killed += 1
+        else:
+            names.append(f"broken-{len(names)}")
+        note = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {}
+        assert set(note.get("artifacts", {})) <= set(hashes(whole))
+    assert (tmp_path / "runs" / "stderr").read_bytes() == b""  # killed or done, but never in error
+    for name in names:
+        ended = subprocess.run([*command, name], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        broken = Workspace.open(tmp_path / "runs" / name)
+        assert hashes(broken) == hashes(whole)
+        assert [note["status"] for note in broken.manifest()["notebooks"].values()] == ["done"] * 3
+        assert not [path for path in broken.folder.rglob("*") if temporary_owner(path.name) is not None]
+        assert not broken.has("experts.partial") and not broken.has("comparison.partial")
+        assert broken.json("metrics.json")["corpus"]["chosen"] == 24

@@ -1,0 +1,75 @@
+"""What the command line prints: tables for people, JSON for programs, one message for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from .html_page import show
+
+
+def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:
+    """Print a table on stdout; wide where there is no screen."""
+    table = Table(*map(str, columns))
+    for row in rows:
+        table.add_row(*(show(value) for value in row))
+    console = Console()
+    if not console.is_terminal:  # a log file has no width
+        console.width = 200
+    console.print(table)
+
+
+def print_frame(frame: pd.DataFrame | None) -> None:
+    """Print a DataFrame as a table; nothing for None or an empty one."""
+    if frame is not None and not frame.empty:
+        print_table(frame.columns, frame.itertuples(index=False))
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: tables as lists of objects, arrays as lists, what is not finite as null.
+
+    Examples
+    --------
+    >>> plain({"a": pd.DataFrame({"x": [1.5, float("nan")]}), "b": np.int64(3), "c": Path("d") / "e"})
+    {'a': [{'x': 1.5}, {'x': None}], 'b': 3, 'c': 'd/e'}
+    """
+    if isinstance(value, pd.DataFrame):
+        return [plain(row) for row in value.to_dict("records")]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def complain(error: Exception, code: int) -> int:
+    """Print an error a user can act on, without a traceback; give the exit code back."""
+    print(f"assl: {error}", file=sys.stderr)
+    return code
+
+
+def from_here(path: Path) -> str:
+    """A path one can click on: relative if it lies below the current folder."""
+    here = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    return Path(here).as_posix()
