@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pandas as pd
 from .build_selection import open_encoder
 from .device import is_small, pick_device
 from .files import read_json, write_json
+from .parallel import end_with_parent
 from .parameters import Parameters
 from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
 
@@ -238,7 +240,7 @@ def _build_comparison(ws, p, path):
         sample = sample_by_task(test, p.regret_per_task, p.seed)
         arms += [(path.name, sample, path) for path in ExpertBank.from_pretrained(ws.path_of("experts")).expert_paths]
     with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(p, *arm) for arm in arms)
+        found = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(os.getpid(), p, *arm) for arm in arms)
     table = pd.concat(found, ignore_index=True)
     order = {"base": 0} | {arm[0]: i for i, arm in enumerate(arms, 1) if arm[0] != "base"}
     table.sort_values("arm", key=lambda arm: arm.map(order), kind="stable").to_parquet(path, index=False)
@@ -253,8 +255,13 @@ def training_jobs(p: Parameters) -> int:
     return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
 
 
-def _answer(p: Parameters, arm: str, questions: pd.DataFrame, adapter: Path | None = None, data=None, epochs: int = 1):
-    """One arm's answers: of the base, or with an adapter, which is trained first if there is data."""
+def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None = None, data=None, epochs: int = 1):
+    """One arm's answers: of the base, or with an adapter, which is trained first if there is data.
+
+    ``asker`` is the process that wants them: if it is killed, this one ends too.
+    """
+    if os.getpid() != asker:
+        end_with_parent()
     from .base_model import generate_answers
     from .corpus import prompts
     from .experts import adapted, train_adapter

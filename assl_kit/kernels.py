@@ -6,9 +6,7 @@ notebook ahead, so that the second core does it meanwhile.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .files import write_json
+from .parallel import end_with_parent
 from .workspace import Workspace
 
 KERNEL = "python3"
@@ -90,18 +89,6 @@ def peak_memory_mb(manager) -> float | None:
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)
     return None
-
-
-def end_with_parent() -> None:
-    """Let the system end this process when the one that started it ends, even by kill -9 (Linux).
-
-    An IPython kernel looks for its parent too, but only once it has started.
-    """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended in between
-            sys.exit(1)
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
-"""Threads over independent pieces of work, stopped cleanly by an error or an interrupt."""
+"""Work side by side: threads stopped cleanly by an error or an interrupt, processes that end with their parent."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -73,3 +77,15 @@ def for_each(work: Callable, items: Sequence, threads: int = 1, progress: str | 
                 raise
         for future in running:
             future.result()
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when the one that started it ends, even by kill -9 (Linux).
+
+    An IPython kernel looks for its parent too, but only once it has started.
+    """
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended in between
+            sys.exit(1)

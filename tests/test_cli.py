@@ -130,6 +130,67 @@ def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
         assert code == 2 and "no experts yet" in err
 
 
+def test_programs_read_json(assl, tmp_path):
+    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(shown)", parameters='profile = "tiny"\nshown = 1')
+    code, out, err = assl("run", "-p", "shown", 7, "--dry-run", "--json")
+    plan = json.loads(out)
+    assert (code, err) == (0, "") and not (tmp_path / "runs").exists()
+    assert plan["changed"] == {"shown": 7} and plan["notebooks"] == [{"notebook": "00_only", "plan": "run"}]
+    assert all(artifact["state"] == "missing" for artifact in plan["artifacts"])
+    code, out, err = assl("run", "-p", "shown", 7, "--json")
+    assert json.loads(out) == {"run": "runs/tiny", "results": None, "report": str(tmp_path / "runs/tiny/report.html")}
+    assert code == 0 and "00_only" in err and "done" in err
+    code, out, _ = assl("run", "-p", "shown", 7, "--dry-run")
+    assert "cached" in out and "Nothing is run" in out
+    assert "run" in assl("run", "-p", "shown", 8, "--dry-run")[1]
+    assert "cached" not in assl("run", "-p", "shown", 7, "--dry-run", "--force")[1]
+    state = json.loads(assl("status", "tiny", "--json")[1])
+    assert state["state"] == "done" and state["notebooks"][0]["status"] == "done" and state["artifacts"] == []
+    assert json.loads(assl("status", "--json")[1]) == [{"run": "tiny", "state": "done"}]
+    assert json.loads(assl("report", "tiny", "--json")[1])["run"] == "runs/tiny"
+    assert json.loads(assl("compare", "tiny", "runs/tiny", "--json")[1]) == {"A": "tiny", "B": "runs/tiny"}
+
+
+def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
+    from assl_kit.resume import run_lock
+    from assl_kit.workspace import Workspace
+
+    ws = Workspace.open(tmp_path / "runs" / "mine")
+    ws.update_manifest("notebooks", {"00_only": {"status": "running"}})
+    with run_lock(ws):
+        assert "runs/mine: running" in assl("status", "mine")[1]
+    code, out, _ = assl("status", "mine")
+    assert code == 0 and out.startswith("runs/mine: broken off") and "broken off" in out.splitlines()[-2]
+    ws.update_manifest("notebooks", {"00_only": {"status": "failed", "message": "ValueError: no luck"}})
+    assert "ValueError: no luck" in assl("status", "mine")[1]
+    assert "failed" in assl("status")[1]
+
+
+def test_two_runs_are_compared(assl, tmp_path):
+    from assl_kit.parameters import resolve
+    from assl_kit.workspace import Workspace
+
+    for name, seed in (("a", 0), ("b", 1)):
+        Workspace.open(tmp_path / "runs" / name).remember("tiny", resolve("tiny", seed=seed))
+    code, out, _ = assl("compare", "a", "b")
+    assert code == 0 and out.startswith("A is a, B is b") and "seed" in out
+    assert assl("compare", "a", "c")[0] == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes(assl, shell):
+    code, out, _ = assl("completion", shell)
+    assert code == 0 and "_ASSL_COMPLETE" in out
+    assert assl("completion", "tcsh")[0] == 2
+
+
+def test_help_names_the_exit_codes(assl):
+    out = " ".join(assl("--help")[1].split())
+    assert "0 all went well; 1 a notebook or a job failed" in out
+    for command in ("run", "sweep", "status", "report", "compare", "route", "ask", "export", "completion"):
+        assert command in out
+
+
 def test_a_failed_notebook_is_exit_code_1(assl, tmp_path):
     write_notebook(tmp_path / "nb" / "00_only.ipynb", "raise ValueError('no luck')")
     code, out, err = assl("run")
