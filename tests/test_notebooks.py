@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from assl_kit.errors import ParameterError
 from assl_kit.parameters import NAMES, load_profile
 from assl_kit.plan import PLACES, read_notebook
 
@@ -118,3 +119,42 @@ def test_it_begins_with_its_goal_and_ends_with_what_is_next(path):
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert cells[-1].cell_type == "markdown"
     assert any("assert " in cell.source for cell in code_cells(path)), "claims are asserted"
+
+
+@in_chain
+def test_its_validation_cell_refuses_what_assl_run_refuses(path, tmp_path, monkeypatch):
+    """Under plain papermill nothing else looks at the values."""
+    declared = read_notebook(path).declared
+    monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path / "runs" / "lab"))
+    cells = [cell for cell in code_cells(path) if "subprocess" not in cell.source]
+    last = next(i for i, cell in enumerate(cells) if "ws.parameters(" in cell.source)
+
+    def validate(**injected):
+        names = {}
+        for cell in cells[: last + 1]:
+            exec(compile(cell.source, path.name, "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= injected
+        return names
+
+    validate()
+    numbers = [name for name, value in declared.items() if name in NAMES and type(value) in (int, float)]
+    assert numbers
+    for name in numbers:
+        for wrong in ("much", -7):
+            with pytest.raises(ParameterError, match=name):
+                validate(**{name: wrong})
+    with pytest.raises(ParameterError, match="unknown profile 'tinny'"):
+        validate(profile="tinny")
+
+
+def test_plain_papermill_ends_in_the_validation_cell(tmp_path, monkeypatch):
+    import papermill
+
+    monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path / "runs" / "lab"))
+    (path,) = (path for path in CHAIN if path.stem == "05_mmr")
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(path, tmp_path / "out.ipynb", {"max_repeat": "two"}, progress_bar=False,
+                                   kernel_name="python3")  # fmt: skip
+    assert caught.value.ename == "ParameterError"
+    assert "max_repeat must be a whole number, got 'two'" in caught.value.evalue
