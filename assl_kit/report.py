@@ -16,6 +16,12 @@ from .parameters import describe
 from .workspace import Workspace
 
 REPORT = "report.html"
+_COLUMNS = {
+    "inside": "interval holds 0",
+    "home_share": "home share",
+    "best_expert": "best expert",
+    "oracle_gap": "oracle gap",
+}
 _LONGEST_WARNING = 2000
 _TITLES = {
     "clusters": "How the clusters meet the tasks",
@@ -81,7 +87,7 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
         for subtitle, frame in parts:
             if subtitle:
                 yield "subheading", subtitle
-            yield "table", frame
+            yield "table", frame.rename(columns=_COLUMNS)
     books = list(_executed(ws))
     for title, pictures, _ in books:
         if pictures:

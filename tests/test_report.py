@@ -118,3 +118,23 @@ def test_a_missing_cell_or_interval_is_left_empty():
 )
 def test_cells_are_shown_short(value, text):
     assert show(value) == text
+
+
+def test_warnings_cut_records_and_failures_are_told(ws):
+    path = write_notebook(ws.path_of("notebooks/05_mmr.ipynb"), "# Picks", "warn()")
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="UserWarning: <i>odd</i> thing"),
+        nbformat.v4.new_output("stream", name="stdout", text="only said"),
+    ]
+    nbformat.write(book, path)
+    ws.write_json("experts/bank.json", {"experts": [{"truncated": 0}, {"truncated": 3, "notes": ["batch halved"]}]})
+    ws.update_manifest("notebooks", {"01_second": {"status": "failed", "message": "ValueError: <no luck>"}})
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert "UserWarning: &lt;i&gt;odd&lt;/i&gt; thing" in html and "only said" not in html
+    assert "3 records lost their start" in html and "batch halved" in html and "Expert 0" not in html
+    assert "The notebook 01_second did not finish. ValueError: &lt;no luck&gt;" in html
+
+
+def test_a_run_without_warnings_says_so(ws):
+    assert "None: no notebook printed a warning" in write_report(ws).read_text(encoding="utf-8")
