@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from .splits import draw_records, ensure_splits
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
 SPLITS = ("train", "dev", "test")
 FORMATS = ("auto", "embedded", "jsonl", "alpaca", "parquet", "cfleb", "fineval", "hub")
+BLOCK = 8192  # records of a block of a Parquet file, which is read and embedded at a time
 _NEEDED = ("instruction", "output")
 _SHOWN = 5
 _TEXT = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
@@ -330,10 +331,10 @@ def prompts(records: pd.DataFrame) -> list[str]:
 
 
 def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Validate records and write them as Parquet, atomically."""
+    """Validate records and write them as Parquet, in blocks of `BLOCK`, atomically."""
     records = validate_records(records, where=os.fspath(path))
     with atomic_path(path) as temporary:
-        records.to_parquet(temporary, index=False)
+        records.to_parquet(temporary, index=False, row_group_size=BLOCK)
 
 
 def read_records(path: str | os.PathLike) -> pd.DataFrame:
@@ -342,3 +343,20 @@ def read_records(path: str | os.PathLike) -> pd.DataFrame:
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), hint="Write it with write_records first.")
     return _validated(iter_parquet(path), str(path), path.stem)[0]
+
+
+def block_starts(path: str | os.PathLike) -> np.ndarray:
+    """The first row of each block of a Parquet file, and the number of rows at the end: shape (blocks + 1,), int64."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    return np.cumsum([0, *sizes])
+
+
+def read_block(path: str | os.PathLike, number: int, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of one block of a Parquet file; no other block is read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number, columns=list(columns)).to_pandas()

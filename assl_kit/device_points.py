@@ -37,6 +37,15 @@ class DevicePoints(Points):
         self.device = torch_device(device)
         super().__init__(X, subset, threads=threads, progress=progress)
         self.threads, self.block = 1, BLOCK
+        self.attach(X)
+
+    def detach(self):
+        """As `Points.detach`; what the device holds goes too."""
+        self.X = self.rows = self.Z = None
+
+    def attach(self, X):
+        """As `Points.attach`; the device gets the rows again."""
+        self.X = X
         parts = (np.arange(start, min(start + STEP, len(self))) for start in range(0, len(self), STEP))
         self.rows = upload((self.raw(part) for part in parts), (len(self), X.shape[1]), self.device)
         self.Z = self.rows

@@ -111,6 +111,14 @@ class Points:
     def __len__(self):
         return len(self.first)
 
+    def detach(self):
+        """Let go of X, so that the rest can be sent elsewhere; `attach` gives it back."""
+        self.X = None
+
+    def attach(self, X):
+        """Take the same X again, after `detach`."""
+        self.X = X
+
     def raw(self, numbers):
         """Distinct rows by number: (s, d) float32, C-contiguous."""
         return np.ascontiguousarray(self.X[self.source[self.first[numbers]]], dtype=np.float32)

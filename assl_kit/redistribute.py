@@ -125,13 +125,16 @@ class Redistributor(BaseEstimator):
         self._budgets(space, n_select, None)  # what cannot be is refused before the long work
         if n_select == 0:
             return empty_table(POOL_COLUMNS)
-        fits = self._each("A-DBSCAN", lambda rows: self._adbscan()._fit(space.X, rows), list(space.members.values()))
-        able = np.array([(fit.labels_ >= 0).sum() for fit in fits])
+        fits = self._each("A-DBSCAN", "_fit", space.X, {name: (rows,) for name, rows in space.members.items()})
+        able = np.array([count for count, _ in fits])
         usable = able if self.noise == "drop" else space.sizes.to_numpy()
         budgets = self._budgets(space, n_select, self._capacities(usable, able))
         sizes = np.minimum(np.ceil(self.pool_factor * budgets - 1e-9).astype(np.int64), usable)
-        work = zip(space.members.items(), fits, sizes, strict=True)
-        parts = self._each("thinning", lambda item: self._thin(space, *item), [item for item in work if item[2] > 0])
+        work = {name: (fit, int(size)) for name, (_, fit), size in zip(space.members, fits, sizes, strict=True) if size}
+        parts = [
+            space.described(name, *kept)
+            for name, kept in zip(work, self._each("thinning", "_thin", space.X, work), strict=True)
+        ]
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
     def select(self, X, clusters, pool, n_select, *, scores=None, centroids=None, ids=None) -> Selection:
@@ -168,8 +171,12 @@ class Redistributor(BaseEstimator):
         budgets = self._budgets(space, n_select, self._capacities(counts, able))
         work = pool.assign(score=scores, order=space.rank[pool["row"].to_numpy()]).sort_values("order")
         groups = dict(tuple(work.groupby("cluster")))
-        wanted = [(name, int(budget)) for name, budget in zip(space.members, budgets, strict=True) if budget]
-        parts = self._each("MMR", lambda item: self._pick(space, item[0], groups[item[0]], item[1]), wanted)
+        wanted = {
+            name: (groups[name], int(budget), *space.centroid(name))
+            for name, budget in zip(space.members, budgets, strict=True)
+            if budget
+        }
+        parts = self._each("MMR", "_pick", space.X, wanted)
         table = pd.concat(parts, ignore_index=True)[list(TABLE_COLUMNS)] if parts else empty_table(TABLE_COLUMNS)
         return Selection(
             indices=table["row"].to_numpy(np.int64),
@@ -187,31 +194,37 @@ class Redistributor(BaseEstimator):
         pool = self.pool(X, clusters, n_select, ids=ids)
         return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, ids=ids)
 
-    def _adbscan(self):
-        names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
-        return ADBSCAN(**{name: getattr(self, name) for name in names})
+    def _each(self, title, work, X, clusters):
+        """What the method named ``work`` gives of X and each cluster's arguments, which ``clusters`` has by name.
 
-    def _thin(self, space, member, fit, size):
-        """Pool of one cluster: ``member`` is its name and its rows in order of id, which settles ties."""
-        name, rows = member
-        kept = fit.thin(int(size), max_repeat=1, repeat_share=0)
+        Each call reads X and its arguments and nothing else, so another engine may make the calls elsewhere.
+        """
+        bar = tqdm(clusters.values(), desc=title, unit="cluster", disable=not self.verbose, leave=False)
+        return [getattr(self, work)(X, *arguments) for arguments in bar]
+
+    def _fit(self, X, rows):
+        """A-DBSCAN of one cluster, given by its rows in order of id: how many are not noise, and the estimator."""
+        names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
+        fit = ADBSCAN(**{name: getattr(self, name) for name in names})._fit(X, rows)
+        return int((fit.labels_ >= 0).sum()), fit
+
+    def _thin(self, X, fit, size):
+        """Pool of one cluster: places among its rows, in order of id, which settles ties; and what is told of them."""
+        kept = fit.thin(size, max_repeat=1, repeat_share=0)
         at = kept.indices
         columns = {
-            "row": rows[at],
-            "id": space.ids[rows[at]],
-            "cluster": name,
             "label": fit.labels_[at],
             "core_distance": fit.core_distances_[at],
             "radius": fit.radii_[at],
             "weight": kept.weights,
         }
-        return pd.DataFrame(columns, columns=list(POOL_COLUMNS))
+        return at, columns
 
-    def _pick(self, space, name, pool, budget):
+    def _pick(self, X, pool, budget, centroid, rows):
         """Picks of one cluster; ``pool`` is in order of id, so that ties go to the smaller id."""
-        X = space.X[pool["row"].to_numpy()]
+        centroid = mean_direction(X, rows) if centroid is None else centroid
+        X = X[pool["row"].to_numpy()]
         scores = pool["score"].to_numpy()
-        centroid = space.centroid(name)
         able, extra = pool["label"].to_numpy() >= 0, self._extra()
         copies = math.floor(self.repeat_share * budget + 1e-9) if extra else 0
         size = min(max(budget - copies, -(-budget // self.max_repeat)), len(pool))
@@ -251,9 +264,6 @@ class Redistributor(BaseEstimator):
             if not over.any():
                 return budgets
             most = np.where(over, capacities, most)
-
-    def _each(self, title, work, items):
-        return [work(item) for item in tqdm(items, desc=title, unit="cluster", disable=not self.verbose, leave=False)]
 
     def _check(self):
         value = self.max_repeat
@@ -295,7 +305,13 @@ class _Space:
         return centroids
 
     def centroid(self, name):
-        return mean_direction(self.X, self.members[name]) if self.centroids is None else self.centroids[name]
+        """The centroid of a cluster that was given, or None and the rows whose mean it is."""
+        return (None, self.members[name]) if self.centroids is None else (self.centroids[name], None)
+
+    def described(self, name, at, columns):
+        """The table of a cluster's pool."""
+        rows = self.members[name][at]
+        return pd.DataFrame({"row": rows, "id": self.ids[rows], "cluster": name} | columns, columns=list(POOL_COLUMNS))
 
     def check_pool(self, pool):
         """The pool with its column ``row``, after a check that it belongs to these rows."""
