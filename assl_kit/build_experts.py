@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from .device import is_small, pick_device
 from .files import read_json, write_json
 from .parallel import end_with_parent
 from .parameters import Parameters
+from .scale_out import backend
 from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
 
 _TRAINING = ("base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size")
@@ -28,11 +29,11 @@ WORK, LOGS = "experts.partial", "logs"
 """Adapters and checkpoints until the bank is whole; TensorBoard's files."""
 
 
-def run_base(p: Parameters):
-    """The run's base model and tokenizer."""
+def run_base(p: Parameters, device: str | None = None):
+    """The run's base model and tokenizer, on its device or on this one."""
     from .base_model import load_base
 
-    return load_base(p.base_model, device=p.device, quantization=p.quantization)
+    return load_base(p.base_model, device=device or p.device, quantization=p.quantization)
 
 
 def training_config(p: Parameters, **changes):
@@ -132,7 +133,14 @@ def _build_experts(ws, p, path):
     from .training_table import MEASURED
 
     records, selection = read(ws, "records"), read(ws, "selection")
-    model, tokenizer = run_base(p)
+    train = None
+    if backend() == "ray":
+        from .ray_stages import train_side_by_side
+
+        train = partial(
+            train_side_by_side, base=p.base_model, device=p.device, quantization=p.quantization, progress=True
+        )
+    model, tokenizer = run_base(p, "cpu" if train else None)  # the workers have the GPUs
     encoder = open_encoder(ws, p)
     X = rows_of(read(ws, "embeddings"), selection["id"])
     weights = {"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity}
@@ -152,6 +160,7 @@ def _build_experts(ws, p, path):
         min_similarity=p.min_similarity,
         work_dir=ws.path_of(WORK),
         log_dir=ws.path_of(LOGS) if p.tensorboard else None,
+        train=train,
     )
     ws.update_manifest("training", {r.path.name: {m: round(getattr(r, m), 1) for m in MEASURED} for r in bank.results})
     if p.tensorboard:

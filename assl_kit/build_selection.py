@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .corpus import BLOCK, block_starts
+from .embedding_file import embed_block, mapped_rows, read_embeddings, write_embeddings
 from .files import write_json
 from .parameters import Parameters
+from .scale_out import backend
 from .steps import check_enough, load_run_records, n_select_of, read, rows_of, step, training_pool
 from .workspace import Workspace
 
@@ -49,37 +52,47 @@ def open_encoder(ws: Workspace, parameters: Parameters):
     return load_encoder(parameters.encoder, device=parameters.device)
 
 
-def _read_embeddings(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        ids = file.get_tensor("ids").tobytes().decode("utf-8").split("\n")
-        return {"ids": ids, "embeddings": file.get_tensor("embeddings")}
-
-
-@step("embeddings", "embeddings.safetensors", "02", ("records", "encoder"), ("encoder",), read=_read_embeddings)
+@step("embeddings", "embeddings.safetensors", "02", ("records", "encoder"), ("encoder",), read=read_embeddings)
 def _build_embeddings(ws, p, path):
-    from safetensors.numpy import save_file
+    """Block by block of the records, so that a block's rows do not depend on who embeds it."""
+    records = ws.path_of("records.parquet")
+    if backend() == "ray":
+        from .ray_stages import embed_side_by_side
 
-    from .corpus import prompts
-    from .encoder import encode
-
-    records = read(ws, "records")
-    rows = encode(open_encoder(ws, p), prompts(records))
-    ids = np.frombuffer("\n".join(records["id"]).encode("utf-8"), dtype=np.uint8)
-    save_file({"embeddings": rows, "ids": ids}, str(path))
+        fitted = p.encoder == "fit"
+        where = (str(ws.path_of("encoder")), "cpu") if fitted else (p.encoder, p.device)
+        blocks = embed_side_by_side(records, where[0], device=where[1])
+    else:
+        encoder = open_encoder(ws, p)
+        blocks = (embed_block(encoder, records, number) for number in range(len(block_starts(records)) - 1))
+    write_embeddings(path, pd.read_parquet(records, columns=["id"])["id"], blocks)
 
 
 # 03 ------------------------------------------------------------------------------------------------------------------
+@contextmanager
+def _training_rows(ws):
+    """Ids and embeddings of the training records, in their order; for Ray's workers in a file that they can map."""
+    ids = training_pool(pd.read_parquet(ws.path_of("records.parquet"), columns=["id", "split"]))["id"]
+    space = read(ws, "embeddings")
+    if backend() == "local":
+        yield ids, rows_of(space, ids)
+        return
+    places = rows_of(space | {"embeddings": np.arange(len(space["ids"]))}, ids)
+    with mapped_rows(space["embeddings"], places, ws.folder) as X:
+        yield ids, X
+
+
 @step("clusters", "clusters.parquet", "03", ("records", "embeddings"), ("n_clusters", "seed"))
 def _build_clusters(ws, p, path):
     from .semantic import SemanticKMeans
 
-    train = training_pool(read(ws, "records"))
-    X = rows_of(read(ws, "embeddings"), train["id"])
-    kmeans = SemanticKMeans(n_clusters=p.n_clusters, random_state=p.seed).fit(X)
-    similarity = np.einsum("ij,ij->i", X, kmeans.cluster_centers_[kmeans.labels_])
-    table = pd.DataFrame({"id": train["id"], "cluster": kmeans.labels_, "similarity": similarity})
+    with _training_rows(ws) as (ids, X):
+        kmeans = SemanticKMeans(n_clusters=p.n_clusters, random_state=p.seed).fit(X)
+        own, similarity = kmeans.labels_, np.empty(len(X), np.float32)
+        for start in range(0, len(X), BLOCK):
+            part = slice(start, start + BLOCK)
+            similarity[part] = np.einsum("ij,ij->i", X[part], kmeans.cluster_centers_[own[part]])
+    table = pd.DataFrame({"id": ids, "cluster": own, "similarity": similarity})
     table.to_parquet(path, index=False)
 
 
@@ -92,8 +105,11 @@ _STAGES = (*_STAGE1, "budget_power", "mmr_relevance", "mmr_score", "mmr_diversit
 
 
 def redistributor(p: Parameters):
-    """The run's two-stage ``Redistributor``."""
-    from .redistribute import Redistributor
+    """The run's two-stage ``Redistributor``, of the engine asked for."""
+    if backend() == "ray":
+        from .ray_stages import RayRedistributor as Redistributor
+    else:
+        from .redistribute import Redistributor
 
     return Redistributor(
         pool_factor=p.pool_factor,
@@ -108,26 +124,24 @@ def redistributor(p: Parameters):
     )
 
 
-def _training_space(ws):
-    train = training_pool(read(ws, "records"))
-    clusters = train[["id"]].merge(read(ws, "clusters"), on="id", how="left", validate="one_to_one")["cluster"]
-    return train, rows_of(read(ws, "embeddings"), train["id"]), clusters.to_numpy()
+def _clusters_of(ws, ids):
+    return ids.to_frame().merge(read(ws, "clusters"), on="id", how="left", validate="one_to_one")["cluster"].to_numpy()
 
 
 @step("pool", "pool.parquet", "04", ("embeddings", "clusters"), (*_STAGE1, "n_clusters", "budget_power"))
 def _build_pool(ws, p, path):
-    train, X, clusters = _training_space(ws)
-    pool = redistributor(p).pool(X, clusters, n_select_of(p, len(train)), ids=train["id"].to_numpy())
+    with _training_rows(ws) as (ids, X):
+        pool = redistributor(p).pool(X, _clusters_of(ws, ids), n_select_of(p, len(ids)), ids=ids.to_numpy())
     pool.drop(columns="row").to_parquet(path, index=False)
 
 
 # 05 ------------------------------------------------------------------------------------------------------------------
 @step("selection", "selection.parquet", "05", ("records", "embeddings", "clusters", "pool", "scores"), _STAGES)
 def _build_selection(ws, p, path):
-    train, X, clusters = _training_space(ws)
     pool = read(ws, "pool")
-    pool.insert(0, "row", pd.Index(train["id"]).get_indexer(pool["id"]))
     scores = pool[["id"]].merge(read(ws, "scores"), on="id", how="left")["score"].to_numpy()
-    ids = train["id"].to_numpy()
-    chosen = redistributor(p).select(X, clusters, pool, n_select_of(p, len(train)), scores=scores, ids=ids)
+    with _training_rows(ws) as (ids, X):
+        pool.insert(0, "row", pd.Index(ids).get_indexer(pool["id"]))
+        given = {"scores": scores, "ids": ids.to_numpy()}
+        chosen = redistributor(p).select(X, _clusters_of(ws, ids), pool, n_select_of(p, len(ids)), **given)
     chosen.table.drop(columns="row").to_parquet(path, index=False)

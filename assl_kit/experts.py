@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ def train_experts(
     log_dir: str | os.PathLike | None = None,
     resume: bool = True,
     progress: bool = False,
+    train: Callable[[dict[str, dict[str, Any]]], list[TrainingResult]] | None = None,
 ) -> ExpertBank:
     """Train one adapter per cluster of the selection and write the bank.
 
@@ -97,6 +98,10 @@ def train_experts(
         A bank of the same inputs is taken as it is; else finished adapters and checkpoints are used again.
     progress : bool
         Show one progress bar: the steps of all experts.
+    train : callable, optional
+        Trains the adapters elsewhere: gets by name (``"expert 0"`` …) the arguments of `train_adapter` but for model
+        and tokenizer, and gives the results in that order. Default: one after the other, here. See
+        `assl_kit.ray_stages.train_side_by_side`.
 
     Returns
     -------
@@ -138,14 +143,23 @@ def train_experts(
     if resume and (bank := _same_bank(bank_dir, inputs, centroids, describe)) is not None:
         return bank
     work = Path(work_dir) if work_dir is not None else bank_dir.with_name(bank_dir.name + ".partial")
-    steps = sum(plan_training(e, config).steps for e in encoded)
-    with tqdm(total=steps, unit="step") if progress else nullcontext(False) as bar:
-        results = []
-        for k, table in enumerate(tables):
-            logs = Path(log_dir) / f"expert-{k}" if log_dir is not None else None
-            options = {"name": f"expert {k}", "resume": resume, "base_fingerprint": base}
-            options |= {"progress": bar, "log_dir": logs}
-            results.append(train_adapter(model, tokenizer, table, work / f"expert-{k}", config, **options))
+    options = {"config": config, "resume": resume, "base_fingerprint": base}
+    jobs = {
+        f"expert {k}": options
+        | {
+            "name": f"expert {k}",
+            "records": table,
+            "output_dir": work / f"expert-{k}",
+            "log_dir": Path(log_dir) / f"expert-{k}" if log_dir is not None else None,
+        }
+        for k, table in enumerate(tables)
+    }
+    if train is not None:
+        results = train(jobs)
+    else:
+        steps = sum(plan_training(e, config).steps for e in encoded)
+        with tqdm(total=steps, unit="step") if progress else nullcontext(False) as bar:
+            results = [train_adapter(model, tokenizer, progress=bar, **job) for job in jobs.values()]
     bank = ExpertBank.create(
         bank_dir,
         [result.path for result in results],
