@@ -1,5 +1,5 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
-# make test   ruff, pytest, and every notebook through nbval
+# make test   ruff, pytest, and every notebook through nbval; installs the extra ray besides
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
@@ -11,6 +11,7 @@ PROFILE ?= tiny
 ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WITH_RAY := $(VENV)/.with-ray
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
@@ -19,7 +20,7 @@ QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOK
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
 
-test: lint
+test: lint $(WITH_RAY)
 	$(QUIET) $(BIN)/python -m pytest -q
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
@@ -52,6 +53,10 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(v < (3, 10) and f'Python 3.10 or newer is needed, this is {v[0]}.{v[1]}: make PYTHON=...')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[notebooks,train,dev]"
+	touch $@
+
+$(WITH_RAY): $(INSTALLED)
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray]"
 	touch $@
 
 clean:

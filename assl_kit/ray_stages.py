@@ -7,6 +7,7 @@ never in the order in which they come.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -20,6 +21,8 @@ from .corpus import block_starts
 from .embedding_file import embed_block
 from .redistribute import Redistributor
 from .scale_out import check_room, connect, device_for, explained, opened, run_tasks, share, total
+
+_RESTARTS = 3  # of a worker that embeds: Ray Data itself would try for ever
 
 
 def embed_side_by_side(
@@ -59,7 +62,7 @@ def embed_side_by_side(
     workers = min(workers or total("GPU" if gpus else "CPU"), blocks)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     given = (str(Path(records).resolve()), encoder, device)
     numbers = ray.data.from_items([{"block": number} for number in range(blocks)], override_num_blocks=blocks)
     rows = numbers.map_batches(
@@ -69,6 +72,7 @@ def embed_side_by_side(
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=gpus,
+        max_restarts=_RESTARTS,
     )
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):

@@ -22,6 +22,7 @@ from .errors import AsslError, ParameterError
 
 BACKEND = "ASSL_BACKEND"
 _BACKENDS = ("local", "ray")
+_STARTS = 3  # of a local cluster: its parts may not come up in the 30 seconds that Ray waits on a busy machine
 _PATIENCE = 30  # seconds that cancelled tasks have to stop by themselves
 
 
@@ -62,10 +63,15 @@ def _check_installed() -> None:
         )
 
 
-def connect():
+def connect(**options: Any):
     """The module ``ray``, connected: to the cluster of ``RAY_ADDRESS``, to one running here, or to a new local one.
 
     A cluster that is started here ends with this process.
+
+    Parameters
+    ----------
+    **options
+        For ``ray.init``, where this process is not connected yet.
 
     Raises
     ------
@@ -77,16 +83,22 @@ def connect():
     _check_installed()
     import ray
 
-    if not ray.is_initialized():
+    address = os.environ.get("RAY_ADDRESS")
+    for left in reversed(range(1 if address else _STARTS)):
+        if ray.is_initialized():
+            break
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # ray raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AsslError(
-                f"there is no Ray cluster to work on: {reason}",
-                where=f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}",
-                hint="Start one with 'ray start --head', or unset RAY_ADDRESS to have a local one.",
-            ) from error
+            ray.shutdown()
+            if left:
+                continue
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            if address:
+                hint = "Start it with 'ray start --head', or unset RAY_ADDRESS to have a local one."
+                raise AsslError(f"the Ray cluster cannot be reached: {reason}", where=address, hint=hint) from error
+            hint = "Try again when the machine is less busy, or start one with 'ray start --head'."
+            raise AsslError(f"no local Ray cluster could be started: {reason}", hint=hint) from error
     return ray
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,18 @@ def rows(data: str, n: int, d: int, seed: int = 0) -> np.ndarray:
     """
     if data not in {"blobs", "gaussian"}:
         return _unit(np.array(np.load(data, mmap_mode="r")[:n], dtype=np.float32))
+    X = np.empty((n, d), np.float32)
+    for start, block in blocks(data, n, d, seed):
+        X[start : start + len(block)] = block
+    return X
+
+
+def blocks(data: str, n: int, d: int, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """The same rows, ``BLOCK`` at a time: the number of the first, and the rows."""
     rng = np.random.default_rng([seed, 0])
     centres = _unit(rng.standard_normal((BLOBS, d), dtype=np.float32))
     spread = np.exp(rng.uniform(np.log(0.3), np.log(1.2), BLOBS)).astype(np.float32) / np.float32(np.sqrt(d))
     share = 1 / np.arange(1, BLOBS + 1)
-    X = np.empty((n, d), np.float32)
     for number, start in enumerate(range(0, n, BLOCK)):
         rng = np.random.default_rng([seed, 1, number])
         block = rng.standard_normal((BLOCK, d), dtype=np.float32)
@@ -36,8 +44,7 @@ def rows(data: str, n: int, d: int, seed: int = 0) -> np.ndarray:
             inside = rng.random(BLOCK) >= NOISE
             block[inside] *= spread[blob[inside], None]
             block[inside] += centres[blob[inside]]
-        X[start : start + BLOCK] = _unit(block)[: n - start]
-    return X
+        yield start, _unit(block)[: n - start]
 
 
 def size_of(data: str) -> tuple[int, int]:
