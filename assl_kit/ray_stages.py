@@ -22,8 +22,6 @@ from .embedding_file import embed_block
 from .redistribute import Redistributor
 from .scale_out import check_room, connect, device_for, explained, opened, run_tasks, share, total
 
-_RESTARTS = 3  # of a worker that embeds: Ray Data itself would try for ever
-
 
 def embed_side_by_side(
     records: str | os.PathLike, encoder: str, *, device: str = "cpu", workers: int | None = None
@@ -72,7 +70,6 @@ def embed_side_by_side(
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=gpus,
-        max_restarts=_RESTARTS,
     )
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
