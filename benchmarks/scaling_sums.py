@@ -115,10 +115,12 @@ def cell_bytes(cells: int) -> float:
 
 
 def stage2_hours(gpus: int, cells: int, content: dict) -> float:
-    """MMR: a cluster's time grows with its size as measured; a core works on one cluster."""
-    records = content["growth"]
-    last = max(records, key=lambda record: record["n"])
-    power = exponent(records, "select") or 1.0
+    """MMR: a cluster's time grows with its size as between the two largest sizes, at least in proportion to it.
+
+    One core works on one cluster.
+    """
+    records = sorted(content["growth"], key=lambda record: record["n"])
+    last, power = records[-1], max(1.0, exponent(records[-2:], "select") or 1.0)
     one = extrapolated(records, "select", value("records") / cells * len(last["sizes"]), power) / len(last["sizes"])
     return one * last["threads"] * cells / min(gpus * value("cores"), cells) / HOUR
 
