@@ -31,7 +31,7 @@ _bank_option = click.option(
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value; progress goes to stderr.")
 _backend_option = click.option(
-    "--backend", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where work is spread."
+    "--backend", type=click.Choice(["local", "ray"]), help="Where work is spread; default $ASSL_BACKEND, else local."
 )
 _from_option = click.option("--from", "first", metavar="NN", default="00", show_default=True, help="First notebook.")
 _to_option = click.option("--to", "last", metavar="NN", default="09", show_default=True, help="Last notebook.")
@@ -70,11 +70,8 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
     if dry_run:
         _print_plan(ws, plan, force, as_json)
         return
-    if backend == "ray":
-        from .scale_out import connect
-
-        os.environ["ASSL_BACKEND"] = "ray"
-        connect()
+    if backend:
+        os.environ["ASSL_BACKEND"] = backend
     run_plan(plan, ws, force=force, say=_say(as_json))
     _print_run(ws, write_report(ws), as_json)
 
@@ -125,7 +122,9 @@ def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
         rows = [{"job": job.name} | job.values for job in plan_sweep(found, name)]
         print_json(rows) if as_json else print_table(rows[0], [row.values() for row in rows])
         return
-    ws, outcomes = run_sweep(found, name, n_jobs=jobs, backend=backend, say=_say(as_json))
+    ws, outcomes = run_sweep(
+        found, name, n_jobs=jobs, backend=backend or os.environ.get("ASSL_BACKEND") or "local", say=_say(as_json)
+    )
     page = write_sweep(ws, outcomes)
     if as_json:
         print_json({"sweep": ws.display_path(), "jobs": [vars(outcome) for outcome in outcomes], "page": page})

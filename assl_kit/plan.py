@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import DataError, ParameterError
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
+from .scale_out import backend
 from .steps import check_enough, load_run_records, n_select_of, training_pool
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
@@ -151,6 +152,7 @@ def make_plan(
 
     Calls that are given the same dict as ``known`` read notebooks and data once.
     """
+    backend()  # a wrong one is refused now
     known = {} if known is None else known
     values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
     if "notebooks" not in known:

@@ -16,6 +16,7 @@ from .kernels import KERNEL, kernel_starter, peak_memory_mb, stop_kernel
 from .parameters import DEFAULT_PROFILE
 from .plan import ChainNotebook, Plan, make_plan
 from .resume import is_finished, notebook_key, remove_leftovers, run_lock
+from .scale_out import cluster
 from .workspace import Workspace, runs_folder
 
 
@@ -86,7 +87,7 @@ def run_chain(
 
 def run_plan(plan: Plan, ws: Workspace, *, force: bool = False, say: Callable[[str], None] = print) -> Workspace:
     """Execute a checked plan in a workspace; see `run_chain`."""
-    with run_lock(ws), kernel_starter(ws) as start_kernel:
+    with run_lock(ws), cluster(), kernel_starter(ws) as start_kernel:
         remove_leftovers(ws)
         ws.remember(plan.profile, plan.parameters)
         say(f"{ws.display_path()}: {len(plan.notebooks)} notebooks, profile {plan.profile}")

@@ -22,6 +22,7 @@ from .parameters import DEFAULT_PROFILE, check_names, read_parameters
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
+from .scale_out import BACKEND, connect
 from .sharing import STORE
 from .workspace import MANIFEST, Workspace, runs_folder
 
@@ -202,7 +203,7 @@ def run_sweep(
     if (ws.folder / MANIFEST).is_file():
         raise WorkspaceError("there is an ordinary run of this name", where=ws.display_path(), hint="Give --name.")
     with run_lock(ws), _workers(backend, n_jobs, len(jobs)) as (pool, threads):
-        say(f"{ws.display_path()}: {len(jobs)} jobs of {len(jobs[0].plan.notebooks)} notebooks each")
+        say(f"{ws.display_path()}: {len(jobs)} jobs, notebooks {grid.first} to {grid.last}")
         work = [(job, ws.folder / job.name, ws.folder / "shared", threads) for job in jobs]
         found = {}
         for outcome in pool(_run_job, work):
@@ -221,9 +222,11 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
     cores = cpu_count()
     if backend == "ray":
-        from .scale_out import connect
+        ray = connect()
+        from ray.util.joblib import register_ray
 
-        cores = connect()
+        register_ray()
+        cores = int(ray.cluster_resources().get("CPU", 1))
     elif backend != "local":
         raise ParameterError(f"unknown backend {backend!r}", hint="Give local or ray.")
     workers = min(n_jobs or cores, most)
@@ -239,7 +242,12 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
 def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:
     """One job, in a process of its own."""
-    os.environ |= {STORE: str(store), "LOKY_MAX_CPU_COUNT": str(threads), "OMP_NUM_THREADS": str(threads)}
+    os.environ |= {
+        STORE: str(store),
+        BACKEND: "local",
+        "LOKY_MAX_CPU_COUNT": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }
     start, message, results = time.perf_counter(), "", {}
     try:
         ws = run_plan(job.plan, Workspace.open(folder), say=lambda line: None)
