@@ -242,18 +242,17 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
 def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:
     """One job, in a process of its own."""
-    os.environ |= {
-        STORE: str(store),
-        BACKEND: "local",
-        "LOKY_MAX_CPU_COUNT": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-    }
-    start, message, results = time.perf_counter(), "", {}
+    before, start, message, results = dict(os.environ), time.perf_counter(), "", {}
+    os.environ |= {STORE: str(store), BACKEND: "local", "LOKY_MAX_CPU_COUNT": str(threads)}
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         ws = run_plan(job.plan, Workspace.open(folder), say=lambda line: None)
         results = job_results(ws)
     except Exception as error:  # one job's failure is told, and the others go on
         message = str(error) if isinstance(error, AsslError) else f"{type(error).__name__}: {error}"
+    finally:
+        os.environ.clear()
+        os.environ |= before
     status = "failed" if message else "done"
     return Outcome(job.name, job.values, status, round(time.perf_counter() - start, 1), message, results)
 
