@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .bank_check import ADAPTER_FILES
+from .bank_check import ADAPTER_FILES, check_adapter_config
 from .base_identity import base_fingerprint
 from .errors import BankError
 from .files import read_json
@@ -27,14 +27,14 @@ def check_adapter(model, adapter: str | os.PathLike) -> None:
     Raises
     ------
     BankError
-        If a file is missing (PEFT would fall back to a pickled one, or ask the hub), a layer is missing, has no weights
-        in the adapter or another size, or the base is another one.
+        If a file is missing (PEFT would fall back to a pickled one, or ask the hub), the adapter is no plain LoRA, a
+        layer is missing, has no weights in the adapter or another size, or the base is another one.
     """
     folder, where = Path(adapter), str(adapter)
     for file in ADAPTER_FILES:
         if not (folder / file).is_file():
             raise BankError(f"the adapter has no {file}", where=where, hint="Train or copy it again.")
-    config, shapes = read_json(folder / ADAPTER_FILES[0]), _shapes(folder / ADAPTER_FILES[1])
+    config, shapes = check_adapter_config(folder), _shapes(folder / ADAPTER_FILES[1])
     layers = {name: module for name, module in model.named_modules() if name}
     ours = type(model).__name__
     for name, parts in shapes.items():
@@ -54,7 +54,10 @@ def check_adapter(model, adapter: str | os.PathLike) -> None:
         if _aimed_at(config, name) and _size(layers[name]) is not None and name not in shapes:
             raise BankError(f"the adapter has no weights for the layer {name} of {ours}", where=where, hint=_HINT)
     record = folder / "training.json"
-    known = read_json(record).get("base_fingerprint") if record.is_file() else None
+    try:
+        known = str(read_json(record).get("base_fingerprint") or "") if record.is_file() else ""
+    except (AttributeError, ValueError) as error:
+        raise BankError(f"training.json of the adapter cannot be read: {error}", where=where, hint=_HINT) from None
     if known and known != (found := base_fingerprint(model)):
         raise BankError(
             f"the adapter was trained on another base ({known[:12]}, not {found[:12]})", where=where, hint=_HINT

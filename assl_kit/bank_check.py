@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -11,14 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BankError
+from .errors import BankError, ParameterError
 from .files import read_json, sha256_file
+from .trust import check_encoder_folder, leads_out
 
 FORMAT = "assl-kit expert bank"
 FORMAT_VERSION = 1
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+MAX_RANK = 4096
 _SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
+_NOT_PLAIN = (
+    "alora_invocation_tokens", "arrow_config", "auto_mapping", "bdlora_config", "corda_config", "eva_config",
+    "kasa_config", "layer_replication", "loftq_config", "lora_ga_config", "megatron_config", "monteclora_config",
+    "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config",
+)  # fmt: skip
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 
 
 def locate(path: str | os.PathLike, revision: str | None) -> tuple[Path, Path]:
@@ -48,7 +55,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise BankError("there is no bank.json, so this is no expert bank", where=str(folder))
     try:
         info = read_json(file)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:  # JSON's, the encoding's, or a file too large
         raise BankError(f"bank.json is not readable JSON: {error}", where=str(file)) from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise BankError("bank.json does not describe an expert bank", where=str(file))
@@ -62,22 +69,36 @@ def read_info(folder: Path) -> dict[str, Any]:
         names = [expert["name"] for expert in info["experts"]]
         known = (info["base"]["id"], info["base"]["fingerprint"], info["encoder"]["id"], info["encoder"]["fingerprint"])
         float(info["router"]["min_similarity"])
+        known += tuple(info["base"].get(key) or "" for key in ("revision", "tokenizer"))
         files = {str(name): str(digest) for name, digest in info["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BankError(f"bank.json lacks or misspells an entry: {error}", where=str(file)) from None
     if names != [f"expert-{k}" for k in range(len(names))] or not names or not all(isinstance(x, str) for x in known):
         raise BankError("bank.json must list experts expert-0, expert-1, …, a base and an encoder", where=str(file))
+    for name, place in ((known[0], True), (known[2], True), (known[4], False)):
+        if not name.isprintable() or name.startswith(("-", ".")) or len(name) > 200 or (place and _is_path(name)):
+            raise BankError(
+                f"bank.json names a base or encoder by {name[:80]!r}, which is no name",
+                where=str(file),
+                hint="Only a hub id or a name without a folder can stand there; of a local one give the place by base= "
+                "or encoder=.",
+            )
     needed = {"router.safetensors", *(f"{name}/{part}" for name in names for part in ADAPTER_FILES)}
     if missing := sorted(needed - set(files)):
         raise BankError(f"bank.json has no SHA-256 of {missing[0]}", where=str(file))
     return info
 
 
+def _is_path(name: str) -> bool:
+    """Whether a base or encoder is named by a place on some machine: a bank must not choose what is loaded here."""
+    return leads_out(name) or name.count("/") > 1
+
+
 def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
     """Each listed file is a plain file inside, of a harmless kind, unchanged; no other is where libraries look."""
+    _check_inside(folder / "bank.json", folder, root, "bank.json")
     for name, digest in info["files"].items():
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ":" in name or ".." in parts or not parts:
+        if leads_out(name) or ":" in name or not PurePosixPath(name).parts:
             raise BankError(f"bank.json lists a path outside the bank: {name}", where=str(folder))
         if PurePosixPath(name).suffix not in _SUFFIXES:
             raise BankError(f"{name} is not safetensors, JSON or text and is not loaded", where=str(folder))
@@ -99,14 +120,42 @@ def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
             if not file.is_dir() and name not in info["files"]:
                 raise BankError(f"{name} does not belong to the bank", where=str(folder), hint="Remove the file.")
     for expert in info["experts"]:
-        config = read_json(folder / expert["name"] / ADAPTER_FILES[0])
-        if config.get("peft_type") != "LORA" or config.get("megatron_config") or config.get("auto_mapping"):
-            raise BankError("only plain LoRA adapters are loaded", where=str(folder / expert["name"]))
-    modules = folder / "encoder" / "modules.json"
+        check_adapter_config(folder / expert["name"])
     if (folder / "encoder").is_dir():
-        kinds = [str(module.get("type")) for module in read_json(modules)] if modules.is_file() else [""]
-        if not all(kind.startswith("sentence_transformers.") for kind in kinds):
-            raise BankError("the bank's encoder asks for code from elsewhere and is not loaded", where=str(modules))
+        if not (folder / "encoder" / "modules.json").is_file():
+            raise BankError("the bank's encoder has no modules.json", where=str(folder))
+        try:
+            check_encoder_folder(folder / "encoder", "the bank's encoder")
+        except ParameterError as error:
+            raise BankError(error.what, where=error.where, hint=error.hint) from None
+
+
+def check_adapter_config(adapter: Path) -> dict[str, Any]:
+    """The `adapter_config.json` of a plain LoRA adapter; everything else that PEFT knows is refused.
+
+    Other kinds import modules, load tokenizers or change the weights of the base, as their file says.
+
+    Raises
+    ------
+    BankError
+    """
+    file = adapter / ADAPTER_FILES[0]
+    try:
+        config = read_json(file)
+    except ValueError as error:
+        raise BankError(f"{file.name} is not readable JSON: {error}", where=str(adapter)) from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise BankError("only plain LoRA adapters are loaded", where=str(adapter))
+    if odd := [name for name in _NOT_PLAIN if config.get(name)]:
+        raise BankError(f"only plain LoRA adapters are loaded, not one with {odd[0]}", where=str(adapter))
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        start = str(config["init_lora_weights"])[:40]
+        raise BankError(f"only plain LoRA adapters are loaded, not one that starts from {start!r}", where=str(adapter))
+    patterns = config.get("rank_pattern") or {}
+    ranks = [config.get("r", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    if not all(isinstance(rank, int) and 0 < rank <= MAX_RANK for rank in ranks):
+        raise BankError(f"the rank of an adapter must be a number from 1 to {MAX_RANK}", where=str(adapter))
+    return config
 
 
 def _check_inside(file: Path, folder: Path, root: Path, name: str) -> None:
@@ -138,7 +187,7 @@ def read_centroids(folder: Path, info: dict[str, Any]) -> np.ndarray:
     file = folder / "router.safetensors"
     try:
         centroids = load_file(file)["centroids"]
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise BankError(f"router.safetensors holds no centroids: {error}", where=str(folder)) from None
     shape = (len(info["experts"]), info["encoder"].get("dim"))
     if centroids.shape != shape or centroids.dtype != np.float32:

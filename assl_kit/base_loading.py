@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .base_identity import base_source
 from .device import pick_device
 from .errors import ParameterError
 from .gguf_base import convert, is_gguf
+from .trust import check_attention, check_model_folder
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>"
@@ -29,7 +32,7 @@ def load_base(
 ):
     """Load a causal language model and its tokenizer, ready for inference.
 
-    Only safetensors weights are read and no code from the hub is run.
+    Only safetensors weights are read, and no code that a model brings or names is run (`assl_kit.trust`).
 
     Parameters
     ----------
@@ -83,11 +86,14 @@ def load_base(
     source = base_source(name)
     if is_gguf(source):
         source = str(convert(source))
+    if Path(source).is_dir():
+        check_model_folder(source, f"the base model {name!r}")
     bars = logging.is_progress_bar_enabled()
     if name == "tiny" or is_gguf(name):
         logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        check_attention(getattr(config, "_attn_implementation", None), f"the base model {name!r}", source)
         if dtype is None:
             dtype = "float32" if name == "tiny" else where.dtype
             if dtype == "float16" and config.model_type.startswith("gemma"):
@@ -101,7 +107,7 @@ def load_base(
         model = AutoModelForCausalLM.from_pretrained(source, config=config, **options)
     except ParameterError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the libraries raise many kinds, for damaged files also their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
             f"the base model {name!r} could not be loaded: {reason}",
@@ -122,10 +128,22 @@ def load_base(
             f"the tokenizer of the base model {name!r} has no chat template",
             hint="Take an instruction-tuned ('chat', 'instruct') model, or give chat_template=….",
         )
+    _check_template(tokenizer, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return (model if quantization == "nf4" else model.to(where.device)).eval(), tokenizer
+
+
+def _check_template(tokenizer, name: str) -> None:
+    """A chat template is a program in a sandbox; one that fails, or leaves it, is refused before it is needed."""
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # jinja's kinds, and whatever the template's expressions raise
+        raise ParameterError(
+            f"the chat template of the base model {name!r} cannot be used: {type(error).__name__}: {error}",
+            hint="Give another one by chat_template=….",
+        ) from error
 
 
 def _check_quantization(quantization: str | None, device: str) -> None:

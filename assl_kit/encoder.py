@@ -14,6 +14,7 @@ from ._static_encoder import static_rows
 from .device import pick_device
 from .errors import DataError, ParameterError
 from .files import atomic_path, sha256_of
+from .trust import check_encoder_folder, hub_encoder
 
 FIT_VERSION = 1
 UNKNOWN = "[UNK]"
@@ -35,7 +36,8 @@ def load_encoder(
     ----------
     name : str
         ``"fit"``: fit a static encoder (:func:`fit_static_encoder`); else a local folder or a hub id of a
-        sentence-transformers model. Only safetensors weights are read and no code from the hub is run.
+        sentence-transformers model. Only safetensors weights are read, and no code that a model brings or names is run
+        (`assl_kit.trust`).
     texts : sequence of str, optional
         What to fit on; needed for ``"fit"``, not used otherwise.
     dim, vocab_size, seed : int
@@ -91,18 +93,13 @@ def _load(name: str, device: str):
     folder = Path(name).expanduser()
     if not folder.is_dir() and (name.startswith((".", "~", "/", "\\")) or folder.is_absolute()):
         raise ParameterError(f"there is no encoder folder {name}", hint="Give an existing folder, a hub id, or 'fit'.")
-    for file in folder.rglob("*.bin") if folder.is_dir() else ():
-        if not (file.parent / "model.safetensors").is_file():
-            raise ParameterError(
-                f"the encoder {name!r} has pickled weights ({file.name})", hint="Save it again as safetensors."
-            )
     try:
-        return SentenceTransformer(
-            str(folder) if folder.is_dir() else name,
-            device=device,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+        folder = folder if folder.is_dir() else hub_encoder(name)
+        check_encoder_folder(folder, f"the encoder {name!r}")
+        options = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+        return SentenceTransformer(str(folder), device=device, **options)
+    except ParameterError:
+        raise
     except Exception as error:  # the library raises many kinds, safetensors its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .bounds import MAX_JSON, check_size, parse_json
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -108,5 +110,14 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a UTF-8 JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a UTF-8 JSON file.
+
+    Raises
+    ------
+    DataError
+        If it is larger than `assl_kit.bounds.MAX_JSON`.
+    json.JSONDecodeError
+        If it is not valid, nested too deeply, or holds a number of thousands of digits.
+    """
+    check_size(path, MAX_JSON)
+    return parse_json(Path(path).read_text(encoding="utf-8"))

@@ -88,12 +88,14 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
                 (kind,) = _numbers(file, "<I")
                 values[key] = _value(file, kind, size)
             ends = [_tensor_end(file, size) for _ in range(n_tensors)]
-        except EOFError:
+        except (EOFError, RecursionError):
             raise ParameterError(
                 f"the GGUF file {path} is truncated or damaged: its header is not whole ({size:,} bytes in all)",
                 hint="Copy or download it again.",
             ) from None
-        step = values.get("general.alignment", 32)
+        step, parts = values.get("general.alignment", 32), values.get("split.count", 1)
+        if not (type(step) is int and step > 0 and type(parts) is int):
+            raise ParameterError(f"the GGUF file {path} is damaged: its alignment is {step!r}, its parts are {parts!r}")
         start = -(-file.tell() // step) * step
     expected = start + max(ends) if ends else 0
     if size < expected:
@@ -101,8 +103,8 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
             f"the GGUF file {path} is truncated: it has {size:,} bytes, its header promises {expected:,}",
             hint="Copy or download it again.",
         )
-    if values.get("split.count", 1) > 1:
-        raise ParameterError(f"{path} is one of {values['split.count']} parts", hint="Merge the parts to one file.")
+    if parts > 1:
+        raise ParameterError(f"{path} is one of {parts} parts", hint="Merge the parts to one file.")
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -172,11 +174,23 @@ def convert(name: str) -> Path:
 def conversion_record(folder: str | os.PathLike) -> dict[str, Any] | None:
     """What a converted folder was made from (``id``, ``sha256``, ``files``), or None for any other folder."""
     file = Path(folder) / RECORD
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        record = read_json(file)
+        whole = all(isinstance(record[name], str) for name in ("id", "sha256")) and isinstance(record["files"], dict)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ParameterError("the record of a converted base model is damaged", where=str(file), hint="Delete it.")
+    return record
 
 
 def _is_whole(folder: Path) -> bool:
-    record = conversion_record(folder)
+    try:
+        record = conversion_record(folder)
+    except ParameterError:
+        return False
     if record is None or not record["files"]:
         return False
     return all(
@@ -222,7 +236,9 @@ def _write(file: Path, folder: Path) -> None:
         folder.mkdir()
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
-    except (ValueError, KeyError, ImportError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # gguf and transformers raise many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
             f"transformers cannot read the GGUF file {file.name}: {reason}",

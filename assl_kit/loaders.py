@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import warnings
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .bounds import MAX_LINE, MAX_LIST, check_size, open_records, parquet_rows, parse_json
 from .errors import DataError
+from .trust import check_dataset_folder, inside
 
 Pair = tuple[str, dict[str, Any]]
 
@@ -40,16 +43,18 @@ _ROOTS = ("", "DataSetThere", "FinCUGE_Publish")
 
 def iter_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, object) for each line of a JSONL file, plain or gzipped; the byte order mark and blank lines go."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
     number = 0
     try:
-        with opener(path, "rb") as handle:
-            for number, raw in enumerate(handle, 1):
+        with open_records(path) as handle:
+            while raw := handle.readline(MAX_LINE + 1):
+                number += 1
                 place = f"{path}:{number}"
+                if len(raw) > MAX_LINE:
+                    raise DataError(f"the line has more than {MAX_LINE:,} bytes", where=place)
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     if line:
-                        yield place, json.loads(line)
+                        yield place, parse_json(line)
                 except UnicodeDecodeError as error:
                     raise DataError("the line is not UTF-8 text", where=place, hint="Save it as UTF-8.") from error
                 except json.JSONDecodeError as error:
@@ -61,17 +66,24 @@ def iter_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def iter_json_list(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, object) for each element of a JSON list (Alpaca); a file of JSON lines under this ending is read too."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as handle:
-            text = handle.read()
+        with io.TextIOWrapper(open_records(path), encoding="utf-8-sig") as handle:
+            text = handle.read(MAX_LIST + 1)
     except UnicodeDecodeError as error:
         raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError("the gzip file is damaged or cut off", where=str(path)) from error
+    if len(text) > MAX_LIST:
+        raise DataError(
+            f"the file has more than {MAX_LIST:,} characters, too many to be read as one list",
+            where=str(path),
+            hint="Write one record a line (.jsonl).",
+        )
     if text.lstrip()[:1] == "{" and "\n{" in text.strip():
         yield from iter_jsonl(path)
         return
     try:
-        items = json.loads(text) if text.strip() else []
+        items = parse_json(text) if text.strip() else []
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
     if not isinstance(items, list):
@@ -83,16 +95,12 @@ def iter_json_list(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def iter_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of a Parquet file."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=8192):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
+        for number, row in enumerate(parquet_rows(path), 1):
+            yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError) as error:
         raise DataError("the file cannot be read as Parquet", where=str(path)) from error
 
@@ -105,8 +113,10 @@ def iter_hub(name: str, config: str | None) -> Iterator[tuple[str, Any]]:
     except ImportError as error:
         hint = 'Install it with: pip install "assl-kit[hub]".'
         raise DataError("reading a hub dataset needs the package 'datasets'", where=name, hint=hint) from error
+    folder = Path(name)
+    if folder.is_dir():
+        check_dataset_folder(folder)
     try:
-        folder = Path(name)
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
         found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises many kinds; all mean that there is nothing to read
@@ -209,11 +219,12 @@ def _split_of(path: Path) -> str | None:
 
 def _rows(path: Path) -> list:
     """All rows of one file: a JSON list, or tab-separated lines (.txt, FinRE)."""
+    check_size(path, MAX_LIST)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":
             return [line.split("\t") for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
+        rows = parse_json(text)
     except UnicodeDecodeError as error:
         raise DataError("the file is not UTF-8 text", where=str(path)) from error
     except json.JSONDecodeError as error:
@@ -271,7 +282,7 @@ def iter_cfleb(folder: str | Path) -> Iterator[Pair]:
     for task_folder in _task_folders(Path(folder)):
         name = task_folder.name.lower()
         for path in _task_files(task_folder):
-            rows, split = _rows(path), _split_of(path)
+            rows, split = _rows(inside(folder, path)), _split_of(path)
             labels = _sentiment_names(rows, str(path)) if name in _SENTIMENT else {}
             for number, row in enumerate(rows, 1):
                 place = f"{path}, row {number}"
@@ -324,7 +335,7 @@ def iter_fineval(folder: str | Path) -> Iterator[Pair]:
         for path in sorted((base / part).glob(f"*_{part}.csv")) if base and (base / part).is_dir() else []:
             subject = path.stem[: -len(part) - 1]
             try:
-                with open(path, encoding="utf-8-sig", newline="") as handle:
+                with open(inside(folder, path), encoding="utf-8-sig", newline="") as handle:
                     reader = csv.DictReader(handle)
                     lacking = [c for c in ("question", "A", "B", "C", "D") if c not in (reader.fieldnames or [])]
                     if lacking:
@@ -352,5 +363,7 @@ def iter_fineval(folder: str | Path) -> Iterator[Pair]:
                         )
             except UnicodeDecodeError as error:
                 raise DataError("the file is not UTF-8 text", where=str(path)) from error
+            except csv.Error as error:  # a cell beyond the csv module's own bound
+                raise DataError(f"the table cannot be read: {error}", where=str(path)) from error
     if skipped:
         warnings.warn(f"{skipped} FinEval questions without an answer were left out", UserWarning, stacklevel=2)

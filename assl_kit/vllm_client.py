@@ -58,15 +58,16 @@ class Routes:
         folder = Path(folder)
         try:
             self.table = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / self.table["router"]["file"])
-        except (OSError, ValueError, KeyError) as error:
+            tensors = load_file(_inside(folder, self.table["router"]["file"]))
+            own = self.table["encoder"]
+            carried = _check_modules(_inside(folder, own["path"])) if own["path"] else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClientError(f"there is no whole route table in {folder}: {error}", 2) from None
         self.names = [expert["name"] for expert in self.table["experts"]]
         self.base = self.table["base_model"]
         self.floor = self.table["router"]["min_similarity"] if min_similarity is None else min_similarity
         self.centroids = tensors["centroids"].astype(np.float64)
-        own = self.table["encoder"]
-        name = encoder or (str(folder / own["path"]) if own["path"] else own["id"])
+        name = encoder or str(carried or own["id"])
         try:
             options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
             self.encoder = SentenceTransformer(name, **options)
@@ -91,6 +92,21 @@ class Routes:
         best = similarities[np.arange(len(nearest)), nearest]
         below = best < np.float32(self.floor)
         return [(self.base if low else self.names[k], float(s)) for k, s, low in zip(nearest, best, below, strict=True)]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file that `routes.json` names; it may not lie elsewhere."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ClientError(f"routes.json names a file outside {folder}: {name}", 2)
+    return folder / name
+
+
+def _check_modules(encoder: Path) -> Path:
+    """Some versions of sentence-transformers would import whatever classes an encoder's folder names."""
+    modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
+    if not all(str(module["type"]).startswith("sentence_transformers.") for module in modules):
+        raise ClientError(f"the encoder {encoder} asks for code from elsewhere and is not loaded", 2)
+    return encoder
 
 
 class Server:

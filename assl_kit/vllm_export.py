@@ -140,7 +140,7 @@ def _check_adapters(bank: ExpertBank) -> int:
     largest = 0
     for path in bank.expert_paths:
         config = read_json(path / ADAPTER_FILES[0])
-        rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+        rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
         refused = [key for key in _REFUSED if config.get(key)]
         if config.get("bias", "none") != "none":
             refused.append("bias")

@@ -1,0 +1,180 @@
+"""How much of a file from elsewhere is read: generous bounds, so that a small hostile file cannot fill the memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import DataError
+
+MAX_JSON = 32 << 20
+"""Bytes of one JSON file that describes something: a bank, a run, an adapter, a model."""
+MAX_LINE = 32 << 20
+"""Bytes of one line, and characters of one field, of a file of records."""
+MAX_LIST = 4 << 30
+"""Bytes of a file of records that must be read whole: a JSON list."""
+MAX_RATIO = 200
+"""How many times the size of a gzip file its content may have, beyond ``FREE_UNPACKED`` bytes. Text has 3 to 20."""
+FREE_UNPACKED = 1 << 30
+MAX_RECORDS = 20_000_000
+MAX_VALUES = 1 << 28
+"""Values of one column of a Parquet file, those in lists included."""
+MAX_COLUMNS = 1_000
+"""Names of fields in one corpus."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads``, with all it can raise for a text as a ``json.JSONDecodeError``.
+
+    Examples
+    --------
+    >>> parse_json("[1]")
+    [1]
+    >>> try:
+    ...     parse_json("[" * 100_000)
+    ... except json.JSONDecodeError as error:
+    ...     print(error.msg)
+    it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python's own bound on the digits of a whole number
+        raise json.JSONDecodeError("a number has too many digits", "", 0) from None
+
+
+def check_size(path: str | os.PathLike, most: int) -> None:
+    """Refuse a file of more than ``most`` bytes with a ``DataError``; a missing one is left to the reader."""
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return
+    if size > most:
+        raise DataError(
+            f"the file has {size:,} bytes, at most {most:,} are read of its kind",
+            where=str(path),
+            hint="Check where it comes from.",
+        )
+
+
+def open_records(path: str | os.PathLike) -> BinaryIO:
+    """Open a file of records for reading bytes, unpacked where its name ends in ``.gz``.
+
+    Reading raises a ``DataError`` once a gzip file has given more than ``FREE_UNPACKED`` bytes and ``MAX_RATIO`` times
+    its own size.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(".gz"):
+        return open(path, "rb")
+    return io.BufferedReader(_Unpacked(path), buffer_size=1 << 18)
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a gzip file, counted."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._path, self._given = path, 0
+        self._most = max(FREE_UNPACKED, MAX_RATIO * path.stat().st_size)
+        self._file = gzip.open(path, "rb")  # noqa: SIM115 - closed with this object
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        piece = self._file.read1(len(buffer))
+        buffer[: len(piece)] = piece
+        self._given += len(piece)
+        if self._given > self._most:
+            raise DataError(
+                f"the gzip file unpacks to more than {self._most:,} bytes, over {MAX_RATIO} times its size",
+                where=str(self._path),
+                hint="Unpack it yourself if you trust it.",
+            )
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def check_parquet(path: str | os.PathLike) -> None:
+    """Refuse, by its header alone, a Parquet file with more rows, columns or values than a corpus may have.
+
+    Raises
+    ------
+    DataError
+        If it has. A file that is no Parquet file raises pyarrow's own error.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+        groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    rows, columns = max(about.num_rows, sum(group.num_rows for group in groups)), about.num_columns
+    values = max(
+        (sum(group.column(number).num_values for group in groups) for number in range(min(columns, MAX_COLUMNS))),
+        default=0,
+    )
+    for what, found, most in (
+        ("rows", rows, MAX_RECORDS),
+        ("columns", columns, MAX_COLUMNS),
+        ("values", values, MAX_VALUES),
+    ):
+        if found > most:
+            raise DataError(
+                f"the Parquet file has {found:,} {what}, at most {most:,} are read",
+                where=str(path),
+                hint="Check where it comes from.",
+            )
+
+
+def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, one at a time; repeated texts stay packed until their rows are given.
+
+    Raises
+    ------
+    DataError
+        As `check_parquet`; if a text is longer than ``MAX_LINE``; or if all texts together have more than
+        ``FREE_UNPACKED`` characters and ``MAX_RATIO`` times the size of the file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_parquet(path)
+    number, given, most = 0, 0, max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
+    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(batch_size=8192):
+            longest = max(map(_longest, batch.columns), default=0)
+            if longest > MAX_LINE:
+                raise DataError(f"a text has more than {MAX_LINE:,} bytes", where=f"{path}, after row {number}")
+            step = max(1, min(8192, MAX_LINE // max(longest, 1)))
+            for start in range(0, batch.num_rows, step):
+                for row in batch.slice(start, step).to_pylist():
+                    number += 1
+                    given += sum(len(value) for value in row.values() if isinstance(value, str))
+                    yield row
+                if given > most:
+                    raise DataError(
+                        f"the Parquet file unpacks to more than {most:,} characters, over {MAX_RATIO} times its size",
+                        where=str(path),
+                    )
+
+
+def _longest(column) -> int:
+    """Bytes of the longest text of a column, 0 where it holds none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = column.dictionary if pa.types.is_dictionary(column.type) else column
+    return (pc.max(pc.binary_length(values)).as_py() or 0) if pa.types.is_string(values.type) else 0
