@@ -3,6 +3,7 @@
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
+# make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make install · make clean
 
 PYTHON ?= python3
@@ -15,7 +16,9 @@ WITH_RAY := $(VENV)/.with-ray
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
-.PHONY: run test lab lint notebooks bench evidence install clean
+TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
+
+.PHONY: run test test-lowest test-newest lab lint notebooks bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
@@ -29,6 +32,19 @@ test: lint $(WITH_RAY)
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check assl_kit tests benchmarks
+
+test-lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt \
+		-e ".[$$(.venv-lowest/bin/python .ci/lowest.py --extras)]"
+	$(QUIET) .venv-lowest/bin/python -m pytest -q
+
+# torch stays the tested one; make test-newest TORCH=torch takes the newest of it too
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -q "$(TORCH)" -e ".[$$(.venv-newest/bin/python .ci/lowest.py --extras)]"
+	$(QUIET) .venv-newest/bin/python -m pytest -q
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks/00_start_here.ipynb
@@ -60,5 +76,5 @@ $(WITH_RAY): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
