@@ -145,36 +145,46 @@ def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     ------
     DataError
         As `check_parquet`; if a text is longer than ``MAX_LINE``; or if all texts together have more than
-        ``FREE_UNPACKED`` characters and ``MAX_RATIO`` times the size of the file.
+        ``FREE_UNPACKED`` bytes and ``MAX_RATIO`` times the size of the file.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     check_parquet(path)
     number, given, most = 0, 0, max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
-    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+    with pq.ParquetFile(path) as file:
+        leaves = [file.schema.column(place) for place in range(len(file.schema))]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=8192):
-            longest = max(map(_longest, batch.columns), default=0)
+            lengths = [length for column in batch.columns for length in _text_lengths(column)]
+            size, longest = sum(total for total, _ in lengths), max((most for _, most in lengths), default=0)
+            given += size
             if longest > MAX_LINE:
                 raise DataError(f"a text has more than {MAX_LINE:,} bytes", where=f"{path}, after row {number}")
-            step = max(1, min(8192, MAX_LINE // max(longest, 1)))
+            if given > most:
+                raise DataError(
+                    f"the Parquet file unpacks to more than {most:,} bytes, over {MAX_RATIO} times its size",
+                    where=str(path),
+                    hint="Check where it comes from.",
+                )
+            step = max(1, min(8192, 8192 * MAX_LINE // max(size, 1)))
             for start in range(0, batch.num_rows, step):
                 for row in batch.slice(start, step).to_pylist():
                     number += 1
-                    given += sum(len(value) for value in row.values() if isinstance(value, str))
                     yield row
-                if given > most:
-                    raise DataError(
-                        f"the Parquet file unpacks to more than {most:,} characters, over {MAX_RATIO} times its size",
-                        where=str(path),
-                    )
 
 
-def _longest(column) -> int:
-    """Bytes of the longest text of a column, 0 where it holds none."""
+def _text_lengths(column) -> Iterator[tuple[int, int]]:
+    """For each leaf of a column that holds texts or bytes: what all of them have together, and the longest one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = column.dictionary if pa.types.is_dictionary(column.type) else column
-    return (pc.max(pc.binary_length(values)).as_py() or 0) if pa.types.is_string(values.type) else 0
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _text_lengths(column.flatten())
+    elif pa.types.is_map(kind) or pa.types.is_struct(kind):
+        for part in (column.keys, column.items) if pa.types.is_map(kind) else column.flatten():
+            yield from _text_lengths(part)
+    elif pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(column.dictionary)
+        yield pc.sum(lengths.take(column.indices)).as_py() or 0, pc.max(lengths).as_py() or 0
