@@ -21,7 +21,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 MAX_RANK = 4096
 _SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
 _NOT_PLAIN = (
-    "alora_invocation_tokens", "arrow_config", "auto_mapping", "bdlora_config", "corda_config", "eva_config",
+    "alora_invocation_tokens", "arrow_config", "bdlora_config", "corda_config", "eva_config",
     "kasa_config", "layer_replication", "loftq_config", "lora_ga_config", "megatron_config", "monteclora_config",
     "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config",
 )  # fmt: skip
@@ -120,7 +120,8 @@ def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
             if not file.is_dir() and name not in info["files"]:
                 raise BankError(f"{name} does not belong to the bank", where=str(folder), hint="Remove the file.")
     for expert in info["experts"]:
-        check_adapter_config(folder / expert["name"])
+        if check_adapter_config(folder / expert["name"]).get("auto_mapping"):  # what opens it elsewhere would import it
+            raise BankError("only plain LoRA adapters are loaded", where=str(folder / expert["name"]))
     if (folder / "encoder").is_dir():
         if not (folder / "encoder" / "modules.json").is_file():
             raise BankError("the bank's encoder has no modules.json", where=str(folder))

@@ -348,7 +348,6 @@ def adapter(with_adapter, tmp_path):
         {"peft_type": "XLORA"},
         {"peft_type": None},
         {"megatron_config": {"a": 1}, "megatron_core": "evil_module"},
-        {"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil_module"}},
         {"corda_config": {"cache_file": "cache.pt"}},
         {"lora_ga_config": {"cache_file": "cache.pt"}},
         {"init_lora_weights": "pissa"},
@@ -368,9 +367,11 @@ def test_only_plain_lora_is_given_to_peft(with_adapter, adapter, program, entrie
 
 
 def test_an_adapter_names_no_other_base_to_load(with_adapter, adapter, program):
-    """Whatever stands there: the base is the one that is given."""
+    """Whatever stands there: the base is the one that is given, and nothing is imported."""
     from assl_kit.experts import adapted
 
+    library = {"base_model_class": "Evil", "parent_library": "evil_module"}
+    change(adapter / "adapter_config.json", auto_mapping=library)
     change(adapter / "adapter_config.json", base_model_name_or_path=str(program.parent), revision="--upload-pack=x")
     with adapted(with_adapter[0], adapter) as model:
         assert model.get_base_model() is with_adapter[0]
@@ -431,6 +432,15 @@ def test_a_bank_names_no_place_and_no_option(bank, part, name):
 def test_a_bank_names_no_option_as_revision(bank, revision):
     change(bank.path / "bank.json", base=bank.info["base"] | {"revision": revision})
     with pytest.raises(BankError, match="which is no name|must list"):
+        ExpertBank.from_pretrained(bank.path)
+
+
+def test_a_bank_names_no_library_of_its_base(bank, program):
+    """PEFT's own `AutoPeftModel` would import it."""
+    library = {"base_model_class": "Evil", "parent_library": "evil_module"}
+    change(bank.path / "expert-0" / "adapter_config.json", auto_mapping=library)
+    relist(bank, "expert-0/adapter_config.json")
+    with pytest.raises(BankError, match="only plain LoRA"):
         ExpertBank.from_pretrained(bank.path)
 
 
