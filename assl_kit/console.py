@@ -14,19 +14,27 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .html_page import show
 
 
 def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:
     """Print a table on stdout; wide where there is no screen."""
-    table = Table(*map(str, columns))
+    table = Table()
+    for column in columns:
+        table.add_column(_text(column))
     for row in rows:
-        table.add_row(*(show(value) for value in row))
+        table.add_row(*(_text(show(value)) for value in row))
     console = Console()
     if not console.is_terminal:  # a log file has no width
         console.width = 200
     console.print(table)
+
+
+def _text(value: Any) -> Text:
+    """A cell as it is: without rich's markup, and without control characters that would command the terminal."""
+    return Text("".join(char if char.isprintable() else " " for char in str(value)))
 
 
 def print_frame(frame: pd.DataFrame | None) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from .bounds import check_size
+from .errors import AsslError, WorkspaceError
 from .files import atomic_path
 from .html_page import render_page, show
 from .parameters import describe
+from .trust import inside
 from .workspace import Workspace
 
 REPORT = "report.html"
@@ -23,6 +26,8 @@ _COLUMNS = {
     "oracle_gap": "oracle gap",
 }
 _LONGEST_WARNING = 2000
+MAX_NOTEBOOK = 256 << 20
+"""Bytes of one executed notebook."""
 _TITLES = {
     "clusters": "How the clusters meet the tasks",
     "kept": "What was kept",
@@ -53,7 +58,7 @@ def write_report(ws: Workspace) -> Path:
     Raises
     ------
     WorkspaceError
-        If ``metrics.json`` cannot be read.
+        If ``metrics.json`` cannot be read, or it or the manifest holds what no run writes.
 
     Examples
     --------
@@ -66,7 +71,16 @@ def write_report(ws: Workspace) -> Path:
     manifest, metrics = ws.manifest(), read_metrics(ws)
     data = Path(str(manifest["parameters"].get("data", "unknown"))).name
     lead = f"assl-kit · profile {manifest['profile']} · {manifest.get('created')} · data {data}"
-    html = render_page(ws.folder.name, lead, _page(ws, manifest, metrics))
+    try:
+        html = render_page(ws.folder.name, lead, _page(ws, manifest, metrics))
+    except AsslError:
+        raise
+    except Exception as error:  # of as many kinds as there are ways to fill JSON with something else
+        raise WorkspaceError(
+            f"the report cannot be made of what the run holds: {type(error).__name__}: {str(error)[:200]}",
+            where=ws.display_path(),
+            hint="Look at manifest.json and metrics.json, or run the notebooks again.",
+        ) from error
     target = ws.path_of(REPORT)
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -184,23 +198,34 @@ def _is_flat(value: Any) -> bool:
 
 def _executed(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]], list[str]]]:
     """Each executed notebook's title, its pictures under the headings they stand below, and what it warned of."""
-    import nbformat
-
     folder = ws.path_of("notebooks")
     for path in sorted(folder.glob("[0-9]*.ipynb")) if folder.is_dir() else []:
-        title, heading, pictures, told = path.stem, path.stem, [], []
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "markdown":
-                found = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
-                title = found[0] if found and title == path.stem else title
-                heading = found[-1] if found else heading
-            for output in cell.get("outputs", []):
-                picture = output.get("data", {}).get("image/png")
-                if picture and _is_png(picture):
-                    pictures.append((heading, "".join(picture.split())))
-                if output.output_type == "stream" and output.name == "stderr":
-                    told.append(output.text.strip()[:_LONGEST_WARNING])
-        yield title, pictures, [text for text in told if text]
+        try:
+            inside(ws.folder, path)
+            check_size(path, MAX_NOTEBOOK)
+            yield _outputs(path)
+        except AsslError as error:
+            yield path.stem, [], [f"Not shown: {error.what}."]
+        except Exception as error:  # nbformat's kinds, and those of whatever a stranger's notebook holds
+            yield path.stem, [], [f"Not shown: it cannot be read as a notebook ({type(error).__name__})."]
+
+
+def _outputs(path: Path) -> tuple[str, list[tuple[str, str]], list[str]]:
+    import nbformat
+
+    title, heading, pictures, told = path.stem, path.stem, [], []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            found = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
+            title = found[0] if found and title == path.stem else title
+            heading = found[-1] if found else heading
+        for output in cell.get("outputs", []):
+            picture = output.get("data", {}).get("image/png")
+            if isinstance(picture, str) and _is_png(picture):
+                pictures.append((heading, "".join(picture.split())))
+            if output.output_type == "stream" and output.name == "stderr":
+                told.append(output.text.strip()[:_LONGEST_WARNING])
+    return title, pictures, [text for text in told if text]
 
 
 def _cut_records(ws: Workspace) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bounds import check_parquet
 from .device import peak_memory_mb
 from .errors import DataError, ParameterError
 from .files import sha256_file, sha256_of
@@ -194,7 +195,10 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
 def read(ws: Workspace, name: str) -> Any:
     """Load an artifact as it is on disk, current or not."""
     register_steps()
-    return STEPS[name].read(ws.path_of(STEPS[name].file))
+    path = ws.path_of(STEPS[name].file)
+    if path.suffix == ".parquet" and path.is_file():
+        check_parquet(path)
+    return STEPS[name].read(path)
 
 
 def _key(ws: Workspace, name: str, parameters: Parameters) -> str:

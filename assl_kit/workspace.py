@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from .errors import WorkspaceError
+from .bounds import check_parquet
+from .errors import AsslError, WorkspaceError
 from .files import atomic_path, read_json, sha256_file, write_json
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 
@@ -126,7 +127,11 @@ class Workspace:
         """Read a Parquet artifact as a DataFrame."""
         import pandas as pd
 
-        return _read(pd.read_parquet, self._existing(name), name)
+        def read(path: Path) -> pd.DataFrame:
+            check_parquet(path)
+            return pd.read_parquet(path)
+
+        return _read(read, self._existing(name), name)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Read a safetensors artifact as arrays by name."""
@@ -170,13 +175,14 @@ class Workspace:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as it is on disk; an empty one where there is none."""
-        path = self.folder / MANIFEST
+        path = self.path_of(MANIFEST)
         if not path.is_file():
             return {"format": FORMAT, "profile": None, "parameters": {}, "artifacts": {}, "notebooks": {}}
         try:
             found = read_json(path)
-        except ValueError as error:
-            raise WorkspaceError("the manifest is not valid JSON", where=self.display_path(MANIFEST)) from error
+        except ValueError as error:  # JSON's, the encoding's, or a file too large
+            what = error.what if isinstance(error, AsslError) else "the manifest is not valid JSON"
+            raise WorkspaceError(what, where=self.display_path(MANIFEST)) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise WorkspaceError(
                 f"the manifest has not format {FORMAT}",
@@ -186,6 +192,12 @@ class Workspace:
         for part in ("parameters", "artifacts", "notebooks"):
             if not isinstance(found.setdefault(part, {}), dict):
                 raise WorkspaceError(f"{part!r} of the manifest is not a mapping", where=self.display_path(MANIFEST))
+        for part in ("artifacts", "notebooks"):
+            for name, entry in found[part].items():
+                if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
+                    raise WorkspaceError(
+                        f"the entry {name[:80]!r} of the manifest is damaged", where=self.display_path(MANIFEST)
+                    )
         return found
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:
@@ -368,6 +380,7 @@ def _read(reader, path: Path, name: str):
     try:
         return reader(path)
     except Exception as error:  # the readers' own errors are of many kinds
+        reason = error.what if isinstance(error, AsslError) else type(error).__name__
         raise WorkspaceError(
-            f"{name} cannot be read ({type(error).__name__})", where=name, hint="Delete it and run again."
+            f"{name} cannot be read ({reason})", where=name, hint="Delete it and run again."
         ) from error
