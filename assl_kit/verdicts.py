@@ -108,9 +108,11 @@ def _affinity(own: pd.DataFrame):
     rows = own[(own["metric"] == "rank correlation with distance") & (own["arm"] == ENCODER)]
     if not len(rows):
         return None
-    sure = (rows["p_value"] < 0.05) & (rows["value"] < 0)
+    significant = rows["p_value"] < 0.05
+    sure, against = significant & (rows["value"] < 0), significant & (rows["value"] > 0)
     said = "holds" if sure.all() else "in some seeds" if sure.any() else "does not hold"
-    return f"rank correlation {rows['value'].mean():+.2f}, significant in {sure.sum()} of {len(rows)} seeds", said
+    told = f"rank correlation with distance {rows['value'].mean():+.2f}, below 0 beyond chance in {sure.sum()}"
+    return f"{told} and above in {against.sum()} of {len(rows)} seeds", said
 
 
 def _stability(own: pd.DataFrame):

@@ -179,3 +179,25 @@ def test_every_committed_claim_has_a_verdict():
     assert set(table["verdict"]) <= {
         "holds", "does not hold", "not told apart", "undecided", "in some seeds", "mostly", "often not"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "told", "said"),
+    [
+        ([-0.5, -0.4, -0.6], "below 0 beyond chance in 3 and above in 0 of 3 seeds", "holds"),
+        ([-0.5, 0.1, 0.6], "below 0 beyond chance in 1 and above in 1 of 3 seeds", "in some seeds"),
+        ([0.5, 0.1, 0.6], "below 0 beyond chance in 0 and above in 2 of 3 seeds", "does not hold"),
+    ],
+)
+def test_a_correlation_against_the_assumption_is_told(values, told, said):
+    import pandas as pd
+
+    rows = [
+        {"experiment": "affinity", "data": "embedded", "base": "tiny", "arm": "fitted static, 256", "task": "all",
+         "metric": "rank correlation with distance", "value": value, "seed": seed,
+         "p_value": 0.5 if abs(value) < 0.2 else 0.01}
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = verdicts(pd.DataFrame(rows, columns=evidence_results().columns))
+    (row,) = (row for row in table.to_dict("records") if "Near tasks" in str(row))
+    assert told in str(row) and said in str(row)
