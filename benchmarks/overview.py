@@ -1,0 +1,57 @@
+"""The README's picture, drawn from a run: the space, the chosen tenth, and where questions go.
+
+python benchmarks/overview.py [RUN]      after assl run; default runs/tiny
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from assl_kit.bank import ExpertBank
+from assl_kit.files import atomic_path
+from assl_kit.plots import MARKERS, _figure, expert_colours, project, readable, task_colours
+from assl_kit.steps import read, rows_of, training_pool
+from assl_kit.workspace import Workspace
+
+OUT = Path(__file__).resolve().parent / "results" / "overview.png"
+
+
+def main(run: str = "runs/tiny") -> Path:
+    ws = Workspace.open(run)
+    records, space, bank = read(ws, "records"), read(ws, "embeddings"), ExpertBank.from_pretrained(read(ws, "experts"))
+    train, routed, chosen = training_pool(records), read(ws, "answers"), read(ws, "selection")
+    clusters = train[["id"]].merge(read(ws, "clusters"), on="id")["cluster"].to_numpy()
+    n = len(train)
+    xy = project(np.vstack([rows_of(space, train["id"]), rows_of(space, routed["id"]), bank.centroids]))
+    figure, (left, middle, right) = _figure(13, 4.4, columns=3)
+    colours = task_colours(train["task"])
+    names = sorted(set(train["task"]))
+    for marker, task, label in zip(MARKERS, names, readable(names), strict=False):
+        here = (train["task"] == task).to_numpy()
+        left.scatter(*xy[:n][here].T, s=8, marker=marker, color=colours[task], alpha=0.7, linewidths=0, label=label)
+    left.set_title(f"1 · {n:,} instructions in the space, by task")
+    kept = train["id"].isin(chosen["id"]).to_numpy()
+    middle.scatter(*xy[:n][~kept].T, s=4, color="#BBBBBB", linewidths=0)
+    for k, colour in enumerate(expert_colours(len(bank))):
+        middle.scatter(*xy[:n][kept & (clusters == k)].T, s=14, marker=MARKERS[k], color=colour, label=f"expert {k}")
+    middle.set_title(f"2 · flattened and chosen: {kept.sum()}, for {len(bank)} experts")
+    questions, centroids = xy[n : n + len(routed)], xy[n + len(routed) :]
+    for k, colour in enumerate(expert_colours(len(bank))):
+        here = (routed["expert"] == k).to_numpy()
+        right.scatter(*questions[here].T, s=14, marker=MARKERS[k], color=colour)
+        right.plot(*centroids[k], marker="*", markersize=16, color=colour, markeredgecolor="black", linestyle="none")
+    right.set_title(f"3 · {len(routed)} new questions, each to its nearest ★")
+    for axes in (left, middle, right):
+        axes.set(xticks=[], yticks=[])
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, markerscale=2)
+    middle.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3)
+    with atomic_path(OUT) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return OUT
+
+
+if __name__ == "__main__":
+    print(main(*sys.argv[1:]).name)
