@@ -69,8 +69,9 @@ class Workspace:
         Parameters
         ----------
         path : path-like, optional
-            ``""`` takes the environment variable ``ASSL_WORKSPACE``, else ``runs/lab`` under the project's root (the
-            nearest folder upwards that holds assl-kit's ``pyproject.toml``), else under the current folder.
+            ``""`` takes the environment variable ``ASSL_WORKSPACE``, else ``lab`` in the runs' folder: that of
+            ``ASSL_RUNS``, else ``runs`` under the project's root (the nearest folder upwards that holds assl-kit's
+            ``pyproject.toml``), else under the current folder.
 
         Returns
         -------
@@ -355,8 +356,9 @@ def project_root() -> Path | None:
 
 
 def runs_folder() -> Path:
-    """Where runs are kept: ``runs`` under the project's root, else under the current folder."""
-    return (project_root() or Path.cwd()) / "runs"
+    """Where runs are kept: the folder ``ASSL_RUNS`` names, else ``runs`` under the project's root or current folder."""
+    given = os.environ.get("ASSL_RUNS")
+    return Path(given).expanduser().resolve() if given else (project_root() or Path.cwd()) / "runs"
 
 
 def versions() -> dict[str, str]:

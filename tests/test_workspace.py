@@ -128,6 +128,9 @@ def test_the_default_place(monkeypatch, tmp_path):
     assert Workspace.open().folder == (tmp_path / "project" / "runs" / "lab").resolve()
     monkeypatch.chdir(tmp_path)
     assert runs_folder() == Path.cwd() / "runs"
+    monkeypatch.setenv("ASSL_RUNS", str(tmp_path / "elsewhere"))
+    assert runs_folder() == (tmp_path / "elsewhere").resolve()
+    assert Workspace.open().folder == (tmp_path / "elsewhere" / "lab").resolve()
 
 
 def test_shown_paths_are_never_absolute(ws, tmp_path):
