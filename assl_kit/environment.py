@@ -9,13 +9,14 @@ from importlib import metadata
 import pandas as pd
 
 
-def check_environment(extras: Sequence[str] = ("notebooks", "train")) -> pd.DataFrame:
+def check_environment(extras: Sequence[str] | None = None) -> pd.DataFrame:
     """Compare the installed packages with what assl-kit asks for.
 
     Parameters
     ----------
-    extras : sequence of str
-        Optional groups of dependencies to include.
+    extras : sequence of str, optional
+        Optional groups of dependencies to include; default ``train`` and ``notebooks``, on Colab ``colab`` for the
+        latter: it keeps the Jupyter that Colab itself runs on.
 
     Returns
     -------
@@ -32,6 +33,8 @@ def check_environment(extras: Sequence[str] = ("notebooks", "train")) -> pd.Data
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
+    if extras is None:
+        extras = ("colab" if _installed("google-colab") else "notebooks", "train")
     rows = []
 
     def add(name, specifier: SpecifierSet, installed: str | None):
@@ -44,9 +47,12 @@ def check_environment(extras: Sequence[str] = ("notebooks", "train")) -> pd.Data
         need = Requirement(line)
         wanted = need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *extras))
         if wanted and need.name not in {row[0] for row in rows}:
-            try:
-                installed = metadata.version(need.name)
-            except metadata.PackageNotFoundError:
-                installed = None
-            add(need.name, need.specifier, installed)
+            add(need.name, need.specifier, _installed(need.name))
     return pd.DataFrame(rows, columns=["package", "needed", "installed", "status"])
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -217,7 +217,7 @@ def code_hash() -> str:
     """Hash of the package's sources that can change an artifact."""
     folder = Path(__file__).parent
     aside = {"plots", "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
-    aside |= {"html_page", "report", "console", "cli"}
+    aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
     files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 
