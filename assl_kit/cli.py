@@ -304,6 +304,15 @@ def vllm(source, out, base, encoder) -> None:
 
 
 @app.command()
+@click.argument("repository", metavar="OWNER/REPO")
+def badge(repository) -> None:
+    """Write the "Open in Colab" badge of a GitHub repository into README.md and the notebooks of this checkout."""
+    from .badge import write_badges
+
+    print(*write_badges(repository) or ["Nothing to change."], sep="\n")
+
+
+@app.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell) -> None:
     """Print the completion script of SHELL: eval "$(assl completion bash)"."""
