@@ -33,7 +33,7 @@ def inputs_of(book: ChainNotebook) -> list[str]:
     ['records', 'encoder', 'embeddings', 'clusters', 'affinity']
     """
     register_steps()
-    wanted = {name for name in STEPS if f'"{name}"' in book.source}
+    wanted = {name for name in STEPS if f'require(ws, "{name}"' in book.source}
     found: set[str] = set()
     while wanted:
         name = wanted.pop()

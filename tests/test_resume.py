@@ -20,7 +20,7 @@ from helpers_notebooks import write_notebook
 import assl_kit.run as runner
 from assl_kit.errors import WorkspaceError
 from assl_kit.files import atomic_path, temporary_owner
-from assl_kit.plan import find_notebooks, make_plan, notebooks_folder
+from assl_kit.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
 from assl_kit.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
 from assl_kit.run import NotebookError, run_chain
 from assl_kit.steps import STEPS, state_of
@@ -127,6 +127,13 @@ def test_after_a_failure_the_chain_goes_on_where_it_broke(light):
     assert note["status"] == "failed" and "not yet" in note["message"]
     write_notebook(light / "02_bad.ipynb", "print('now')")
     assert run(light)[1] == ["cached", "done", "done"]
+
+
+def test_a_name_that_is_only_mentioned_is_no_input(light):
+    path = write_notebook(light / "00_toy.ipynb", "table = {'clusters': 1}\nprint(\"clusters\")")
+    assert inputs_of(read_notebook(path)) == []
+    run(light)
+    assert run(light)[1] == ["cached"] * 3
 
 
 def test_every_notebook_of_the_chain_names_what_it_reads():
