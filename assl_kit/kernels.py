@@ -20,6 +20,7 @@ from .workspace import Workspace
 KERNEL = "python3"
 _PRELOAD = ("torch", "transformers", "sentence_transformers", "peft", "trl")
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the start of every older kernel
 
 
 @contextmanager
