@@ -191,7 +191,7 @@ def test_half_written_files_of_dead_processes_are_removed_and_only_those(tmp_pat
 
 def test_two_processes_do_not_lose_each_others_entries(tmp_path):
     code = "import sys\nfrom assl_kit.workspace import Workspace\nws = Workspace.open(sys.argv[1])\n"
-    code += "for i in range(20):\n    ws.update_manifest('artifacts', {f'{sys.argv[2]}{i}': {}})"
+    code += "for i in range(20):\n    ws.update_manifest('artifacts', {f'{sys.argv[2]}{i}': {'sha256': ''}})"
     command = [sys.executable, "-c", code, str(tmp_path / "ws")]
     both = [subprocess.Popen([*command, letter]) for letter in "ab"]
     assert [process.wait() for process in both] == [0, 0]
