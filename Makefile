@@ -4,7 +4,8 @@
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
-# make lint · make notebooks (run all in place and keep their outputs) · make install · make clean
+# make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
+# make install · make clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOK
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-lowest test-newest lab lint notebooks bench evidence install clean
+.PHONY: run test test-lowest test-newest lab lint notebooks exercises bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
@@ -54,6 +55,9 @@ notebooks: $(INSTALLED)
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+
+exercises: $(INSTALLED)
+	$(BIN)/python notebooks/make_exercises.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[bench]"

@@ -217,7 +217,8 @@ def code_hash() -> str:
     """Hash of the package's sources that can change an artifact."""
     folder = Path(__file__).parent
     aside = {"plots", "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
-    aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
+    aside |= {"html_page", "report", "console", "cli", "colab", "badge", "explorer"}
+    aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
     files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 

@@ -1,0 +1,233 @@
+"""The checks of the exercises on experts: LoRA training, routing, evaluation (notebooks 06 to 08).
+
+Each prints one line; see `assl_kit.exercises.check`. Its first argument is the learner's function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .analysis import regret_table
+from .exercises import Wrong, ask, check, number, numbers
+
+IGNORED = -100
+"""The label of a token that has no loss, in torch and transformers."""
+
+
+# --- 06 LoRA training -----------------------------------------------------------------------------------------------
+
+
+@check
+def check_lora_parameters(answer, shapes, rank) -> str:
+    """``lora_parameters(shapes, rank)`` → numbers in all A and B, for matrices of ``shapes`` (out, in)."""
+    one = [(64, 48)]
+    said = number(ask(answer, one, 4))
+    if said != 448:
+        known = {3072: "that is W itself, which stays as it is", 192: "that is A alone", 256: "that is B alone"}
+        known |= {12288: "A and B are thin: neither has the size of W"}
+        reason = known.get(int(said), "A has r rows as long as W's, B has r columns as long as W's")
+        raise Wrong(f"for one matrix of 64 × 48 and r = 4 you say {said:g}: {reason}")
+    said, right = number(ask(answer, shapes, rank)), sum(rank * (out + inner) for out, inner in shapes)
+    if said != right:
+        raise Wrong(f"one matrix is right, but for {len(shapes)} of them you say {said:g}: add them up")
+    full = sum(out * inner for out, inner in shapes)
+    return f"{right:,} numbers beside {full:,} frozen ones, {right / full:.1%}"
+
+
+@check
+def check_masked(answer, prompt, reply, end) -> str:
+    """``masked(prompt, reply, end)`` → (tokens, labels): labels are −100 on the prompt."""
+    for head, tail in (([11, 12, 13], [21, 22]), ([11], [21, 22, 23]), (list(prompt), list(reply))):
+        said = ask(answer, head, tail, end)
+        if not isinstance(said, (tuple, list)) or len(said) != 2:
+            raise Wrong("return two lists: the tokens and their labels")
+        tokens, labels = (np.asarray(part).tolist() for part in said)
+        if tokens == head + tail:
+            raise Wrong("the token that ends the answer is missing: the model would never learn to stop")
+        if tokens != head + tail + [end]:
+            raise Wrong(f"the tokens should be prompt, answer, end: {[*head, *tail, end][:8]}…, not {tokens[:8]}…")
+        if len(labels) != len(tokens):
+            raise Wrong(f"there are {len(tokens)} tokens but {len(labels)} labels: each token has one")
+        counted = sum(label != IGNORED for label in labels[: len(head)])
+        if counted:
+            raise Wrong(f"{counted} of {len(head)} prompt tokens have a loss: the model would learn to ask")
+        if labels[-1] == IGNORED:
+            raise Wrong("the token that ends the answer has no loss: the model would never learn to stop")
+        if IGNORED in labels[len(head) :]:
+            raise Wrong("a token of the answer has no loss")
+        if labels[len(head) :] != tail + [end]:
+            raise Wrong("the labels of the answer are not its tokens: do not shift them, the model does that itself")
+    return f"of {len(tokens)} tokens {len(reply) + 1} have a loss"
+
+
+@check
+def check_learning_rate(answer, steps, warmup, peak) -> str:
+    """``learning_rate(step, steps, warmup, peak)`` → linear warm-up from 0, then half a cosine down to 0."""
+    rates = [number(ask(answer, step, steps, warmup, peak)) for step in range(steps + 1)]
+    if rates[0] != 0 and warmup:
+        raise Wrong(f"step 0 should have rate 0, yours has {rates[0]:g}: the warm-up starts there")
+    if not math.isclose(rates[warmup], peak, rel_tol=1e-6):
+        raise Wrong(
+            f"after the warm-up, at step {warmup}, the rate should be the peak {peak:g}, yours is {rates[warmup]:g}"
+        )
+    for step in range(warmup):
+        if not math.isclose(rates[step], peak * step / warmup, abs_tol=1e-9):
+            raise Wrong(
+                f"in the warm-up, at step {step}, the rate should be {peak * step / warmup:g}, yours is {rates[step]:g}"
+            )
+    if abs(rates[-1]) > 1e-6 * peak:
+        raise Wrong(f"at the last step, {steps}, the rate should be 0, yours is {rates[-1]:g}")
+    straight = [peak * (steps - step) / (steps - warmup) for step in range(warmup, steps + 1)]
+    if np.allclose(rates[warmup:], straight, atol=1e-9):
+        raise Wrong("after the peak your rate falls in a straight line: a cosine stays high first, then falls faster")
+    for step in range(warmup, steps + 1):
+        right = peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+        if not math.isclose(rates[step], right, abs_tol=1e-6 * peak):
+            raise Wrong(f"at step {step} the rate should be {right:g}, yours is {rates[step]:g}")
+    return f"from 0 to {peak:g} in {warmup} steps, and down to 0 at step {steps}"
+
+
+# --- 07 Routing -----------------------------------------------------------------------------------------------------
+
+
+@check
+def check_nearest_expert(answer, E, means) -> str:
+    """``nearest_expert(E, means)`` → for each unit row the expert whose mean has the greatest cosine."""
+    toy = np.array([[0.8, 0.6], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.3, 0.4]])
+    for questions, centres in (toy, (E, means)):
+        said = _experts(ask(answer, questions, centres), len(questions), 0, len(centres))
+        raw = questions @ centres.T
+        cosine = raw / np.linalg.norm(centres, axis=1)
+        for row in np.flatnonzero(cosine[np.arange(len(said)), said] < cosine.max(axis=1) - 1e-5)[:1]:
+            best, mine = cosine[row].argmax(), said[row]
+            what = f"question {row} goes to expert {mine} (cosine {cosine[row, mine]:.2f})"
+            what += f", but expert {best} is nearer (cosine {cosine[row, best]:.2f})"
+            if (said == raw.argmax(axis=1)).all():
+                what += "; the means have different lengths, and a long one attracts: scale them to length 1"
+            raise Wrong(what)
+    return f"experts 0 to {len(means) - 1} get {np.bincount(said, minlength=len(means)).tolist()} of {len(E)} questions"
+
+
+@check
+def check_margins(answer, similarities) -> str:
+    """``margins(similarities)`` → the best similarity of each row less the second best."""
+    toy = np.array([[0.9, 0.1, 0.7], [0.2, 0.8, -0.3], [0.5, 0.5, 0.0]])
+    for table in (toy, similarities):
+        ordered = np.sort(np.asarray(table, dtype=float), axis=1)
+        said, right = numbers(ask(answer, table), (len(table),)), ordered[:, -1] - ordered[:, -2]
+        if (said < -1e-9).any():
+            raise Wrong(f"question {int(said.argmin())} has a margin of {said.min():.2f}: a margin is never negative")
+        if np.allclose(said, ordered[:, -1] - ordered[:, 0], atol=1e-5) and not np.allclose(said, right, atol=1e-5):
+            raise Wrong("that is the lead over the last expert: the margin is the lead over the second")
+        for row in np.flatnonzero(np.abs(said - right) > 1e-5)[:1]:
+            what = f"question {row}: the best two are {ordered[row, -1]:.2f} and {ordered[row, -2]:.2f}"
+            raise Wrong(f"{what}, so the margin is {right[row]:.2f}, not {said[row]:.2f}")
+    return f"the closest call of {len(similarities)} has a margin of {right.min():.3f}, the clearest {right.max():.2f}"
+
+
+@check
+def check_with_abstention(answer, similarities, least) -> str:
+    """``with_abstention(similarities, least)`` → the nearest expert, or −1 where the best is below ``least``."""
+    toy = np.array([[0.9, 0.1], [0.2, 0.3], [0.5, 0.1]])
+    for table, limit in ((toy, 0.5), (similarities, least)):
+        said = _experts(ask(answer, table, limit), len(table), -1, table.shape[1])
+        best = table.max(axis=1)
+        for row in np.flatnonzero((best < limit) & (said >= 0))[:1]:
+            raise Wrong(
+                f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
+            )
+        for row in np.flatnonzero((best >= limit) & (said < 0))[:1]:
+            raise Wrong(
+                f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
+            )
+        for row in np.flatnonzero((said >= 0) & (table[np.arange(len(said)), said] < best))[:1]:
+            raise Wrong(f"question {row} goes to expert {said[row]}, but expert {table[row].argmax()} is nearer")
+    return f"{(said < 0).sum()} of {len(said)} questions are left to the base"
+
+
+def _experts(said, n: int, low: int, k: int) -> np.ndarray:
+    found = numbers(said, (n,))
+    if (found != found.round()).any() or found.min() < low or found.max() >= k:
+        raise Wrong(f"experts are whole numbers from {low} to {k - 1}")
+    return found.astype(int)
+
+
+# --- 08 Evaluation --------------------------------------------------------------------------------------------------
+
+
+@check
+def check_interval(answer, a, b, draws) -> str:
+    """``interval(a, b, draws)`` → the 2.5 % and 97.5 % quantiles of the mean of a − b over the drawn questions."""
+    low, high = numbers(ask(answer, a, b, draws), (2,)).tolist()
+    means = (a - b)[draws].mean(axis=1)
+    right = np.quantile(means, [0.025, 0.975])
+    if low > high:
+        raise Wrong(f"the lower end {low:.3f} lies above the upper end {high:.3f}")
+    if np.allclose((low, high), -right[::-1], atol=1e-6) and not np.allclose((low, high), right, atol=1e-6):
+        raise Wrong("that is b − a: the question is how much better a is")
+    if np.allclose((low, high), np.quantile(means, [0.05, 0.95]), atol=1e-6):
+        raise Wrong("between those ends lie 90 % of the draws: leave out 2.5 % on each side, not 5 %")
+    if high - low > 1.2 * (right[1] - right[0]):
+        what = f"your interval is {high - low:.3f} wide, a paired one {right[1] - right[0]:.3f}"
+        raise Wrong(f"{what}: draw the questions once for both arms, and take the means over questions")
+    if not np.allclose((low, high), right, atol=0.002):
+        raise Wrong(f"you say [{low:.3f}, {high:.3f}], the draws say another interval around {means.mean():.3f}")
+    return f"a − b is {(a - b).mean():.3f}, with an interval from {right[0]:.3f} to {right[1]:.3f}"
+
+
+@check
+def check_verdict(answer) -> str:
+    """``verdict(low, high)`` → "better", "worse", or "not told apart" where the interval of a − b holds 0."""
+    cases = {
+        (0.01, 0.2): "better",
+        (-0.2, -0.01): "worse",
+        (-0.01, 0.3): "not told apart",
+        (-0.3, 0.01): "not told apart",
+    }
+    for (low, high), right in cases.items():
+        said = ask(answer, low, high)
+        if not isinstance(said, str) or said not in cases.values():
+            raise Wrong(f"you say {said!r}: say 'better', 'worse' or 'not told apart'")
+        if said != right:
+            holds = "holds" if right == "not told apart" else "does not hold"
+            raise Wrong(f"for [{low}, {high}] you say {said!r}: that interval {holds} 0, so a is {right!r}")
+    return "an interval that holds 0 tells nothing apart"
+
+
+@check
+def check_regret(answer, routed, every, tasks) -> str:
+    """``regret(routed, every, tasks)`` → dict: best single expert's mean on the task − the routed mean."""
+    said = ask(answer, routed, every, tasks)
+    if not isinstance(said, Mapping):
+        raise Wrong(f"return a dict from task to regret, not {type(said).__name__}")
+    table = regret_table(routed, every, tasks).set_index("task").drop("mean")
+    if set(said) != set(table.index):
+        raise Wrong(f"the keys should be the tasks {sorted(table.index)}")
+    mine = {task: number(said[task], f"the regret of {task}") for task in table.index}
+    for other, why in (
+        (table["oracle"] - table["routed"], "that takes the best expert of each question: take one a task"),
+        (_one_for_all(every, tasks, table), "that takes one expert for all tasks: take the best of each task"),
+        (table["regret"].clip(lower=0), "a regret may be negative: then no single expert does as well"),
+        (-table["regret"], "the sign is turned: best single expert less routed"),
+    ):
+        if _same(mine, other) and not _same(mine, table["regret"]):
+            raise Wrong(why)
+    for task, right in table["regret"].items():
+        if abs(mine[task] - right) > 1e-6:
+            best, value = table.loc[task, ["best_expert", "routed"]]
+            what = f"{task}: expert {best:.0f} has {table.loc[task, 'best']:.3f}, the routed answers {value:.3f}"
+            raise Wrong(f"{what}, so the regret is {right:.3f}, not {mine[task]:.3f}")
+    return "regrets " + ", ".join(f"{task} {value:+.3f}" for task, value in table["regret"].items())
+
+
+def _one_for_all(every, tasks, table):
+    tasks = np.asarray(tasks)
+    means = np.array([every[tasks == task].mean(axis=0) for task in table.index])
+    return table["routed"] * 0 + means[:, means.mean(axis=0).argmax()] - table["routed"]
+
+
+def _same(mine: dict, other) -> bool:
+    return all(abs(mine[task] - value) < 1e-6 for task, value in other.items())
