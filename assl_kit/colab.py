@@ -216,7 +216,7 @@ def _process(words: list[str]) -> Iterator[subprocess.Popen]:
     # a session of its own, so that an interrupt of the kernel reaches it once: from here
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        errors="replace", start_new_session=True,
+        errors="replace", start_new_session=True, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
     )  # fmt: skip
     try:
         yield process
