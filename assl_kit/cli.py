@@ -14,22 +14,13 @@ from typing import Any
 
 import click
 
-from . import __version__
+from . import __version__, cli_ask
+from .cli_ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
-from .errors import AsslError, ParameterError, WorkspaceError
-from .parameters import DEFAULT_PROFILE, near, parse_assignment, profile_names, read_parameters
-from .workspace import MANIFEST, Workspace, runs_folder
+from .errors import AsslError, ParameterError
+from .parameters import DEFAULT_PROFILE, parse_assignment, profile_names, read_parameters
+from .workspace import Workspace, runs_folder
 
-_run_option = click.option(
-    "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
-)
-_bank_option = click.option(
-    "--bank",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="Instead of a run: a bank that carries its encoder.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value; progress goes to stderr.")
 _backend_option = click.option(
     "--backend", type=click.Choice(["local", "ray"]), help="Where work is spread; default $ASSL_BACKEND, else local."
 )
@@ -57,7 +48,7 @@ def app() -> None:
 @click.option("--force", is_flag=True, help="Execute finished notebooks again.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run.")
 @_backend_option
-@_json_option
+@json_option
 def run(profile, data, name, assignments, file, first, last, force, dry_run, backend, as_json) -> None:
     """Run the notebooks in order and write a report. What is finished and unchanged is not run twice."""
     from .plan import make_plan
@@ -111,7 +102,7 @@ def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
 @click.option("--jobs", default=0, show_default=True, type=click.IntRange(0), help="Jobs at a time; 0: one a core.")
 @click.option("--dry-run", is_flag=True, help="Check every combination and show the jobs.")
 @_backend_option
-@_json_option
+@json_option
 def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
     """Run every combination of the parameters in GRID.yaml, and draw what came out."""
     from .sweep import plan_sweep, read_grid, run_sweep, sweep_table
@@ -138,27 +129,27 @@ def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
 # look -----------------------------------------------------------------------------------------------------------------
 @app.command()
 @click.argument("run")
-@_json_option
+@json_option
 def report(run, as_json) -> None:
     """Write the HTML report of RUN again and print its results."""
     from .report import write_report
 
-    ws = _open(run)
+    ws = open_run(run)
     _print_run(ws, write_report(ws), as_json)
 
 
 @app.command()
 @click.argument("run", required=False)
-@_json_option
+@json_option
 def status(run, as_json) -> None:
     """Show which notebooks and artifacts of RUN are done, running, failed or broken off; without RUN, list the runs."""
     from .resume import is_running
 
     if run is None:
-        rows = [{"run": ws.folder.name, "state": _state(ws)} for ws in _all_runs()]
+        rows = [{"run": ws.folder.name, "state": _state(ws)} for ws in all_runs()]
         print_json(rows) if as_json else print_table(("run", "state"), [row.values() for row in rows])
         return
-    ws = _open(run)
+    ws = open_run(run)
     manifest, running = ws.manifest(), is_running(ws)
     notebooks = [
         {"notebook": name, "status": _status(note, running), "seconds": note.get("seconds"),
@@ -196,12 +187,12 @@ def _state(ws: Workspace) -> str:
 @app.command()
 @click.argument("a")
 @click.argument("b")
-@_json_option
+@json_option
 def compare(a, b, as_json) -> None:
     """Put the runs A and B side by side: parameters, artifacts, selection, results."""
     from .compare import compare_runs
 
-    found = compare_runs(_open(a), _open(b))
+    found = compare_runs(open_run(a), open_run(b))
     if as_json:
         print_json({"A": a, "B": b} | found)
         return
@@ -211,96 +202,9 @@ def compare(a, b, as_json) -> None:
         print_frame(frame)
 
 
-# ask ------------------------------------------------------------------------------------------------------------------
-@app.command()
-@click.argument("text")
-@_run_option
-@_bank_option
-@_json_option
-def route(text, run, bank, as_json) -> None:
-    """Show which expert the question TEXT goes to."""
-    from .bank import ExpertBank
-    from .encoder import encode, encoder_fingerprint, load_encoder
-
-    _check_question(text)
-    folder = bank or _experts(_open(run))
-    opened = ExpertBank.from_pretrained(folder)
-    encoder = load_encoder(str(opened.encoder_path or opened.encoder["id"]))
-    opened = ExpertBank.from_pretrained(folder, encoder=encoder_fingerprint(encoder))
-    routes = opened.router().route(encode(encoder, [text]))
-    order = routes.similarities[0].argsort()[::-1]
-    rows = [(opened.names[k], float(routes.similarities[0, k])) for k in order]
-    chosen, margin = int(routes.experts[0]), float(routes.margin[0])
-    name = "base" if chosen < 0 else opened.names[chosen]
-    if as_json:
-        print_json({"answers": name, "margin": margin, "similarities": dict(rows)})
-        return
-    print_table(("expert", "similarity"), rows)
-    print(f"{name} answers, margin {margin:.3f}")
-
-
-@app.command()
-@click.argument("text")
-@_run_option
-@_bank_option
-@click.option("--top-k", default=1, show_default=True, help="Merge so many nearest experts for the answer.")
-@_json_option
-def ask(text, run, bank, top_k, as_json) -> None:
-    """Let the nearest expert of a run or bank answer the question TEXT, as it writes."""
-    _check_question(text)
-    silversight, longest = _silversight(run, bank)
-    routes = silversight.route([text])
-    (mixture,) = routes.mixtures(top_k)
-    pieces = silversight.stream(text, top_k=top_k, **({"max_new_tokens": longest} if longest else {}))
-    similarity, margin = float(routes.similarity[0]), float(routes.margin[0])
-    if as_json:
-        shares = {f"expert-{k}": share for k, share in mixture}
-        print_json({"answer": "".join(pieces), "experts": shares, "similarity": similarity, "margin": margin})
-        return
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture) or "base"
-    print(f"\n({who}, similarity {similarity:.3f}, margin {margin:.3f})")
-
-
-def _silversight(run: str, bank: Path | None):
-    """The experts with base, encoder and router, and the run's longest answer (None: the default)."""
-    if bank is not None:
-        from .silversight import SilverSight
-
-        return SilverSight.from_pretrained(bank), None
-    from .build_experts import open_silversight
-
-    ws = _open(run)
-    _experts(ws)
-    parameters = ws.current_parameters()
-    return open_silversight(ws, parameters), parameters.max_new_tokens
-
-
-@app.group()
-def export() -> None:
-    """Write a run's experts in the form of another program."""
-
-
-@export.command()
-@click.argument("source", metavar="RUN_OR_BANK")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--base", metavar="ID_OR_FOLDER", help="The base for vLLM to load; default the one of the run or bank.")
-@click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
-def vllm(source, out, base, encoder) -> None:
-    """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
-    from .bank import ExpertBank
-    from .vllm_export import export_vllm
-
-    if (Path(source) / "bank.json").is_file():
-        bank = ExpertBank.from_pretrained(source)
-    else:
-        ws = _open(source)
-        bank, base = ExpertBank.from_pretrained(_experts(ws)), base or ws.current_parameters().base_model
-    folder = from_here(export_vllm(bank, out, base=base, encoder=encoder))
-    print(f"{len(bank)} experts in {folder}")
-    print(f"On the server: {folder}/serve.sh")
-    print(f'Then: python {folder}/client.py "…" --stream')
+# more -----------------------------------------------------------------------------------------------------------------
+for _command in (cli_ask.route, cli_ask.ask, cli_ask.export):
+    app.add_command(_command)
 
 
 @app.command()
@@ -345,33 +249,6 @@ def _from_file(path: Path | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError("the parameter file cannot be read as text", where=str(path)) from error
     return read_parameters(text, where=str(path))
-
-
-def _all_runs() -> list[Workspace]:
-    return [Workspace.open(path.parent) for path in sorted(runs_folder().glob(f"*/{MANIFEST}"))]
-
-
-def _open(run: str) -> Workspace:
-    """The workspace of a run, by its name or its folder."""
-    for folder in (runs_folder() / run, Path(run)):
-        if (folder / MANIFEST).is_file():
-            return Workspace.open(folder)
-    names = [ws.folder.name for ws in _all_runs()]
-    hint = near(run, names) or (f"The runs are {', '.join(names)}." if names else "Run 'assl run' first.")
-    raise WorkspaceError(f"there is no run {run!r}", hint=hint)
-
-
-def _experts(ws: Workspace) -> Path:
-    if not ws.has("experts"):
-        raise WorkspaceError(
-            "the run has no experts yet", where=ws.display_path(), hint="Let notebook 06 finish first."
-        )
-    return ws.path_of("experts")
-
-
-def _check_question(text: str) -> None:
-    if not text.strip():
-        raise ParameterError("the question is empty")
 
 
 def _print_run(ws: Workspace, page: Path, as_json: bool) -> None:

@@ -1,0 +1,142 @@
+"""The commands that need a run's experts or a bank: route, ask, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .console import from_here, print_json, print_table
+from .errors import ParameterError, WorkspaceError
+from .parameters import DEFAULT_PROFILE, near
+from .workspace import MANIFEST, Workspace, runs_folder
+
+_run_option = click.option(
+    "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
+)
+_bank_option = click.option(
+    "--bank",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Instead of a run: a bank that carries its encoder.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value; progress goes to stderr.")
+
+
+@click.command()
+@click.argument("text")
+@_run_option
+@_bank_option
+@json_option
+def route(text, run, bank, as_json) -> None:
+    """Show which expert the question TEXT goes to."""
+    from .bank import ExpertBank
+    from .encoder import encode, encoder_fingerprint, load_encoder
+
+    _check_question(text)
+    folder = bank or _experts(open_run(run))
+    opened = ExpertBank.from_pretrained(folder)
+    encoder = load_encoder(str(opened.encoder_path or opened.encoder["id"]))
+    opened = ExpertBank.from_pretrained(folder, encoder=encoder_fingerprint(encoder))
+    routes = opened.router().route(encode(encoder, [text]))
+    order = routes.similarities[0].argsort()[::-1]
+    rows = [(opened.names[k], float(routes.similarities[0, k])) for k in order]
+    chosen, margin = int(routes.experts[0]), float(routes.margin[0])
+    name = "base" if chosen < 0 else opened.names[chosen]
+    if as_json:
+        print_json({"answers": name, "margin": margin, "similarities": dict(rows)})
+        return
+    print_table(("expert", "similarity"), rows)
+    print(f"{name} answers, margin {margin:.3f}")
+
+
+@click.command()
+@click.argument("text")
+@_run_option
+@_bank_option
+@click.option("--top-k", default=1, show_default=True, help="Merge so many nearest experts for the answer.")
+@json_option
+def ask(text, run, bank, top_k, as_json) -> None:
+    """Let the nearest expert of a run or bank answer the question TEXT, as it writes."""
+    _check_question(text)
+    silversight, longest = _silversight(run, bank)
+    routes = silversight.route([text])
+    (mixture,) = routes.mixtures(top_k)
+    pieces = silversight.stream(text, top_k=top_k, **({"max_new_tokens": longest} if longest else {}))
+    similarity, margin = float(routes.similarity[0]), float(routes.margin[0])
+    if as_json:
+        shares = {f"expert-{k}": share for k, share in mixture}
+        print_json({"answer": "".join(pieces), "experts": shares, "similarity": similarity, "margin": margin})
+        return
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture) or "base"
+    print(f"\n({who}, similarity {similarity:.3f}, margin {margin:.3f})")
+
+
+def _silversight(run: str, bank: Path | None):
+    """The experts with base, encoder and router, and the run's longest answer (None: the default)."""
+    if bank is not None:
+        from .silversight import SilverSight
+
+        return SilverSight.from_pretrained(bank), None
+    from .build_experts import open_silversight
+
+    ws = open_run(run)
+    _experts(ws)
+    parameters = ws.current_parameters()
+    return open_silversight(ws, parameters), parameters.max_new_tokens
+
+
+@click.group()
+def export() -> None:
+    """Write a run's experts in the form of another program."""
+
+
+@export.command()
+@click.argument("source", metavar="RUN_OR_BANK")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--base", metavar="ID_OR_FOLDER", help="The base for vLLM to load; default the one of the run or bank.")
+@click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
+def vllm(source, out, base, encoder) -> None:
+    """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
+    from .bank import ExpertBank
+    from .vllm_export import export_vllm
+
+    if (Path(source) / "bank.json").is_file():
+        bank = ExpertBank.from_pretrained(source)
+    else:
+        ws = open_run(source)
+        bank, base = ExpertBank.from_pretrained(_experts(ws)), base or ws.current_parameters().base_model
+    folder = from_here(export_vllm(bank, out, base=base, encoder=encoder))
+    print(f"{len(bank)} experts in {folder}")
+    print(f"On the server: {folder}/serve.sh")
+    print(f'Then: python {folder}/client.py "…" --stream')
+
+
+def all_runs() -> list[Workspace]:
+    """The runs in the runs' folder, by name."""
+    return [Workspace.open(path.parent) for path in sorted(runs_folder().glob(f"*/{MANIFEST}"))]
+
+
+def open_run(run: str) -> Workspace:
+    """The workspace of a run, by its name or its folder."""
+    for folder in (runs_folder() / run, Path(run)):
+        if (folder / MANIFEST).is_file():
+            return Workspace.open(folder)
+    names = [ws.folder.name for ws in all_runs()]
+    hint = near(run, names) or (f"The runs are {', '.join(names)}." if names else "Run 'assl run' first.")
+    raise WorkspaceError(f"there is no run {run!r}", hint=hint)
+
+
+def _experts(ws: Workspace) -> Path:
+    if not ws.has("experts"):
+        raise WorkspaceError(
+            "the run has no experts yet", where=ws.display_path(), hint="Let notebook 06 finish first."
+        )
+    return ws.path_of("experts")
+
+
+def _check_question(text: str) -> None:
+    if not text.strip():
+        raise ParameterError("the question is empty")
