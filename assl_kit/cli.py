@@ -203,7 +203,7 @@ def compare(a, b, as_json) -> None:
 
 
 # more -----------------------------------------------------------------------------------------------------------------
-for _command in (cli_ask.route, cli_ask.ask, cli_ask.export):
+for _command in (cli_ask.route, cli_ask.ask, cli_ask.chat, cli_ask.export):
     app.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that need a run's experts or a bank: route, ask, export."""
+"""The commands that need a run's experts or a bank: route, ask, chat, export."""
 
 from __future__ import annotations
 
@@ -72,6 +72,29 @@ def ask(text, run, bank, top_k, as_json) -> None:
         print(piece, end="", flush=True)
     who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture) or "base"
     print(f"\n({who}, similarity {similarity:.3f}, margin {margin:.3f})")
+
+
+@click.command()
+@_run_option
+@_bank_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other lets other machines ask.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: the first free one from 7860.")
+def chat(run, bank, host, port) -> None:
+    """Ask the experts of a run or bank on a local page: routes, training records, answer, the base's answer."""
+    from .chat_page import check_installed, serve
+
+    check_installed()
+    from .chat import Chat
+
+    if bank is not None:
+        from .silversight import SilverSight
+
+        opened = Chat(SilverSight.from_pretrained(bank), title=from_here(bank.resolve()))
+    else:
+        ws = open_run(run)
+        _experts(ws)
+        opened = Chat.of_run(ws)
+    serve(opened, host=host, port=port)
 
 
 def _silversight(run: str, bank: Path | None):

@@ -187,7 +187,7 @@ def test_the_shell_completes(assl, shell):
 def test_help_names_the_exit_codes(assl):
     out = " ".join(assl("--help")[1].split())
     assert "0 all went well; 1 a notebook or a job failed" in out
-    for command in ("run", "sweep", "status", "report", "compare", "route", "ask", "export", "completion"):
+    for command in ("run", "sweep", "status", "report", "compare", "route", "ask", "chat", "export", "completion"):
         assert command in out
 
 
