@@ -1,5 +1,5 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
-# make test   ruff, pytest, and every notebook through nbval; installs the extra ray besides
+# make test   ruff, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
@@ -13,7 +13,7 @@ PROFILE ?= tiny
 ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WITH_RAY := $(VENV)/.with-ray
+FOR_TESTS := $(VENV)/.for-tests
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
@@ -24,7 +24,7 @@ TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
 
-test: lint $(WITH_RAY)
+test: lint $(FOR_TESTS)
 	$(QUIET) $(BIN)/python -m pytest -q
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
@@ -75,8 +75,8 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[notebooks,train,dev]"
 	touch $@
 
-$(WITH_RAY): $(INSTALLED)
-	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray]"
+$(FOR_TESTS): $(INSTALLED)
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray,app,browser]"
 	touch $@
 
 clean:
