@@ -35,12 +35,14 @@ def broken_encoder(folder, value: float):
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
-def test_a_nan_or_zero_embedding_is_refused_by_row(tmp_path, value):
+def test_a_nan_or_zero_embedding_is_refused_by_record(tmp_path, value):
     name = broken_encoder(tmp_path / "encoder", value)
     parameters = resolve("tiny", n_records=200, encoder=name)
     ws = Workspace.open(tmp_path / "ws")
-    with pytest.raises(DataError, match=r"row 0"):
+    with pytest.raises(DataError, match="not finite" if value != 0 else "is zero") as caught:
         require(ws, "embeddings", parameters)
+    first = ws.table("records.parquet").iloc[0]
+    assert repr(first["id"]) in str(caught.value) and first["instruction"][:10] in str(caught.value)
     assert not ws.has("embeddings.safetensors")
 
 
