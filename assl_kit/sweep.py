@@ -232,12 +232,35 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
     workers = min(n_jobs or cores, most)
 
     def pool(function, work):
-        # joblib's Ray backend gives its results together, at the end
-        as_they_come = {"return_as": "generator_unordered"} if backend == "local" else {}
+        calls = (delayed(function)(*item) for item in work)
         with parallel_config("ray" if backend == "ray" else "loky"):
-            yield from Parallel(n_jobs=workers, batch_size=1, **as_they_come)(delayed(function)(*item) for item in work)
+            if backend == "local":
+                yield from Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(calls)
+                return
+            with _started_on_ray(workers) as parallel:  # gives its results together, at the end
+                yield from parallel(calls)
 
     yield pool, max(1, cores // workers)
+
+
+@contextmanager
+def _started_on_ray(workers: int) -> Iterator[Callable]:
+    """joblib's Ray workers, ready; on a busy machine they may die before they have begun, and are started again."""
+    from joblib import Parallel
+    from ray.exceptions import RayError
+
+    for left in (2, 1, 0):
+        parallel = Parallel(n_jobs=workers, batch_size=1)
+        try:
+            parallel.__enter__()
+            break
+        except RayError as error:
+            if not left:
+                raise AsslError("the workers on the Ray cluster did not start", hint="Run the sweep again.") from error
+    try:
+        yield parallel
+    finally:
+        parallel.__exit__(None, None, None)
 
 
 def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:

@@ -218,3 +218,33 @@ def test_the_table_and_the_pictures(tmp_path):
     }
     assert lines["routed"] == [[0.0, 0.5], [1.0, 0.6]] and lines["base"] == [[0.0, 0.2], [1.0, 0.2]]
     assert plot_sweep(table[table["status"] == "failed"], "seed", ["seed", "encoder"]) is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra 'ray'")
+def test_workers_that_die_before_they_begin_are_started_again(monkeypatch):
+    import joblib
+    from ray.exceptions import ActorDiedError
+
+    from assl_kit.errors import AsslError
+
+    started, dying = [], [True, True, False]
+
+    class Parallel:
+        def __init__(self, **options):
+            assert options["n_jobs"] == 2
+
+        def __enter__(self):
+            started.append(self)
+            if dying.pop(0):
+                raise ActorDiedError()
+
+        def __exit__(self, *error):
+            started.append("ended")
+
+    monkeypatch.setattr(joblib, "Parallel", Parallel)
+    with sweep._started_on_ray(2) as parallel:
+        assert parallel is started[2]
+    assert started[3:] == ["ended"]
+    dying[:] = [True] * 3
+    with pytest.raises(AsslError, match="the workers on the Ray cluster did not start"), sweep._started_on_ray(2):
+        pytest.fail("started")
