@@ -10,15 +10,14 @@ import functools
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from . import __version__, cli_ask
 from .cli_ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
-from .errors import AsslError, ParameterError
-from .parameters import DEFAULT_PROFILE, parse_assignment, profile_names, read_parameters
+from .errors import AsslError
+from .parameters import DEFAULT_PROFILE, parse_assignment, profile_names, read_parameter_file
 from .workspace import Workspace, runs_folder
 
 _backend_option = click.option(
@@ -55,7 +54,9 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
     from .report import write_report
     from .run import run_plan
 
-    overrides = _from_file(file) | {key: parse_assignment(key, value) for key, value in assignments}
+    overrides = (read_parameter_file(file) if file else {}) | {
+        key: parse_assignment(key, value) for key, value in assignments
+    }
     plan = make_plan(profile, name, overrides, data, first=first, last=last)
     ws = Workspace.open(runs_folder() / plan.name)
     if dry_run:
@@ -239,16 +240,6 @@ def main() -> None:
 
 def _say(as_json: bool):
     return functools.partial(print, flush=True, file=sys.stderr if as_json else sys.stdout)
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError("the parameter file cannot be read as text", where=str(path)) from error
-    return read_parameters(text, where=str(path))
 
 
 def _print_run(ws: Workspace, page: Path, as_json: bool) -> None:

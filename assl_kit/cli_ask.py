@@ -9,7 +9,8 @@ import click
 from .console import from_here, print_json, print_table
 from .errors import ParameterError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, near
-from .workspace import MANIFEST, Workspace, runs_folder
+from .steps import experts_folder
+from .workspace import MANIFEST, Workspace, find_run, runs_folder
 
 _run_option = click.option(
     "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
@@ -34,7 +35,7 @@ def route(text, run, bank, as_json) -> None:
     from .encoder import encode, encoder_fingerprint, load_encoder
 
     _check_question(text)
-    folder = bank or _experts(open_run(run))
+    folder = bank or experts_folder(open_run(run))
     opened = ExpertBank.from_pretrained(folder)
     encoder = load_encoder(str(opened.encoder_path or opened.encoder["id"]))
     opened = ExpertBank.from_pretrained(folder, encoder=encoder_fingerprint(encoder))
@@ -92,7 +93,7 @@ def chat(run, bank, host, port) -> None:
         opened = Chat(SilverSight.from_pretrained(bank), title=from_here(bank.resolve()))
     else:
         ws = open_run(run)
-        _experts(ws)
+        experts_folder(ws)
         opened = Chat.of_run(ws)
     serve(opened, host=host, port=port)
 
@@ -106,7 +107,7 @@ def _silversight(run: str, bank: Path | None):
     from .build_experts import open_silversight
 
     ws = open_run(run)
-    _experts(ws)
+    experts_folder(ws)
     parameters = ws.current_parameters()
     return open_silversight(ws, parameters), parameters.max_new_tokens
 
@@ -130,7 +131,7 @@ def vllm(source, out, base, encoder) -> None:
         bank = ExpertBank.from_pretrained(source)
     else:
         ws = open_run(source)
-        bank, base = ExpertBank.from_pretrained(_experts(ws)), base or ws.current_parameters().base_model
+        bank, base = ExpertBank.from_pretrained(experts_folder(ws)), base or ws.current_parameters().base_model
     folder = from_here(export_vllm(bank, out, base=base, encoder=encoder))
     print(f"{len(bank)} experts in {folder}")
     print(f"On the server: {folder}/serve.sh")
@@ -144,20 +145,12 @@ def all_runs() -> list[Workspace]:
 
 def open_run(run: str) -> Workspace:
     """The workspace of a run, by its name or its folder."""
-    for folder in (runs_folder() / run, Path(run)):
-        if (folder / MANIFEST).is_file():
-            return Workspace.open(folder)
+    folder = find_run(run)
+    if folder is not None:
+        return Workspace.open(folder)
     names = [ws.folder.name for ws in all_runs()]
     hint = near(run, names) or (f"The runs are {', '.join(names)}." if names else "Run 'assl run' first.")
     raise WorkspaceError(f"there is no run {run!r}", hint=hint)
-
-
-def _experts(ws: Workspace) -> Path:
-    if not ws.has("experts"):
-        raise WorkspaceError(
-            "the run has no experts yet", where=ws.display_path(), hint="Let notebook 06 finish first."
-        )
-    return ws.path_of("experts")
 
 
 def _check_question(text: str) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import pandas as pd
 
 from .device import pick_device
-from .errors import DataError, ParameterError, WorkspaceError
+from .errors import DataError, ParameterError
 from .files import atomic_path
 from .parameters import Parameters, load_profile, read_parameters, resolve
 from .plan import Plan
 from .run import NotebookError
+from .steps import experts_folder
 from .workspace import Workspace, runs_folder
 
 DRIVE = Path("/content/drive")
@@ -274,12 +275,10 @@ def download_bank(ws: Workspace) -> Path:
     WorkspaceError
         If the run has no experts yet.
     """
-    if not ws.has("experts"):
-        hint = "Let notebook 06 finish first: it trains them."
-        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
+    experts = experts_folder(ws)
     target = ws.path_of(f"{ws.folder.name}-experts.zip")
     with atomic_path(target) as temporary:
-        shutil.make_archive(str(temporary.with_suffix("")), "zip", root_dir=ws.folder, base_dir="experts")
+        shutil.make_archive(str(temporary.with_suffix("")), "zip", root_dir=ws.folder, base_dir=experts.name)
     if on_colab():
         from google.colab import files
 

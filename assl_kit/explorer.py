@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import DataError, ParameterError
-from .files import atomic_path
+from .files import write_text
 from .plots import expert_colours, task_colours
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def write_explorer(path: str | os.PathLike, figure: Figure, *, title: str = "The
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)} · assl-kit</title>'
         f"\n<style>body {{ margin: 0; background: #fff; }}</style>\n</head>\n<body>\n{drawn}\n</body>\n</html>\n"
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _plotly():

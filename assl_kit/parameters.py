@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -172,6 +173,15 @@ def read_parameters(text: str, *, where: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ParameterError("a parameter file holds lines of 'name: value'", where=where)
     return values
+
+
+def read_parameter_file(path: Path, what: str = "parameter file") -> dict[str, Any]:
+    """As `read_parameters`, from a file; ``what`` names its kind where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"the {what} cannot be read as text", where=str(path)) from error
+    return read_parameters(text, where=str(path))
 
 
 def load_profile(name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .bounds import check_size
 from .errors import AsslError, WorkspaceError
-from .files import atomic_path
+from .files import write_text
 from .html_page import render_page, show
 from .parameters import describe
 from .trust import inside
@@ -82,8 +82,7 @@ def write_report(ws: Workspace) -> Path:
             hint="Look at manifest.json and metrics.json, or run the notebooks again.",
         ) from error
     target = ws.path_of(REPORT)
-    with atomic_path(target) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(target, html)
     return target
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .bounds import check_parquet
 from .device import peak_memory_mb
-from .errors import DataError, ParameterError
+from .errors import DataError, ParameterError, WorkspaceError
 from .files import sha256_file, sha256_of
 from .parameters import Parameters
 from .sharing import shared_artifact
@@ -199,6 +199,20 @@ def read(ws: Workspace, name: str) -> Any:
     if path.suffix == ".parquet" and path.is_file():
         check_parquet(path)
     return STEPS[name].read(path)
+
+
+def experts_folder(ws: Workspace) -> Path:
+    """The folder of a run's bank.
+
+    Raises
+    ------
+    WorkspaceError
+        If the run has none yet.
+    """
+    if not ws.has("experts"):
+        hint = "Let notebook 06 finish first: it trains them."
+        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
+    return ws.path_of("experts")
 
 
 def _key(ws: Workspace, name: str, parameters: Parameters) -> str:

@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import AsslError, ParameterError, WorkspaceError
 from .files import read_json, write_json
-from .parameters import DEFAULT_PROFILE, check_names, read_parameters
+from .parameters import DEFAULT_PROFILE, check_names, read_parameter_file
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
-from .scale_out import BACKEND, connect
+from .scale_out import BACKEND, total
 from .sharing import STORE
 from .workspace import MANIFEST, Workspace, runs_folder
 
@@ -91,10 +91,7 @@ def read_grid(path: Path) -> Grid:
     >>> read_grid(file).grid
     {'seed': [0, 1]}
     """
-    try:
-        values = read_parameters(path.read_text(encoding="utf-8"), where=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError("the grid file cannot be read as text", where=str(path)) from error
+    values = read_parameter_file(path, "grid file")
     known = [field.alias or name for name, field in Grid.model_fields.items()]
     check_names(values, known, where=str(path))
     values = {key: f"{value:02d}" if key in ("from", "to") and type(value) is int else value
@@ -222,11 +219,10 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
     cores = cpu_count()
     if backend == "ray":
-        ray = connect()
+        cores = max(1, total("CPU"))
         from ray.util.joblib import register_ray
 
         register_ray()
-        cores = int(ray.cluster_resources().get("CPU", 1))
     elif backend != "local":
         raise ParameterError(f"unknown backend {backend!r}", hint="Give local or ray.")
     workers = min(n_jobs or cores, most)

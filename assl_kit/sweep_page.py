@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .files import atomic_path
+from .files import atomic_path, write_text
 from .html_page import render_page
 from .plots import EXPERT_COLOURS, MARKERS, _figure, readable
 from .sweep import Outcome, sweep_table
@@ -57,8 +57,7 @@ def write_sweep(ws: Workspace, outcomes: list[Outcome]) -> Path:
     failed = [o for o in outcomes if o.status == "failed"]
     lead = f"assl-kit · sweep of {', '.join(outcomes[0].values)} · {len(outcomes)} jobs, {len(failed)} failed"
     html = render_page(ws.folder.name, lead, _blocks(outcomes, pictures, failed))
-    with atomic_path(ws.path_of(PAGE)) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(ws.path_of(PAGE), html)
     return ws.path_of(PAGE)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from .build_experts import LOGS, WORK, run_base, training_config
 from .errors import AsslError, WorkspaceError
 from .steps import is_current, read, require
-from .workspace import MANIFEST, Workspace, runs_folder
+from .workspace import Workspace, find_run
 
 
 def train_bank(run: str, *, progress: bool = False) -> Workspace:
@@ -47,10 +46,10 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     from .base_model import base_info
     from .experts import cluster_tables, train_adapter
 
-    folders = [folder for folder in (runs_folder() / run, Path(run)) if (folder / MANIFEST).is_file()]
-    if not folders:
+    folder = find_run(run)
+    if folder is None:
         raise WorkspaceError(f"there is no run {run!r}", hint="Run 'assl run --to 05' first.")
-    ws = Workspace.open(folders[0])
+    ws = Workspace.open(folder)
     p = ws.current_parameters()
     if not is_current(ws, "selection", p):
         raise WorkspaceError(

@@ -361,6 +361,11 @@ def runs_folder() -> Path:
     return Path(given).expanduser().resolve() if given else (project_root() or Path.cwd()) / "runs"
 
 
+def find_run(run: str) -> Path | None:
+    """The folder of a run, given by its name under `runs_folder` or by its folder; None if there is none."""
+    return next((folder for folder in (runs_folder() / run, Path(run)) if (folder / MANIFEST).is_file()), None)
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result.
 

@@ -227,7 +227,7 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     )
     run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(max_new_tokens=5))
     monkeypatch.setattr("assl_kit.cli_ask.open_run", lambda name: run)
-    monkeypatch.setattr("assl_kit.cli_ask._experts", lambda ws: tmp_path)
+    monkeypatch.setattr("assl_kit.cli_ask.experts_folder", lambda ws: tmp_path)
     monkeypatch.setattr(build, "open_silversight", lambda ws, parameters: silversight)
     code, out, _ = assl("ask", "情绪如何？", "--run", "mine")
     assert code == 0 and out.splitlines()[0] == "积极" and out.splitlines()[1].startswith("(expert-0, similarity")
