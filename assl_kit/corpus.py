@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bounds import MAX_COLUMNS, MAX_RECORDS
+from . import bounds
 from .errors import DataError, ParameterError
 from .files import atomic_path
 from .loaders import (
@@ -92,12 +92,12 @@ class _Checker:
                 value = self._text(label, name, value)
             self.columns[name].append(value)
         self.places.append(label)
-        if len(self.places) > MAX_RECORDS:
-            raise DataError(f"there are more than {MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
+        if len(self.places) > bounds.MAX_RECORDS:
+            raise DataError(f"there are more than {bounds.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
         for name, value in record.items():
             if name not in COLUMNS:
-                if str(name) not in self.extras and len(self.extras) >= MAX_COLUMNS:
-                    raise DataError(f"the records have more than {MAX_COLUMNS:,} different fields", where=place)
+                if str(name) not in self.extras and len(self.extras) >= bounds.MAX_COLUMNS:
+                    raise DataError(f"the records have more than {bounds.MAX_COLUMNS:,} different fields", where=place)
                 column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
                 column.append(
                     json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else value

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .bounds import MAX_LINE, MAX_LIST, check_size, open_records, parquet_rows, parse_json
+from . import bounds
+from .bounds import check_size, open_records, parquet_rows, parse_json
 from .errors import DataError
 from .trust import check_dataset_folder, inside
 
@@ -46,11 +47,11 @@ def iter_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         with open_records(path) as handle:
-            while raw := handle.readline(MAX_LINE + 1):
+            while raw := handle.readline(bounds.MAX_LINE + 1):
                 number += 1
                 place = f"{path}:{number}"
-                if len(raw) > MAX_LINE:
-                    raise DataError(f"the line has more than {MAX_LINE:,} bytes", where=place)
+                if len(raw) > bounds.MAX_LINE:
+                    raise DataError(f"the line has more than {bounds.MAX_LINE:,} bytes", where=place)
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     if line:
@@ -68,14 +69,14 @@ def iter_json_list(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, object) for each element of a JSON list (Alpaca); a file of JSON lines under this ending is read too."""
     try:
         with io.TextIOWrapper(open_records(path), encoding="utf-8-sig") as handle:
-            text = handle.read(MAX_LIST + 1)
+            text = handle.read(bounds.MAX_LIST + 1)
     except UnicodeDecodeError as error:
         raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError("the gzip file is damaged or cut off", where=str(path)) from error
-    if len(text) > MAX_LIST:
+    if len(text) > bounds.MAX_LIST:
         raise DataError(
-            f"the file has more than {MAX_LIST:,} characters, too many to be read as one list",
+            f"the file has more than {bounds.MAX_LIST:,} characters, too many to be read as one list",
             where=str(path),
             hint="Write one record a line (.jsonl).",
         )
@@ -219,7 +220,7 @@ def _split_of(path: Path) -> str | None:
 
 def _rows(path: Path) -> list:
     """All rows of one file: a JSON list, or tab-separated lines (.txt, FinRE)."""
-    check_size(path, MAX_LIST)
+    check_size(path, bounds.MAX_LIST)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":

@@ -19,7 +19,7 @@ import pytest
 from helpers_models import make_test_base
 from safetensors.numpy import save_file
 
-from assl_kit import bounds, files, loaders, trust
+from assl_kit import bounds, files, trust
 from assl_kit.adapter_check import check_adapter
 from assl_kit.bank import ExpertBank
 from assl_kit.base_identity import base_info
@@ -544,7 +544,7 @@ def test_a_gzip_bomb_of_many_lines_is_not_unpacked(tmp_path, monkeypatch, name):
 
 
 def test_an_overlong_line_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(loaders, "MAX_LINE", 1000)
+    monkeypatch.setattr(bounds, "MAX_LINE", 1000)
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(RECORD) + "\n" + json.dumps(RECORD | {"input": "x" * 1000}), encoding="utf-8")
     with pytest.raises(DataError, match=r"more than 1,000 bytes .*a\.jsonl:2"):
@@ -560,23 +560,21 @@ def test_hostile_json_is_one_clear_error(tmp_path, name, text, message):
 
 
 def test_a_json_list_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(loaders, "MAX_LIST", 100)
+    monkeypatch.setattr(bounds, "MAX_LIST", 100)
     (tmp_path / "a.json").write_text(json.dumps([RECORD] * 9), encoding="utf-8")
     with pytest.raises(DataError, match="more than 100 characters"):
         load_records(tmp_path / "a.json")
 
 
 def test_records_and_fields_are_bounded(tmp_path, monkeypatch):
-    from assl_kit import corpus
-
     file = tmp_path / "a.jsonl"
     wide = [row | {f"extra{n}": n} for n, row in enumerate(rows(20))]
     file.write_text("\n".join(map(json.dumps, wide)), encoding="utf-8")
     assert len(load_records(file)) == 20
-    monkeypatch.setattr(corpus, "MAX_COLUMNS", 10)
+    monkeypatch.setattr(bounds, "MAX_COLUMNS", 10)
     with pytest.raises(DataError, match="more than 10 different fields"):
         load_records(file)
-    monkeypatch.setattr(corpus, "MAX_RECORDS", 5)
+    monkeypatch.setattr(bounds, "MAX_RECORDS", 5)
     with pytest.raises(DataError, match="more than 5 records"):
         load_records(file)
 
