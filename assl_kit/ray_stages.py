@@ -202,7 +202,11 @@ def _train(loaded: tuple, threads: int, job: dict[str, Any]) -> Any:
 
     torch.set_num_threads(threads)
     model, tokenizer = _base(*loaded)
-    return train_adapter(model, tokenizer, **job)
+    try:
+        return train_adapter(model, tokenizer, **job)
+    except BaseException:  # an interrupt may come at any moment: the base may be left half wrapped
+        _base.cache_clear()
+        raise
 
 
 @lru_cache(maxsize=1)

@@ -266,6 +266,7 @@ def explained(error: BaseException, name: str) -> AsslError:
         return AsslError(f"{name} failed: {ours[-1].rstrip('.')}")
     lines = str(cause).strip().splitlines() or [""]
     hint = "What has been finished is kept: mend the cause and run again."
-    if type(cause).__name__ in ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError"):
+    lost = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "ActorDiedError")
+    if type(cause).__name__ in (*lost, "TerminatedWorkerError"):
         hint = f"The worker's memory may have run out. {hint}"
     return AsslError(f"{name} failed: {type(cause).__name__}: {lines[0].rstrip('.')}", hint=hint)

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from .parameters import DEFAULT_PROFILE, check_names, read_parameter_file
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
-from .scale_out import BACKEND, total
+from .scale_out import BACKEND, explained, total
 from .sharing import STORE
 from .workspace import MANIFEST, Workspace, runs_folder
 
@@ -194,6 +195,8 @@ def run_sweep(
         Before anything runs: a combination cannot be run.
     WorkspaceError
         If the name is that of an ordinary run, or the sweep is running already.
+    AsslError
+        If a worker was killed, as where memory runs out; finished jobs are kept.
     """
     jobs = plan_sweep(grid, name, notebooks_dir=notebooks_dir)
     ws = Workspace.open(runs_folder() / jobs[0].plan.name)
@@ -217,9 +220,10 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
     """Something that maps a function over work on a backend, and the threads each worker may use."""
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
-    cores = cpu_count()
+    cores, dead = cpu_count(), BrokenProcessPool
     if backend == "ray":
         cores = max(1, total("CPU"))
+        from ray.exceptions import RayError as dead
         from ray.util.joblib import register_ray
 
         register_ray()
@@ -230,33 +234,13 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
     def pool(function, work):
         calls = (delayed(function)(*item) for item in work)
         with parallel_config("ray" if backend == "ray" else "loky"):
-            if backend == "local":
-                yield from Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(calls)
-                return
-            with _started_on_ray(workers) as parallel:  # gives its results together, at the end
-                yield from parallel(calls)
+            kind = "list" if backend == "ray" else "generator_unordered"  # Ray gives its results together, at the end
+            try:
+                yield from Parallel(n_jobs=workers, batch_size=1, return_as=kind)(calls)
+            except dead as error:
+                raise explained(error, "a worker of the sweep") from error
 
     yield pool, max(1, cores // workers)
-
-
-@contextmanager
-def _started_on_ray(workers: int) -> Iterator[Callable]:
-    """joblib's Ray workers, ready; on a busy machine they may die before they have begun, and are started again."""
-    from joblib import Parallel
-    from ray.exceptions import RayError
-
-    for left in (2, 1, 0):
-        parallel = Parallel(n_jobs=workers, batch_size=1)
-        try:
-            parallel.__enter__()
-            break
-        except RayError as error:
-            if not left:
-                raise AsslError("the workers on the Ray cluster did not start", hint="Run the sweep again.") from error
-    try:
-        yield parallel
-    finally:
-        parallel.__exit__(None, None, None)
 
 
 def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:
