@@ -1,4 +1,4 @@
-"""The "Open in Colab" badge: one marked line in the README and in the first cell of each notebook."""
+"""The "Open in Colab" badge: one marked line in the README and in each notebook, and where Colab installs from."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from .workspace import project_root
 MARK = "<!-- badge -->"
 _NAME = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[-._A-Za-z0-9]{1,100}")
 _COLAB = "https://colab.research.google.com"
+_INSTALLED = (  # in the numbered notebooks, and the form field of colab/run_all.ipynb
+    (re.compile(r'"assl-kit(\[[a-z,-]+\])(?: @ git\+https://[^"]+)?"'), r'"assl-kit\1 @ git+https://github.com/{}"'),
+    (re.compile(r'^package = "[^"]*"(?=  # @param)', re.MULTILINE), 'package = "git+https://github.com/{}"'),
+)
 
 
 def write_badges(repository: str) -> list[Path]:
     """Write the badge of a GitHub repository into ``README.md`` and every notebook of the checkout.
 
+    A notebook that is opened from the repository then installs the package from there, so that both are of one version.
     An earlier badge is replaced. Nothing else in a file changes, no output, no indentation. All files are read before
     the first one is written.
 
@@ -67,7 +72,7 @@ def write_badges(repository: str) -> list[Path]:
         new = (
             _with_line(old.decode("utf-8"), line)
             if path.suffix == ".md"
-            else _notebook(old.decode("utf-8"), line, place)
+            else _notebook(old.decode("utf-8"), line, repository, place)
         )
         if new.encode("utf-8") != old:
             changed[place] = new.encode("utf-8")
@@ -99,8 +104,8 @@ def _with_line(text: str, line: str) -> str:
     return end.join([lines[0], "", line, *lines[1:]])
 
 
-def _notebook(text: str, line: str, place: Path) -> str:
-    """A notebook's text with the line in its first cell, otherwise the same to the byte."""
+def _notebook(text: str, line: str, repository: str, place: Path) -> str:
+    """A notebook's text with the line in its first cell and the repository as what it installs; else the same bytes."""
     try:
         book = json.loads(text)
         cell = next(cell for cell in book["cells"] if cell["cell_type"] == "markdown")
@@ -111,9 +116,19 @@ def _notebook(text: str, line: str, place: Path) -> str:
     if write is None:
         hint = "Open and save it once in JupyterLab."
         raise DataError("the notebook is not written as Jupyter writes it", where=place.as_posix(), hint=hint)
-    source = _with_line(source, line)
-    cell["source"] = source.splitlines(keepends=True) if isinstance(cell["source"], list) else source
+    _put(cell, _with_line(source, line))
+    for cell in book["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and any(pattern.search(source) for pattern, _ in _INSTALLED):
+            for pattern, installed in _INSTALLED:
+                source = pattern.sub(installed.format(repository), source)
+            _put(cell, source)
     return write(book)
+
+
+def _put(cell: dict, source: str) -> None:
+    """Give a cell its source in the form that it had: lines, or one string."""
+    cell["source"] = source.splitlines(keepends=True) if isinstance(cell["source"], list) else source
 
 
 def _writer(book: dict, text: str) -> Callable[[dict], str] | None:

@@ -58,7 +58,8 @@ def exercise(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             made = nbformat.v4.new_code_cell(without_answers(cell.source), id=cell.id)
         else:
-            made = nbformat.v4.new_markdown_cell(cell.source, id=cell.id)
+            source = cell.source.replace("/notebooks/solutions/", "/notebooks/exercises/")  # in the badge's link
+            made = nbformat.v4.new_markdown_cell(source, id=cell.id)
         cells.append(made)
     metadata = {key: solution.metadata[key] for key in ("kernelspec", "language_info")}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)

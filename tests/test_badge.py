@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,15 +25,32 @@ def checkout(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("notebooks", "colab"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for path in (tmp_path / "README.md", *tmp_path.rglob("*.ipynb")):
+        path.write_bytes(without_badge(path.read_bytes().decode("utf-8")).encode("utf-8"))
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path
+
+
+def without_badge(text: str) -> str:
+    """A file as it was before a maintainer wrote the badge."""
+    text = re.sub(r'    "\[!\[Open in Colab\].*\n    "\\n",\n', "", text)
+    text = re.sub(r"^\[!\[Open in Colab\].*$", MARK, text, flags=re.MULTILINE)
+    text = re.sub(r" @ git\+https://github\.com/[^{}/]+?/[^{}/]+?(?=\\\")", "", text)
+    return re.sub(r'package = \\"git\+https:.*?\\"(?=  # @param)', r'package = \\"assl-kit\\"', text)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_one_line_of_each_file_changes_and_nothing_else(checkout):
+def as_installed_from(repository: str, text: str) -> str:
+    """A line of a notebook file, or its whole text, once the badge has been written."""
+    source = f"git+https://github.com/{repository}"
+    text = text.replace(r"\"assl-kit[colab,train]\"", rf"\"assl-kit[colab,train] @ {source}\"")
+    return text.replace(r"package = \"assl-kit\"", rf"package = \"{source}\"")
+
+
+def test_the_badge_and_what_is_installed_change_and_nothing_else(checkout):
     before = contents(checkout)
     changed = {path.as_posix() for path in write_badges("some-one/assl.kit")}
     after = contents(checkout)
@@ -44,7 +63,9 @@ def test_one_line_of_each_file_changes_and_nothing_else(checkout):
         assert sum(line in text for text in new) == 1 and sum(MARK in text for text in new) == 1
         rest = [text for text in new if line not in text]
         assert [text for text in rest if text.strip() not in ("", r'"\n",')] == [
-            text for text in old if text.strip() not in ("", r'"\n",') and not text.endswith(MARK)
+            as_installed_from("some-one/assl.kit", text)
+            for text in old
+            if text.strip() not in ("", r'"\n",') and not text.endswith(MARK)
         ]
 
 
@@ -56,7 +77,10 @@ def test_a_notebook_keeps_its_outputs_and_begins_with_its_title(checkout):
     first = "".join(new["cells"][0]["source"]).split("\n\n")
     assert first[0].startswith("# ") and first[1] == badge_line("a/b", "notebooks/05_mmr.ipynb")
     assert "\n\n".join([first[0], *first[2:]]) == "".join(old["cells"][0]["source"])
-    assert new["cells"][1:] == old["cells"][1:] and new["metadata"] == old["metadata"]
+    assert new["cells"][3:] == old["cells"][3:] and new["metadata"] == old["metadata"]
+    install = "".join(new["cells"][2]["source"])
+    assert '"assl-kit[colab,train] @ git+https://github.com/a/b"' in install and 'print("assl-kit", ' in install
+    assert install == "".join(old["cells"][2]["source"]).replace("train]", "train] @ git+https://github.com/a/b")
 
 
 def test_twice_is_once_and_another_name_replaces_the_first(checkout):
@@ -82,7 +106,8 @@ def test_any_form_of_the_file_is_kept(checkout, indent, end, ascii_only):
     write_badges("a/b")
     inserted = json.dumps("\n\n" + badge_line("a/b", "colab/run_all.ipynb"))[1:-1].encode()
     content = path.read_bytes()
-    assert content.count(inserted) == 1 and content.replace(inserted, b"") == written.encode("utf-8")
+    assert content.count(inserted) == 1
+    assert content.replace(inserted, b"").decode("utf-8") == as_installed_from("a/b", written)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +163,10 @@ def test_the_command_lists_what_changed(checkout, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2 and "no name of a repository" in capsys.readouterr().err
+
+
+def test_exercises_made_after_the_badge_are_those_it_was_written_into(checkout):
+    write_badges("a/b")
+    before = contents(checkout / "notebooks" / "exercises")
+    subprocess.run([sys.executable, checkout / "notebooks" / "make_exercises.py"], check=True)
+    assert contents(checkout / "notebooks" / "exercises") == before

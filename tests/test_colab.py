@@ -171,7 +171,7 @@ def install(**changes):
 
 
 def test_the_install_names_the_package_only_and_is_held_by_constraints(google, pip, capsys):
-    install()
+    install(package="assl-kit")
     command, check = pip.calls
     assert command[1:5] == ["-m", "pip", "install", "-q"] and command[-1] == "assl-kit[colab,train]"
     assert not any(name in word for word in command for name in ("torch", "numpy"))
