@@ -63,7 +63,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     axes.set_xticks(shares, [f"{share}" for share in shares])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("How much data is enough?")
-    axes.legend(loc="lower right", fontsize=8.5)
+    axes.legend(loc="center right", fontsize=8.5)
     return figure
 
 
@@ -92,7 +92,8 @@ def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
         axes.plot(row["value"], place, "o" if sure else "D", color=colour, markersize=6)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [f"{arm}  −  {against}" for (arm, against), _ in rows])
+    labels = [f"{arm}  −  {against.removeprefix(f'{arm}, ')}" for (arm, against), _ in rows]  # what differs is enough
+    axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
     axes.set(xlabel="difference in mean score (grey diamond: the interval holds 0)", title=title)
     axes.set_title(title, loc="left")

@@ -186,7 +186,7 @@ def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict
 
 def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str, str]) -> Figure:
     """Two maps of the same points side by side: by task (left) and by cluster (right)."""
-    figure, axes = _figure(12.5, 4.6, columns=2)
+    figure, axes = _figure(11.0, 4.4, columns=2)
     plot_map(xy, left, title=titles[0], axes=axes[0])
     colours = {str(k): expert_colours(int(k) + 1)[-1] for k in set(right)}
     plot_map(xy, right, title=titles[1], axes=axes[1], colours=colours)
@@ -209,7 +209,9 @@ def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: fl
         text = format(value, fmt)
         text = text.removeprefix("-") if float(text) == 0 else text
         axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
-    axes.set_xticks(range(values.shape[1]), readable(table.columns), rotation=35, ha="right")
+    columns = readable(table.columns)
+    turned = {"rotation": 35, "ha": "right"} if max(map(len, columns), default=0) > 4 else {}
+    axes.set_xticks(range(values.shape[1]), columns, **turned)
     axes.set_yticks(range(values.shape[0]), readable(table.index))
     axes.set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return axes.figure
