@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from assl_kit import plots
+from assl_kit.evidence_plots import plot_differences
 from assl_kit.synthetic import TASKS
 
 
@@ -57,6 +58,26 @@ def test_matrix_shows_every_number():
     table = pd.DataFrame([[1, 2], [3, 4]], index=["a", "b"], columns=["x", "y"])
     axes = plots.plot_matrix(table, title="t").axes[0]
     assert [t.get_text() for t in axes.texts] == ["1", "2", "3", "4"]
+    assert {t.get_rotation() for t in axes.get_xticklabels()} == {0.0}
+    named = plots.plot_matrix(table.set_axis(["sentiment", "qa"], axis=1), title="t").axes[0]  # they would collide
+    assert {t.get_rotation() for t in named.get_xticklabels()} == {35.0}
+
+
+def test_differences_name_what_differs_and_say_by_colour_and_shape_what_is_told_apart():
+    rows = [("experts", "experts, other encoder", 0.2, 0.1, 0.3), ("experts", "base", -0.2, -0.3, -0.1)]
+    rows += [("experts", "one LoRA", 0.0, -0.1, 0.1)]
+    table = pd.DataFrame(rows, columns=["arm", "against", "value", "low", "high"])
+    table = table.assign(metric="difference in mean", task="mean")
+    pairs = [("experts", against) for against in (*table["against"], "never measured")]
+    axes = plot_differences(table, pairs, title="t").axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        "experts  −  other encoder",
+        "experts  −  base",
+        "experts  −  one LoRA",
+    ]
+    points = [line for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert [line.get_marker() for line in points] == ["o", "o", "D"]
+    assert len({line.get_color() for line in points}) == 3
 
 
 def test_results_has_a_bar_for_each_arm_and_task():
