@@ -189,7 +189,10 @@ def open_silversight(ws, p: Parameters):
     "answers.parquet",
     "07",
     ("records", "experts"),
-    ("base_model", "quantization", "device", "strategy", "max_new_tokens", "min_similarity", "n_test", "seed"),
+    (
+        *("base_model", "quantization", "device", "strategy"),
+        *("max_length", "max_new_tokens", "min_similarity", "n_test", "seed"),
+    ),
 )
 def _build_answers(ws, p, path):
     from .corpus import prompts
@@ -199,6 +202,7 @@ def _build_answers(ws, p, path):
     answers = silversight.generate(
         prompts(test),
         strategy=p.strategy,
+        max_length=p.max_length,
         max_new_tokens=p.max_new_tokens,
         min_similarity=p.min_similarity,
         batch_size=generation_batch(silversight.model),

@@ -124,8 +124,8 @@ class Chat:
         Why there are none.
     title : str
         What is asked.
-    max_new_tokens : int
-        Of an answer.
+    max_length, max_new_tokens : int
+        Of a prompt and of an answer, in tokens.
     examples : list of str
         Questions to begin with.
 
@@ -140,6 +140,7 @@ class Chat:
     records: TrainingRecords | None = None
     no_records: str = "A bank alone does not hold the records it was trained on; a run does."
     title: str = "bank"
+    max_length: int = 512
     max_new_tokens: int = 64
     examples: list[str] = field(default_factory=lambda: list(_USUAL))
 
@@ -152,7 +153,8 @@ class Chat:
         from .build_experts import open_silversight
 
         parameters = ws.current_parameters()
-        chat = cls(open_silversight(ws, parameters), title=ws.display_path(), max_new_tokens=parameters.max_new_tokens)
+        lengths = {"max_length": parameters.max_length, "max_new_tokens": parameters.max_new_tokens}
+        chat = cls(open_silversight(ws, parameters), title=ws.display_path(), **lengths)
         try:
             chat.records = TrainingRecords.of_run(ws, chat.silversight.bank.centroids)
             chat.examples = _examples(read(ws, "records")) or chat.examples
@@ -202,7 +204,8 @@ class Chat:
         """The text so far, and whether it is complete."""
         text = ""
         yield text, False
-        pieces = self.silversight.stream(question, experts=[expert], max_new_tokens=self.max_new_tokens)
+        lengths = {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
+        pieces = self.silversight.stream(question, experts=[expert], **lengths)
         with closing(pieces):
             for piece in pieces:
                 text += piece

@@ -60,10 +60,10 @@ def route(text, run, bank, as_json) -> None:
 def ask(text, run, bank, top_k, as_json) -> None:
     """Let the nearest expert of a run or bank answer the question TEXT, as it writes."""
     _check_question(text)
-    silversight, longest = _silversight(run, bank)
+    silversight, lengths = _silversight(run, bank)
     routes = silversight.route([text])
     (mixture,) = routes.mixtures(top_k)
-    pieces = silversight.stream(text, top_k=top_k, **({"max_new_tokens": longest} if longest else {}))
+    pieces = silversight.stream(text, top_k=top_k, **lengths)
     similarity, margin = float(routes.similarity[0]), float(routes.margin[0])
     if as_json:
         shares = {f"expert-{k}": share for k, share in mixture}
@@ -99,17 +99,18 @@ def chat(run, bank, host, port) -> None:
 
 
 def _silversight(run: str, bank: Path | None):
-    """The experts with base, encoder and router, and the run's longest answer (None: the default)."""
+    """The experts with base, encoder and router, and the run's longest prompt and answer (of a bank: the defaults)."""
     if bank is not None:
         from .silversight import SilverSight
 
-        return SilverSight.from_pretrained(bank), None
+        return SilverSight.from_pretrained(bank), {}
     from .build_experts import open_silversight
 
     ws = open_run(run)
     experts_folder(ws)
     parameters = ws.current_parameters()
-    return open_silversight(ws, parameters), parameters.max_new_tokens
+    lengths = {"max_length": parameters.max_length, "max_new_tokens": parameters.max_new_tokens}
+    return open_silversight(ws, parameters), lengths
 
 
 @click.group()

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from assl_kit.grammar_tasks import grammar_data
+from assl_kit.measured import evidence_results
 from assl_kit.metrics import TASK_METRICS
 from assl_kit.synthetic import TASKS, make_corpus, paraphrases
 
@@ -74,3 +75,10 @@ def test_a_symbol_is_first_where_it_says():
         has = [number for number, text in texts.items() if whole.search(text)]
         assert has and has[0] == first, (symbol, has)
         assert len(meaning) < 100
+
+
+def test_the_public_tasks_are_those_of_the_evidence():
+    measured = evidence_results()
+    measured = measured[(measured["data"] == "CFLEB") & measured["seed"].notna()]
+    names = set(measured.loc[measured["experiment"].isin(["selection", "experts"]), "task"]) - {"mean", "all"}
+    assert {row[3].strip("`") for row in rows("Public tasks")} == names

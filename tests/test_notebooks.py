@@ -117,7 +117,11 @@ def test_its_parameters_are_those_of_the_tiny_profile(path):
 def test_it_begins_with_its_goal_and_ends_with_what_is_next(path):
     cells = read(path).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    assert cells[-1].cell_type == "markdown"
+    for part in ("Needs", "Produces", "Time", "Main idea"):
+        assert f"\n- **{part}** " in cells[0].source, part
+    assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## What to remember\n")
+    assert "Next: " in cells[-1].source
+    assert any("**Predict:**" in cell.source for cell in cells if cell.cell_type == "markdown")
     assert any("assert " in cell.source for cell in code_cells(path)), "claims are asserted"
 
 

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 from helpers_models import make_test_base
 
+from assl_kit import steps
+from assl_kit.build_experts import open_silversight
+from assl_kit.corpus import prompts
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.parameters import resolve
-from assl_kit.steps import STEPS, n_select_of, require, rows_of, sample_by_task, training_pool
+from assl_kit.steps import STEPS, n_select_of, read, require, rows_of, sample_by_task, training_pool
 from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 240, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3}
@@ -101,6 +104,20 @@ def test_metrics_cover_every_arm_and_task(chain):
     assert len(metrics["regret"]) == len(tasks)
     assert sum(row["available"] for row in metrics["kept"]["by_source"]) == metrics["corpus"]["train"]
     assert sum(row["copies"] for row in metrics["kept"]["by_task"]) == metrics["corpus"]["chosen"]
+
+
+def test_routed_answers_read_as_much_of_a_prompt_as_those_they_are_compared_with(chain, tmp_path):
+    ws, parameters = chain
+    silversight = open_silversight(ws, parameters)
+    test = steps.test_records(read(ws, "records"), parameters)
+    STEPS["answers"].build(ws, parameters.model_copy(update={"max_length": 12}), tmp_path / "answers.parquet")
+    found = pd.read_parquet(tmp_path / "answers.parquet")["answer"].tolist()
+    cut, whole = (
+        [answer.text for answer in silversight.generate(prompts(test), max_length=length, max_new_tokens=4)]
+        for length in (12, parameters.max_length)
+    )
+    assert found == cut != whole
+    assert "max_length" in STEPS["answers"].parameters
 
 
 def test_the_same_run_twice_gives_the_same_artifacts(chain, tmp_path):
