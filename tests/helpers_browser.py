@@ -18,7 +18,7 @@ LOCAL = {"127.0.0.1", "localhost"}
 
 
 def chromium_path() -> str:
-    """Chromium's program; where there is none, or no Playwright, the test is skipped (with ASSL_NEEDS_BROWSER it fails)."""
+    """Chromium's program; without it, or Playwright, the test is skipped, or fails if ASSL_NEEDS_BROWSER is set."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if os.environ.get("ASSL_NEEDS_BROWSER"):
         assert found and find_spec("playwright"), "there is no Chromium, or no Playwright"
