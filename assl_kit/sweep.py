@@ -66,7 +66,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """How one job went; ``results`` is empty where it failed."""
+    """How one job went; ``results`` is empty where it failed, ``seconds`` 0 where its worker was killed."""
 
     name: str
     values: dict[str, Plain]
@@ -74,6 +74,10 @@ class Outcome:
     seconds: float
     message: str = ""
     results: dict[str, float] = field(default_factory=dict)
+
+
+class WorkerError(AsslError, RuntimeError):
+    """A process that jobs of a sweep ran in was killed, and the jobs not yet finished with it."""
 
 
 def read_grid(path: Path) -> Grid:
@@ -165,7 +169,8 @@ def run_sweep(
 ) -> tuple[Workspace, list[Outcome]]:
     """Run all jobs of a grid side by side, each in ``runs/<name>/<job>``.
 
-    A job that fails does not stop the others. What several jobs need (the same records, embeddings, …) is made once and
+    A job that fails does not stop the others. Where a worker is killed, as where memory runs out, no more jobs are run:
+    those without an outcome count as failed. What several jobs need (the same records, embeddings, …) is made once and
     linked; called again, finished jobs are not run again.
 
     Parameters
@@ -196,7 +201,7 @@ def run_sweep(
     WorkspaceError
         If the name is that of an ordinary run, or the sweep is running already.
     AsslError
-        If a worker was killed, as where memory runs out; finished jobs are kept.
+        If the Ray cluster cannot be reached or started.
     """
     jobs = plan_sweep(grid, name, notebooks_dir=notebooks_dir)
     ws = Workspace.open(runs_folder() / jobs[0].plan.name)
@@ -206,13 +211,25 @@ def run_sweep(
         say(f"{ws.display_path()}: {len(jobs)} jobs, notebooks {grid.first} to {grid.last}")
         work = [(job, ws.folder / job.name, ws.folder / "shared", threads) for job in jobs]
         found = {}
-        for outcome in pool(_run_job, work):
+        for outcome in _with_the_lost(pool(_run_job, work), jobs):
             found[outcome.name] = outcome
             line = f"{len(found)}/{len(jobs)}  {outcome.name}  {outcome.status}  {outcome.seconds:.1f} s"
             say(f"{line}  {outcome.message}".rstrip())
     outcomes = [found[job.name] for job in jobs]
     write_json(ws.path_of(SWEEP), {"grid": grid.model_dump(by_alias=True), "jobs": [vars(item) for item in outcomes]})
     return ws, outcomes
+
+
+def _with_the_lost(outcomes: Iterator[Outcome], jobs: list[Job]) -> Iterator[Outcome]:
+    """The outcomes as they come; if a worker dies, a failed one for every job that has none, after 0 seconds."""
+    left = {job.name: job for job in jobs}
+    try:
+        for outcome in outcomes:
+            del left[outcome.name]
+            yield outcome
+    except WorkerError as error:
+        for job in left.values():
+            yield Outcome(job.name, job.values, "failed", 0.0, str(error))
 
 
 @contextmanager
@@ -238,7 +255,8 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
             try:
                 yield from Parallel(n_jobs=workers, batch_size=1, return_as=kind)(calls)
             except dead as error:
-                raise explained(error, "a worker of the sweep") from error
+                told = explained(error, "a worker of the sweep")
+                raise WorkerError(told.what, where=told.where, hint=told.hint) from error
 
     yield pool, max(1, cores // workers)
 

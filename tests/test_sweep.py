@@ -222,7 +222,7 @@ def test_the_table_and_the_pictures(tmp_path):
     assert plot_sweep(table[table["status"] == "failed"], "seed", ["seed", "encoder"]) is None
 
 
-def test_a_worker_that_is_killed_is_told_in_a_sentence_and_finished_jobs_are_kept(here, monkeypatch, capsys):
+def test_a_worker_that_is_killed_fails_the_jobs_it_takes_along_and_finished_ones_are_kept(here, monkeypatch, capsys):
     finished = here / "runs" / "k" / "n_clusters-3" / "manifest.json"
     write_notebook(
         here / "nb" / "03_space.ipynb",
@@ -234,8 +234,31 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence_and_finished_jobs_are_kep
         parameters='profile = "tiny"\nworkspace = ""\nn_clusters = 6',
     )
     (here / "k.yaml").write_text("grid: {n_clusters: [3, 4]}\nfrom: 3\nto: 3", encoding="utf-8")
-    code, _, error = assl(monkeypatch, capsys, "sweep", "k.yaml", "--jobs", "2", "--name", "k")
-    assert code == 2
-    assert "a worker of the sweep failed: TerminatedWorkerError" in error and "memory may have run out" in error
-    assert "Traceback" not in error
+    code, out, error = assl(monkeypatch, capsys, "sweep", "k.yaml", "--jobs", "2", "--name", "k", "--json")
+    assert code == 1 and "Traceback" not in error  # work had begun, so not 2
+    told = json.loads(out)
+    kept = json.loads((here / "runs" / "k" / "sweep.json").read_text(encoding="utf-8"))
+    assert kept["jobs"] == told["jobs"] and [job["name"] for job in told["jobs"]] == ["n_clusters-3", "n_clusters-4"]
+    lost = told["jobs"][1]
+    assert lost["status"] == "failed" and lost["results"] == {}
+    assert "a worker of the sweep failed: TerminatedWorkerError" in lost["message"]
+    assert "memory may have run out" in lost["message"] and lost["message"] in error
+    assert "a worker of the sweep failed" in (here / "runs" / "k" / "sweep.html").read_text(encoding="utf-8")
     assert json.loads(finished.read_text(encoding="utf-8"))["notebooks"]["03_space"]["status"] == "done"
+
+
+def test_jobs_without_an_outcome_when_a_worker_dies_are_listed_as_failed():
+    jobs = [sweep.Job(f"seed-{seed}", {"seed": seed}, None) for seed in range(3)]
+
+    def broken():
+        yield Outcome("seed-1", {"seed": 1}, "done", 2.0)
+        raise sweep.WorkerError("a worker of the sweep failed", hint="Run again.")
+
+    found = {outcome.name: outcome for outcome in sweep._with_the_lost(broken(), jobs)}
+    assert {name: outcome.status for name, outcome in found.items()} == {
+        "seed-1": "done",
+        "seed-0": "failed",
+        "seed-2": "failed",
+    }
+    assert found["seed-2"].values == {"seed": 2}
+    assert found["seed-2"].message == "a worker of the sweep failed. Run again."
