@@ -17,6 +17,8 @@ from .steps import check_enough, load_run_records, n_select_of, training_pool
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
 PLACES = ("profile", "workspace")
+#: First and last notebook where none is named; a folder may begin after the one and end before the other.
+BOUNDS = ("00", "09")
 
 
 @dataclass(frozen=True)
@@ -114,25 +116,27 @@ def read_notebook(path: Path) -> ChainNotebook:
     return ChainNotebook(path, declared, "\n\n".join(cell.source for cell in cells))
 
 
-def find_notebooks(folder: Path, first: str = "00", last: str = "09") -> list[ChainNotebook]:
+def find_notebooks(folder: Path, first: str = BOUNDS[0], last: str = BOUNDS[1]) -> list[ChainNotebook]:
     """The notebooks ``NN_name.ipynb`` with numbers from ``first`` to ``last``, in order.
 
     Raises
     ------
     ParameterError
-        If a bound is not a number that exists, or nothing lies between them.
+        If a bound is neither the number of a notebook nor the default, or nothing lies between them.
     DataError
         As `read_notebook`.
     """
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    numbers = [path.name[:2] for path in paths]
+    numbers = list(dict.fromkeys(path.name[:2] for path in paths))
+    there = f"There are {', '.join(numbers)}." if numbers else None
     first, last = str(first).zfill(2), str(last).zfill(2)
     for bound in (first, last):
         if not re.fullmatch(r"\d\d", bound):
-            raise ParameterError(f"{bound!r} is no notebook number", hint=f"There are {', '.join(numbers)}.")
+            raise ParameterError(f"{bound!r} is no notebook number", where=folder.name, hint=there)
+        if bound not in (*numbers, *BOUNDS):
+            raise ParameterError(f"there is no notebook {bound}", where=folder.name, hint=there)
     chosen = [path for path in paths if first <= path.name[:2] <= last]
     if not chosen:
-        there = f"There are {', '.join(numbers)}." if numbers else None
         raise ParameterError(f"there is no notebook from {first} to {last}", where=folder.name, hint=there)
     return [read_notebook(path) for path in chosen]
 
@@ -144,8 +148,8 @@ def make_plan(
     data: str = "",
     *,
     notebooks_dir: str | os.PathLike | None = None,
-    first: str = "00",
-    last: str = "09",
+    first: str = BOUNDS[0],
+    last: str = BOUNDS[1],
     known: dict | None = None,
 ) -> Plan:
     """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors.

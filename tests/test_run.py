@@ -139,12 +139,18 @@ def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
 
 
 def test_a_part_of_the_chain(here):
-    names = [book.name for book in find_notebooks(here / "nb", "1", "08")]
-    assert names == ["01_second"]
-    with pytest.raises(ParameterError, match="no notebook from 03 to 09"):
-        find_notebooks(here / "nb", "03")
-    with pytest.raises(ParameterError, match="'x1' is no notebook number"):
-        find_notebooks(here / "nb", "x1")
+    for bounds in (("1", "01"), ("01",), ("1", "09")):
+        assert [book.name for book in find_notebooks(here / "nb", *bounds)] == ["01_second"]
+    for bounds, message in [
+        (("03",), r"there is no notebook 03 \(nb\)\. There are 00, 01\."),
+        (("00", "60"), r"there is no notebook 60 \(nb\)\. There are 00, 01\."),
+        (("01", "08"), "there is no notebook 08"),
+        (("01", "00"), r"there is no notebook from 01 to 00 \(nb\)\. There are 00, 01\."),
+        (("09",), "there is no notebook from 09 to 09"),
+        (("x1",), r"'x1' is no notebook number \(nb\)\. There are 00, 01\."),
+    ]:
+        with pytest.raises(ParameterError, match=message):
+            find_notebooks(here / "nb", *bounds)
 
 
 def test_only_declared_names_are_injected(here):
