@@ -54,6 +54,7 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
     from .report import write_report
     from .run import run_plan
 
+    _choose_backend(backend)
     overrides = (read_parameter_file(file) if file else {}) | {
         key: parse_assignment(key, value) for key, value in assignments
     }
@@ -62,10 +63,17 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
     if dry_run:
         _print_plan(ws, plan, force, as_json)
         return
-    if backend:
-        os.environ["ASSL_BACKEND"] = backend
     run_plan(plan, ws, force=force, say=_say(as_json))
     _print_run(ws, write_report(ws), as_json)
+
+
+def _choose_backend(given: str | None) -> str:
+    """The backend of the option, else of the environment, checked; all that is started from here on uses it."""
+    from .scale_out import BACKEND, backend
+
+    if given:
+        os.environ[BACKEND] = given
+    return backend()
 
 
 def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
@@ -109,14 +117,13 @@ def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
     from .sweep import plan_sweep, read_grid, run_sweep, sweep_table
     from .sweep_page import write_sweep
 
+    backend = _choose_backend(backend)
     found, name = read_grid(grid), name or grid.stem
     if dry_run:
         rows = [{"job": job.name} | job.values for job in plan_sweep(found, name)]
         print_json(rows) if as_json else print_table(rows[0], [row.values() for row in rows])
         return
-    ws, outcomes = run_sweep(
-        found, name, n_jobs=jobs, backend=backend or os.environ.get("ASSL_BACKEND") or "local", say=_say(as_json)
-    )
+    ws, outcomes = run_sweep(found, name, n_jobs=jobs, backend=backend, say=_say(as_json))
     page = write_sweep(ws, outcomes)
     if as_json:
         print_json({"sweep": ws.display_path(), "jobs": [vars(outcome) for outcome in outcomes], "page": page})

@@ -21,6 +21,7 @@ GOOD = {"instruction": "判断情绪。", "input": "股价上涨", "output": "�
 def assl(monkeypatch, capsys, tmp_path):
     """Run the command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASSL_BACKEND", "")  # what a command sets is forgotten after the test
     monkeypatch.setattr("assl_kit.plan.notebooks_folder", lambda: tmp_path / "nb")
     write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
 
@@ -96,6 +97,20 @@ def test_wrong_use_is_one_message_and_exit_code_2(assl, tmp_path, monkeypatch, a
     (tmp_path / "set.yaml").write_text("n_select: abc\n", encoding="utf-8")
     code, _, err = assl(*arguments)
     assert code == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [("run",), ("sweep", "seeds.yaml")])
+def test_a_dry_run_checks_the_backend_and_the_option_overrides_the_environment(assl, tmp_path, monkeypatch, command):
+    (tmp_path / "seeds.yaml").write_text("grid: {seed: [0, 1]}", encoding="utf-8")
+    monkeypatch.setenv("ASSL_BACKEND", "dask")
+    code, _, err = assl(*command, "--dry-run")
+    assert code == 2 and "unknown backend 'dask' (ASSL_BACKEND). Use 'local' or 'ray'." in err
+    code, out, err = assl(*command, "--dry-run", "--backend", "local")
+    assert (code, err) == (0, "") and out
+    monkeypatch.setattr("assl_kit.scale_out.find_spec", lambda name: None)
+    code, _, err = assl(*command, "--dry-run", "--backend", "ray")
+    assert code == 2 and "the backend 'ray' needs Ray, which is not installed" in err
     assert not (tmp_path / "runs").exists()
 
 
