@@ -154,8 +154,8 @@ def status(run, as_json) -> None:
     from .resume import is_running
 
     if run is None:
-        rows = [{"run": ws.folder.name, "state": _state(ws)} for ws in all_runs()]
-        print_json(rows) if as_json else print_table(("run", "state"), [row.values() for row in rows])
+        rows = [{"run": name} | _state_in(folder) for name, folder in all_runs().items()]
+        print_json(rows) if as_json else print_table(("run", "state"), [(r["run"], _told(r)) for r in rows])
         return
     ws = open_run(run)
     manifest, running = ws.manifest(), is_running(ws)
@@ -180,6 +180,18 @@ def status(run, as_json) -> None:
 def _status(note: dict, running: bool) -> str:
     told = str(note.get("status"))
     return "broken off" if told == "running" and not running else told
+
+
+def _state_in(folder: Path) -> dict[str, str]:
+    """The state of a run that need not be whole: where it is damaged, with a message."""
+    try:
+        return {"state": _state(Workspace.open(folder))}
+    except AsslError as error:
+        return {"state": "damaged", "message": str(error)}
+
+
+def _told(row: dict[str, str]) -> str:
+    return ": ".join(row[key] for key in ("state", "message") if key in row)
 
 
 def _state(ws: Workspace) -> str:

@@ -10,7 +10,7 @@ from .console import from_here, print_json, print_table
 from .errors import ParameterError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, near
 from .steps import experts_folder
-from .workspace import MANIFEST, Workspace, find_run, runs_folder
+from .workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
 
 _run_option = click.option(
     "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
@@ -139,9 +139,15 @@ def vllm(source, out, base, encoder) -> None:
     print(f'Then: python {folder}/client.py "…" --stream')
 
 
-def all_runs() -> list[Workspace]:
-    """The runs in the runs' folder, by name."""
-    return [Workspace.open(path.parent) for path in sorted(runs_folder().glob(f"*/{MANIFEST}"))]
+def all_runs() -> dict[str, Path]:
+    """The folders of the runs in the runs' folder, by name, damaged ones too; a sweep's jobs as ``SWEEP/JOB``."""
+    found, folder = {}, runs_folder()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (path / MANIFEST).is_file():
+            found[path.name] = path
+        elif (path / SWEEP).is_file() or (path / "shared").is_dir():
+            found |= {f"{path.name}/{job.parent.name}": job.parent for job in sorted(path.glob(f"*/{MANIFEST}"))}
+    return found
 
 
 def open_run(run: str) -> Workspace:
@@ -149,9 +155,16 @@ def open_run(run: str) -> Workspace:
     folder = find_run(run)
     if folder is not None:
         return Workspace.open(folder)
-    names = [ws.folder.name for ws in all_runs()]
-    hint = near(run, names) or (f"The runs are {', '.join(names)}." if names else "Run 'assl run' first.")
+    names = list(all_runs())
+    jobs = [name for name in names if name.startswith(f"{run}/")]
+    if jobs:
+        raise WorkspaceError(f"{run!r} is a sweep, not a run", hint=f"Its jobs are {_some(jobs)}.")
+    hint = near(run, names) or (f"The runs are {_some(names)}." if names else "Run 'assl run' first.")
     raise WorkspaceError(f"there is no run {run!r}", hint=hint)
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_question(text: str) -> None:

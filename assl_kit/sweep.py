@@ -25,9 +25,8 @@ from .resume import run_lock
 from .run import run_plan
 from .scale_out import BACKEND, explained, total
 from .sharing import STORE
-from .workspace import MANIFEST, Workspace, runs_folder
+from .workspace import MANIFEST, SWEEP, Workspace, runs_folder
 
-SWEEP = "sweep.json"
 MOST_JOBS = 10_000
 Plain = str | int | float | bool
 

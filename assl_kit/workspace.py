@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SWEEP = "sweep.json"
+_MEND = "Put back a copy of it, or delete it and run again: all is then made anew."
 _PACKAGES = ("assl-kit", "numpy", "pandas", "scikit-learn", "sentence-transformers", "torch", "transformers", "trl")
 
 
@@ -183,22 +185,21 @@ class Workspace:
             found = read_json(path)
         except ValueError as error:  # JSON's, the encoding's, or a file too large
             what = error.what if isinstance(error, AsslError) else "the manifest is not valid JSON"
-            raise WorkspaceError(what, where=self.display_path(MANIFEST)) from error
+            raise WorkspaceError(what, where=self.display_path(MANIFEST), hint=_MEND) from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise WorkspaceError(
                 f"the manifest has not format {FORMAT}",
                 where=self.display_path(MANIFEST),
                 hint="It was written by another version: use another folder.",
             )
+        place = {"where": self.display_path(MANIFEST), "hint": _MEND}
         for part in ("parameters", "artifacts", "notebooks"):
             if not isinstance(found.setdefault(part, {}), dict):
-                raise WorkspaceError(f"{part!r} of the manifest is not a mapping", where=self.display_path(MANIFEST))
+                raise WorkspaceError(f"{part!r} of the manifest is not a mapping", **place)
         for part in ("artifacts", "notebooks"):
             for name, entry in found[part].items():
                 if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
-                    raise WorkspaceError(
-                        f"the entry {name[:80]!r} of the manifest is damaged", where=self.display_path(MANIFEST)
-                    )
+                    raise WorkspaceError(f"the entry {name[:80]!r} of the manifest is damaged", **place)
         return found
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:

@@ -182,6 +182,47 @@ def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
     assert "failed" in assl("status")[1]
 
 
+def test_a_damaged_run_is_listed_and_breaks_nothing_else(assl, tmp_path):
+    from assl_kit.workspace import Workspace
+
+    Workspace.open(tmp_path / "runs" / "whole").update_manifest("notebooks", {"00_only": {"status": "done"}})
+    broken = tmp_path / "runs" / "broken" / "manifest.json"
+    broken.parent.mkdir()
+    for text, message in [
+        ("{", "the manifest is not valid JSON (runs/broken/manifest.json). Put back a copy of it, or delete it"),
+        ('{"format": 1, "notebooks": []}', "'notebooks' of the manifest is not a mapping (runs/broken/manifest.json)."),
+    ]:
+        broken.write_text(text, encoding="utf-8")
+        damaged, whole = json.loads(assl("status", "--json")[1])
+        assert damaged["run"] == "broken" and damaged["state"] == "damaged" and damaged["message"].startswith(message)
+        assert whole == {"run": "whole", "state": "done"}
+        code, out, _ = assl("status")
+        assert code == 0 and f"damaged: {message}" in out
+        code, _, err = assl("status", "wole")
+        assert code == 2 and "there is no run 'wole'. Did you mean 'whole'?" in err
+        code, _, err = assl("status", "broken")
+        assert code == 2 and message in err and "run again" in err
+
+
+@pytest.mark.parametrize("mark", ["sweep.json", "shared/entry.json"])
+def test_jobs_of_a_sweep_are_listed_and_found(assl, tmp_path, mark):
+    from assl_kit.workspace import Workspace
+
+    for job in ("seed-0", "seed-1"):
+        ws = Workspace.open(tmp_path / "runs" / "seeds" / job)
+        ws.update_manifest("notebooks", {"00_only": {"status": "done"}})
+    path = tmp_path / "runs" / "seeds" / mark
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    found = json.loads(assl("status", "--json")[1])
+    assert found == [{"run": f"seeds/seed-{seed}", "state": "done"} for seed in (0, 1)]
+    code, out, _ = assl("status", "seeds/seed-1")
+    assert code == 0 and "00_only" in out and "done" in out
+    assert "Did you mean 'seeds/seed-1'" in assl("status", "seeds/sed-1")[2]
+    code, _, err = assl("status", "seeds")
+    assert code == 2 and "'seeds' is a sweep, not a run. Its jobs are seeds/seed-0, seeds/seed-1." in err
+
+
 def test_two_runs_are_compared(assl, tmp_path):
     from assl_kit.parameters import resolve
     from assl_kit.workspace import Workspace
