@@ -147,7 +147,9 @@ def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None):
             css=_CSS,
         )
     except OSError as error:
-        raise ParameterError(f"cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
+        place = f"port {port}" if port else "a port from 7860"  # gradio's own message tells of gradio's settings
+        hint = "Give another --port, or leave it out." if port else "Give a --port that is free, or another --host."
+        raise ParameterError(f"cannot listen on {host}, {place}", hint=hint) from error
     return page
 
 

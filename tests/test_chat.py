@@ -211,8 +211,10 @@ def test_a_port_that_is_taken_is_one_message(chat):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ParameterError, match="cannot listen on 127.0.0.1"):
-            chat_page.open_page(chat, port=taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        with pytest.raises(ParameterError) as caught:
+            chat_page.open_page(chat, port=port)
+    assert str(caught.value) == f"cannot listen on 127.0.0.1, port {port}. Give another --port, or leave it out."
 
 
 @pytest.fixture
