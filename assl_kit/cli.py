@@ -17,7 +17,7 @@ from . import __version__, cli_ask
 from .cli_ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
 from .errors import AsslError
-from .parameters import DEFAULT_PROFILE, parse_assignment, profile_names, read_parameter_file
+from .parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from .workspace import Workspace, runs_folder
 
 _backend_option = click.option(
@@ -50,15 +50,14 @@ def app() -> None:
 @json_option
 def run(profile, data, name, assignments, file, first, last, force, dry_run, backend, as_json) -> None:
     """Run the notebooks in order and write a report. What is finished and unchanged is not run twice."""
-    from .plan import make_plan
+    from .plan import find_notebooks, given_values, make_plan, notebooks_folder
     from .report import write_report
     from .run import run_plan
 
     _choose_backend(backend)
-    overrides = (read_parameter_file(file) if file else {}) | {
-        key: parse_assignment(key, value) for key, value in assignments
-    }
-    plan = make_plan(profile, name, overrides, data, first=first, last=last)
+    notebooks = find_notebooks(notebooks_folder(), first, last)
+    overrides = (read_parameter_file(file) if file else {}) | given_values(assignments, notebooks)
+    plan = make_plan(profile, name, overrides, data, known={"notebooks": notebooks})
     ws = Workspace.open(runs_folder() / plan.name)
     if dry_run:
         _print_plan(ws, plan, force, as_json)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError, ParameterError
-from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
+from .parameters import (
+    _KINDS,
+    DEFAULT_PROFILE,
+    NAMES,
+    Parameters,
+    check_names,
+    load_profile,
+    parse_assignment,
+    validate,
+)
 from .scale_out import backend
 from .steps import check_enough, load_run_records, n_select_of, training_pool
 
@@ -19,6 +28,8 @@ from .steps import check_enough, load_run_records, n_select_of, training_pool
 PLACES = ("profile", "workspace")
 #: First and last notebook where none is named; a folder may begin after the one and end before the other.
 BOUNDS = ("00", "09")
+#: The least values of parameters that only single notebooks declare.
+LEAST = {"n_draws": 1}
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ def make_plan(
         given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
     own_defaults = {n: v for book in notebooks for n, v in book.declared.items() if n not in (*NAMES, *PLACES)}
     check_names(given, (*NAMES, *own_defaults))
-    own = {n: _same_type(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
+    own = {n: _fitting(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
     parameters = validate({**values, **{n: v for n, v in given.items() if n in NAMES}})
     parameters = parameters.model_copy(update=_absolute(parameters))
     _check_records(parameters, known)
@@ -179,12 +190,31 @@ def make_plan(
     return Plan(_run_name(name, profile, parameters), profile, parameters, own, tuple(notebooks))
 
 
-def _same_type(name: str, value: Any, default: Any) -> Any:
-    """A notebook's own parameter must have the type of its default."""
+def given_values(assignments: Iterable[tuple[str, str]], notebooks: Iterable[ChainNotebook]) -> dict[str, Any]:
+    """The values of ``-p NAME VALUE``; what a notebook declares as text is taken as it stands, as ``-p question 2024``.
+
+    Parameters
+    ----------
+    assignments : iterable of (str, str)
+    notebooks : iterable of ChainNotebook
+
+    Returns
+    -------
+    dict of str to plain value
+    """
+    texts = {n for book in notebooks for n, v in book.declared.items() if n not in NAMES and isinstance(v, str)}
+    return {name: text if name in texts else parse_assignment(name, text) for name, text in assignments}
+
+
+def _fitting(name: str, value: Any, default: Any) -> Any:
+    """A notebook's own parameter must have the type of its default, and not be below what `LEAST` says."""
     kind = type(default)
-    if type(value) is kind or default is None or (kind is float and type(value) is int):
-        return value
-    raise ParameterError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    wanted = _KINDS.get(kind, kind.__name__)
+    if not (type(value) is kind or default is None or (kind is float and type(value) is int)):
+        raise ParameterError(f"{name} must be {wanted}, got {value!r}")
+    if name in LEAST and value < LEAST[name]:
+        raise ParameterError(f"{name} must be {wanted} of at least {LEAST[name]}, not {value!r}")
+    return value
 
 
 def _absolute(parameters: Parameters) -> dict[str, str]:

@@ -167,6 +167,18 @@ def test_programs_read_json(assl, tmp_path):
     assert json.loads(assl("compare", "tiny", "runs/tiny", "--json")[1]) == {"A": "tiny", "B": "runs/tiny"}
 
 
+def test_own_parameters_of_a_notebook_are_checked_and_text_stays_text(assl, tmp_path):
+    declared = 'profile = "tiny"\nquestion = "?"\nn_draws = 5'
+    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(question)", parameters=declared)
+    code, out, _ = assl("run", "-p", "question", "2024", "-p", "n_draws", 1, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["changed"] == {"question": "2024", "n_draws": 1}
+    code, _, err = assl("run", "-p", "n_draws", 0)
+    assert code == 2 and "n_draws must be a whole number of at least 1, not 0" in err
+    code, _, err = assl("run", "-p", "n_draws", "many")
+    assert code == 2 and "n_draws must be a whole number, got 'many'" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
     from assl_kit.resume import run_lock
     from assl_kit.workspace import Workspace
