@@ -52,7 +52,6 @@ __all__ = [
     "paired_difference",
     "pooled_difference",
     "regret_table",
-    "results_table",
     "routing_table",
     "score_answers",
     "task_affinity",
@@ -295,20 +294,3 @@ def _difference_table(rows: list[list], draws: list[np.ndarray], level: float) -
     rows.append(["mean", "mean", n, a, b, a - b, *_interval(np.mean(draws, axis=0), level)])
     table = pd.DataFrame(rows, columns=["task", "metric", "n", "a", "b", "difference", "low", "high"])
     return table.assign(inside_interval=(table["low"] <= 0) & (table["high"] >= 0))
-
-
-def results_table(frames: Sequence[pd.DataFrame] | pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
-    """The results of several arms side by side: arms × tasks, "value [low, high]", the mean last.
-
-    Examples
-    --------
-    >>> records = pd.DataFrame({"task": ["sentiment"] * 2, "output": ["涨", "跌"]})
-    >>> results_table([evaluate(records, ["涨", "跌"], arm="a")], digits=1).to_dict("records")
-    [{'sentiment': '1.0 [1.0, 1.0]', 'mean': '1.0 [1.0, 1.0]'}]
-    """
-    rows = frames if isinstance(frames, pd.DataFrame) else pd.concat(list(frames), ignore_index=True)
-    text = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in rows[["value", "low", "high"]].to_numpy()]
-    wide = rows.assign(text=text).pivot(index="arm", columns="task", values="text")
-    tasks = [*sorted(set(rows["task"]) - {"mean"}), "mean"]
-    wide = wide.reindex(index=list(dict.fromkeys(rows["arm"])), columns=[t for t in tasks if t in wide.columns])
-    return wide.rename_axis(columns=None)

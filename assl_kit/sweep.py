@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import AsslError, ParameterError, WorkspaceError
-from .files import read_json, write_json
+from .files import write_json
 from .parameters import DEFAULT_PROFILE, check_names, read_parameter_file
 from .plan import Plan, make_plan
 from .resume import run_lock
@@ -312,8 +312,3 @@ def sweep_table(outcomes: list[Outcome], *, intervals: bool = False) -> pd.DataF
     table = pd.DataFrame(rows)
     bounds = [name for name in table.columns if name.endswith((" low", " high"))]
     return table if intervals else table.drop(columns=bounds)
-
-
-def read_outcomes(ws: Workspace) -> list[Outcome]:
-    """The outcomes that ``sweep.json`` keeps."""
-    return [Outcome(**job) for job in read_json(ws.path_of(SWEEP))["jobs"]]

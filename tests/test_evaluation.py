@@ -25,7 +25,6 @@ from assl_kit.evaluation import (
     paired_difference,
     pooled_difference,
     regret_table,
-    results_table,
     routing_table,
     score_answers,
     task_affinity,
@@ -221,15 +220,6 @@ def test_a_clear_difference_is_outside_and_a_small_one_inside_the_interval():
     assert not paired_difference(records, good, bad)["inside_interval"].any()
     rolled = less[3:] + less[:3]
     assert paired_difference(records, good, rolled)["inside_interval"].all()
-
-
-def test_results_table_has_arms_by_tasks():
-    records = table(sentiment=["涨", "跌"], qa=["两亿", "三亿"])
-    frames = [evaluate(records, answers, arm=arm) for arm, answers in (("z", ["涨"] * 4), ("a", records["output"]))]
-    wide = results_table(frames, digits=2)
-    assert wide.index.tolist() == ["z", "a"] and wide.columns.tolist() == ["qa", "sentiment", "mean"]
-    assert wide.loc["a", "mean"] == "1.00 [1.00, 1.00]" and wide.loc["z", "sentiment"].startswith("0.50 [")
-    pd.testing.assert_frame_equal(wide, results_table(pd.concat(frames), digits=2))
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------
