@@ -114,7 +114,7 @@ class Parameters(BaseModel):
 
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -325,7 +325,7 @@ def _explain(found: dict[str, Any]) -> str:
         return str(context.get("error", found["msg"]))
     annotation = Parameters.model_fields[name].annotation
     if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
-        wanted = _KINDS.get(annotation, "one of the allowed values")
+        wanted = KINDS.get(annotation, "one of the allowed values")
         return f"{name} must be {wanted}, got {value!r}"
     limits = {
         "greater_than": "more than {gt:g}",

@@ -12,8 +12,8 @@ from typing import Any
 
 from .errors import DataError, ParameterError
 from .parameters import (
-    _KINDS,
     DEFAULT_PROFILE,
+    KINDS,
     NAMES,
     Parameters,
     check_names,
@@ -209,7 +209,7 @@ def given_values(assignments: Iterable[tuple[str, str]], notebooks: Iterable[Cha
 def _fitting(name: str, value: Any, default: Any) -> Any:
     """A notebook's own parameter must have the type of its default, and not be below what `LEAST` says."""
     kind = type(default)
-    wanted = _KINDS.get(kind, kind.__name__)
+    wanted = KINDS.get(kind, kind.__name__)
     if not (type(value) is kind or default is None or (kind is float and type(value) is int)):
         raise ParameterError(f"{name} must be {wanted}, got {value!r}")
     if name in LEAST and value < LEAST[name]:
