@@ -274,7 +274,7 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
     ``asker`` is the process that wants them: if it is killed, this one ends too.
     """
     if os.getpid() != asker:
-        end_with_parent()
+        end_with_parent(asker)
     from .base_model import generate_answers
     from .corpus import prompts
     from .experts import adapted, train_adapter

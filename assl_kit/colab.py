@@ -20,7 +20,7 @@ import pandas as pd
 from .device import pick_device
 from .errors import DataError, ParameterError
 from .files import atomic_path
-from .parameters import Parameters, load_profile, read_parameters, resolve
+from .parameters import load_profile, read_parameters, resolve
 from .plan import Plan
 from .run import NotebookError
 from .steps import experts_folder
@@ -28,7 +28,7 @@ from .workspace import Workspace, runs_folder
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")
-_CHILD = "from assl_kit.parallel import end_with_parent; end_with_parent(); from assl_kit.cli import main; main()"
+_CHILD = "from assl_kit.parallel import end_with_parent; end_with_parent({}); from assl_kit.cli import main; main()"
 
 
 def on_colab() -> bool:
@@ -203,11 +203,11 @@ def command(plan: Plan) -> list[str]:
     """The call of ``assl run`` that executes a plan, with all that differs from its profile."""
     usual = resolve(plan.profile).model_dump()
     values = {name: value for name, value in plan.parameters.model_dump().items() if value != usual[name]}
-    words = [sys.executable, "-c", _CHILD, "run", "--json", "--profile", plan.profile, "--name", plan.name]
+    words = [sys.executable, "-c", _CHILD.format(os.getpid()), "run", "--json"]
+    words += ["--profile", plan.profile, "--name", plan.name]
     words += ["--from", plan.notebooks[0].number, "--to", plan.notebooks[-1].number]
     for name, value in (values | plan.own).items():
-        is_text = name in Parameters.model_fields and isinstance(value, str)
-        words += ["-p", name, value if is_text else json.dumps(value)]
+        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
     return words
 
 

@@ -96,7 +96,7 @@ def main() -> None:
     """Load what can be loaded ahead, then be an ordinary IPython kernel."""
     import importlib
 
-    end_with_parent()
+    end_with_parent(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))  # set by jupyter_client
     for name in _PRELOAD:
         with suppress(ImportError):
             importlib.import_module(name)

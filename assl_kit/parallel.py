@@ -79,13 +79,17 @@ def for_each(work: Callable, items: Sequence, threads: int = 1, progress: str | 
             future.result()
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """Let the system end this process when the one that started it ends, even by kill -9 (Linux).
 
     An IPython kernel looks for its parent too, but only once it has started.
+
+    Parameters
+    ----------
+    parent : int
+        Number of the process that started this one. If that has ended already, this one ends now.
     """
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended in between
+        if os.getppid() != parent:
             sys.exit(1)

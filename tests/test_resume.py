@@ -259,3 +259,19 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
         assert not [path for path in broken.folder.rglob("*") if temporary_owner(path.name) is not None]
         assert not broken.has("experts.partial") and not broken.has("comparison.partial")
         assert broken.json("metrics.json")["corpus"]["chosen"] == 24
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+@pytest.mark.parametrize(("parent", "code"), [("os.getppid()", 0), ("os.getppid() + 1", 1)])
+def test_a_process_whose_parent_ended_before_it_began_ends_too(parent, code):
+    source = f"import os\nfrom assl_kit.parallel import end_with_parent\nend_with_parent({parent})"
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_a_kernel_whose_runner_is_gone_does_not_begin():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environment = os.environ | {"JPY_PARENT_PID": str(gone.pid)}
+    command = [sys.executable, "-m", "assl_kit.kernels", "--log-level=50"]
+    assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == 1
