@@ -23,8 +23,8 @@ from assl_kit import SilverSight, Workspace, colab
 from assl_kit.device import Device
 from assl_kit.environment import check_environment
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
-from assl_kit.parameters import parse_assignment, profile_names
-from assl_kit.plan import make_plan
+from assl_kit.parameters import profile_names
+from assl_kit.plan import given_values, make_plan
 from assl_kit.run import NotebookError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -408,9 +408,10 @@ def test_costs_come_in_the_order_of_the_notebooks(tmp_path):
 def test_the_command_gives_the_run_the_parameters_of_the_plan(here, tmp_path):
     write_notebook(here / "00_a.ipynb", parameters='profile = "tiny"\nworkspace = ""\nwords = "a"\nnumber = 1')
     values = {"seed": 3, "learning_rate": 0.01, "packing": True, "score": "ifd", "words": "12", "number": 2}
-    words = colab.command(plan(here, **values))
+    planned = plan(here, **values)
+    words = colab.command(planned)
     given = dict(zip(words[words.index("-p") + 1 :: 3], words[words.index("-p") + 2 :: 3], strict=True))
-    assert {name: parse_assignment(name, text) for name, text in given.items()} == values
+    assert given_values(given.items(), planned.notebooks) == values  # as the command line reads them
 
 
 # the bank -------------------------------------------------------------------------------------------------------------
