@@ -118,10 +118,10 @@ def _notebook(text: str, line: str, repository: str, place: Path) -> str:
         raise DataError("the notebook is not written as Jupyter writes it", where=place.as_posix(), hint=hint)
     _put(cell, _with_line(source, line))
     for cell in book["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and any(pattern.search(source) for pattern, _ in _INSTALLED):
-            for pattern, installed in _INSTALLED:
-                source = pattern.sub(installed.format(repository), source)
+        old = source = "".join(cell["source"])
+        for pattern, installed in _INSTALLED if cell["cell_type"] == "code" else ():
+            source = pattern.sub(installed.format(repository), source)
+        if source != old:
             _put(cell, source)
     return write(book)
 

@@ -102,16 +102,15 @@ def _build_scores(ws, p, path):
         raw = score_records(records, p.score)
     else:
         model, tokenizer = run_base(p)
-        options = {"max_length": p.max_length, "max_new_tokens": p.max_new_tokens}
         if p.warmup_records:
             warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
             config = training_config(p, epochs=1, **_SHORT)
             with tempfile.TemporaryDirectory() as folder:
                 result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", config)
                 with adapted(model, result.path) as warmed:
-                    raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **options)
+                    raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **p.lengths)
         else:
-            raw = score_records(records, p.score, model=model, tokenizer=tokenizer, **options)
+            raw = score_records(records, p.score, model=model, tokenizer=tokenizer, **p.lengths)
     score = rank_normalise(raw, pool["cluster"].to_numpy())
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
@@ -202,8 +201,7 @@ def _build_answers(ws, p, path):
     answers = silversight.generate(
         prompts(test),
         strategy=p.strategy,
-        max_length=p.max_length,
-        max_new_tokens=p.max_new_tokens,
+        **p.lengths,
         min_similarity=p.min_similarity,
         batch_size=generation_batch(silversight.model),
     )
@@ -287,8 +285,7 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
             answering,
             tokenizer,
             prompts(questions),
-            max_new_tokens=p.max_new_tokens,
-            max_length=p.max_length,
+            **p.lengths,
             batch_size=generation_batch(model),
         )
     return pd.DataFrame({"id": questions["id"], "arm": arm, "answer": answers})

@@ -153,8 +153,7 @@ class Chat:
         from .build_experts import open_silversight
 
         parameters = ws.current_parameters()
-        lengths = {"max_length": parameters.max_length, "max_new_tokens": parameters.max_new_tokens}
-        chat = cls(open_silversight(ws, parameters), title=ws.display_path(), **lengths)
+        chat = cls(open_silversight(ws, parameters), title=ws.display_path(), **parameters.lengths)
         try:
             chat.records = TrainingRecords.of_run(ws, chat.silversight.bank.centroids)
             chat.examples = _examples(read(ws, "records")) or chat.examples

@@ -9,6 +9,7 @@ import click
 from .console import from_here, print_json, print_table
 from .errors import ParameterError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, near
+from .sharing import STORE_FOLDER
 from .steps import experts_folder
 from .workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
 
@@ -109,8 +110,7 @@ def _silversight(run: str, bank: Path | None):
     ws = open_run(run)
     experts_folder(ws)
     parameters = ws.current_parameters()
-    lengths = {"max_length": parameters.max_length, "max_new_tokens": parameters.max_new_tokens}
-    return open_silversight(ws, parameters), lengths
+    return open_silversight(ws, parameters), parameters.lengths
 
 
 @click.group()
@@ -145,7 +145,7 @@ def all_runs() -> dict[str, Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (path / MANIFEST).is_file():
             found[path.name] = path
-        elif (path / SWEEP).is_file() or (path / "shared").is_dir():
+        elif (path / SWEEP).is_file() or (path / STORE_FOLDER).is_dir():
             found |= {f"{path.name}/{job.parent.name}": job.parent for job in sorted(path.glob(f"*/{MANIFEST}"))}
     return found
 

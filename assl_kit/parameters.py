@@ -108,9 +108,9 @@ class Parameters(BaseModel):
         return self
 
     @property
-    def mmr_weights(self) -> tuple[float, float, float]:
-        """The weights (relevance, score, diversity) of :func:`assl_kit.mmr_select`."""
-        return self.mmr_relevance, self.mmr_score, self.mmr_diversity
+    def lengths(self) -> dict[str, int]:
+        """How much of a prompt is read and the longest answer, in tokens, by the names that all that answers takes."""
+        return {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
 
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)

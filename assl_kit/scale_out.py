@@ -23,6 +23,8 @@ from .errors import AsslError, ParameterError
 BACKEND = "ASSL_BACKEND"
 _BACKENDS = ("local", "ray")
 _STARTS = 3  # of a local cluster: its parts may not come up in the 30 seconds that Ray waits on a busy machine
+_LOST = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "ActorDiedError")
+_LOST += ("TerminatedWorkerError",)  # joblib's
 _PATIENCE = 30  # seconds that cancelled tasks have to stop by themselves
 
 
@@ -266,7 +268,6 @@ def explained(error: BaseException, name: str) -> AsslError:
         return AsslError(f"{name} failed: {ours[-1].rstrip('.')}")
     lines = str(cause).strip().splitlines() or [""]
     hint = "What has been finished is kept: mend the cause and run again."
-    lost = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "ActorDiedError")
-    if type(cause).__name__ in (*lost, "TerminatedWorkerError"):
+    if type(cause).__name__ in _LOST:
         hint = f"The worker's memory may have run out. {hint}"
     return AsslError(f"{name} failed: {type(cause).__name__}: {lines[0].rstrip('.')}", hint=hint)

@@ -15,6 +15,8 @@ from .files import atomic_path, read_json, sha256_file, write_json
 
 STORE = "ASSL_SHARED"
 """Environment variable that names the store's folder; without it nothing is shared."""
+STORE_FOLDER = "shared"
+"""The store of a sweep, in its folder."""
 
 
 class SharedArtifact:

@@ -24,7 +24,7 @@ from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
 from .scale_out import BACKEND, explained, total
-from .sharing import STORE
+from .sharing import STORE, STORE_FOLDER
 from .workspace import MANIFEST, SWEEP, Workspace, runs_folder
 
 MOST_JOBS = 10_000
@@ -208,7 +208,7 @@ def run_sweep(
         raise WorkspaceError("there is an ordinary run of this name", where=ws.display_path(), hint="Give --name.")
     with run_lock(ws), _workers(backend, n_jobs, len(jobs)) as (pool, threads):
         say(f"{ws.display_path()}: {len(jobs)} jobs, notebooks {grid.first} to {grid.last}")
-        work = [(job, ws.folder / job.name, ws.folder / "shared", threads) for job in jobs]
+        work = [(job, ws.folder / job.name, ws.folder / STORE_FOLDER, threads) for job in jobs]
         found = {}
         for outcome in _with_the_lost(pool(_run_job, work), jobs):
             found[outcome.name] = outcome

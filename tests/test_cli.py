@@ -294,7 +294,8 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     silversight = SimpleNamespace(
         route=lambda questions: routes, stream=lambda text, **options: told.append(options) or iter(["积", "极"])
     )
-    run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(max_length=90, max_new_tokens=5))
+    lengths = {"max_length": 90, "max_new_tokens": 5}
+    run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(lengths=lengths))
     monkeypatch.setattr("assl_kit.cli_ask.open_run", lambda name: run)
     monkeypatch.setattr("assl_kit.cli_ask.experts_folder", lambda ws: tmp_path)
     monkeypatch.setattr(build, "open_silversight", lambda ws, parameters: silversight)
@@ -302,7 +303,6 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     assert code == 0 and out.splitlines()[0] == "积极" and out.splitlines()[1].startswith("(expert-0, similarity")
     code, out, _ = assl("ask", "情绪如何？", "--run", "mine", "--top-k", 2)
     assert code == 0 and "(expert-0 × 0.55 + expert-1 × 0.45, similarity" in out
-    lengths = {"max_length": 90, "max_new_tokens": 5}
     assert told == [{"top_k": 1} | lengths, {"top_k": 2} | lengths]
     code, _, err = assl("ask", "情绪如何？", "--run", "mine", "--top-k", 3)
     assert code == 2 and "top_k must be a whole number from 1 to 2" in err
