@@ -25,6 +25,7 @@ _BACKENDS = ("local", "ray")
 _STARTS = 3  # of a local cluster: its parts may not come up in the 30 seconds that Ray waits on a busy machine
 _LOST = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "ActorDiedError")
 _LOST += ("TerminatedWorkerError",)  # joblib's
+_SETTLING = 0.5  # seconds that the other tasks have to end before they are cancelled
 _PATIENCE = 30  # seconds that cancelled tasks have to stop by themselves
 
 
@@ -244,18 +245,21 @@ def run_tasks(title: str, tasks: Mapping[str, Callable[[], Any]], *, progress: b
                     found[name] = (value, *rest) if rest else value
                     bar.update()
     except BaseException:
-        _stop(ray, [refs[0] for name, refs in started.items() if name not in found])
+        _stop(ray, [refs[0] for refs in started.values()])
         raise
     return [found[name] for name in tasks]
 
 
 def _stop(ray, refs: list) -> None:
-    """Interrupt tasks, and end the processes of those that go on in spite of it."""
-    for ref in refs:
-        ray.cancel(ref)
-    left = ray.wait(refs, num_returns=len(refs), timeout=_PATIENCE)[1] if refs else []
-    for ref in left:
-        ray.cancel(ref, force=True)
+    """Interrupt tasks, and end the processes of those that go on in spite of it.
+
+    Tasks that have ended, or are about to, are left alone: Ray ends this process where it is told to cancel one whose
+    result it has just received ("Tried to complete task that was not pending"), and what stops one task often stops
+    others at the same moment.
+    """
+    for patience, force in ((_SETTLING, False), (_PATIENCE, True)):
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=patience)[1] if refs else []:
+            ray.cancel(ref, force=force)
 
 
 def explained(error: BaseException, name: str) -> AsslError:

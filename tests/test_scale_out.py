@@ -161,6 +161,19 @@ def test_a_failing_cluster_is_named_and_stops_the_others(ray, tmp_path):
     assert run_tasks("stage", {"again": lambda: ray.remote(lambda: 5).remote()}) == [5]  # the worker is free again
 
 
+def test_tasks_that_have_ended_are_not_cancelled(ray, monkeypatch):
+    def divide(seconds):
+        time.sleep(seconds)
+        return 1 / 0
+
+    cancelled = []
+    monkeypatch.setattr(ray, "cancel", lambda ref, **options: cancelled.append(ref))
+    task = ray.remote(divide)
+    with pytest.raises(AsslError, match="^cluster . failed: ZeroDivisionError"):
+        run_tasks("stage", {"cluster 0": lambda: task.remote(0.1), "cluster 1": lambda: task.remote(0.15)})
+    assert not cancelled  # Ray would end this process
+
+
 def test_a_failing_cluster_of_a_stage_is_named(ray):
     X = np.vstack([np.eye(4, dtype=np.float32), -np.eye(4, dtype=np.float32)])  # the second cluster's rows cancel out
     clusters = np.array([0, 0, 0, 1, 0, 0, 0, 1])
