@@ -97,7 +97,7 @@ def regret_table(routed_scores: np.ndarray, per_expert_scores: np.ndarray, tasks
     DataFrame
         Columns ``task, n, routed, best_expert, best, regret, oracle, oracle_gap``: means over the task's questions;
         ``regret`` = best − routed (may be negative), ``oracle_gap`` = oracle − routed. The last row, "mean", is the
-        mean over tasks (``best_expert`` −1).
+        mean over tasks (``best_expert`` None).
 
     Raises
     ------
@@ -114,16 +114,18 @@ def regret_table(routed_scores: np.ndarray, per_expert_scores: np.ndarray, tasks
     if every.ndim != 2 or 0 in every.shape or routed.shape != (len(every),) or len(tasks) != len(every):
         what = f"routed {routed.shape}, experts {every.shape}, {len(tasks)} tasks; expected (n,), (n, k), n"
         raise ParameterError(f"the shapes do not agree: {what}")
-    rows = []
+    rows, best = [], []
     for task in sorted(set(tasks)):
         own = tasks == task
         means = every[own].mean(axis=0)
         routed_mean, oracle = routed[own].mean(), every[own].max(axis=1).mean()
-        rows.append([task, own.sum(), routed_mean, means.argmax(), means.max(), means.max() - routed_mean, oracle])
-    table = pd.DataFrame(rows, columns=["task", "n", "routed", "best_expert", "best", "regret", "oracle"])
+        rows.append([task, own.sum(), routed_mean, means.max(), means.max() - routed_mean, oracle])
+        best.append(int(means.argmax()))
+    table = pd.DataFrame(rows, columns=["task", "n", "routed", "best", "regret", "oracle"])
     mean = table[["routed", "best", "regret", "oracle"]].mean().to_dict()
-    last = pd.DataFrame([{"task": "mean", "n": len(tasks), "best_expert": -1} | mean])
+    last = pd.DataFrame([{"task": "mean", "n": len(tasks)} | mean])
     table = pd.concat([table, last[table.columns]], ignore_index=True)
+    table.insert(3, "best_expert", pd.Series([*best, None], dtype=object))
     return table.assign(oracle_gap=table["oracle"] - table["routed"])
 
 

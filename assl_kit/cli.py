@@ -1,7 +1,7 @@
 """The command ``assl``: run the chain, look at runs, ask their experts, export them.
 
-Exit codes: 0 all went well; 1 a notebook or a job failed, or the run was interrupted; 2 the parameters, the data or the
-command are wrong; nothing was begun.
+Exit codes: 0 all went well; 1 a notebook, a job or the report of a run failed, or the run was interrupted; 2 the
+parameters, the data or the command are wrong; nothing was begun.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
         _print_plan(ws, plan, force, as_json)
         return
     run_plan(plan, ws, force=force, say=_say(as_json))
-    _print_run(ws, write_report(ws), as_json)
+    try:
+        page = write_report(ws)
+    except AsslError as error:
+        sys.exit(complain(error, 1))  # the run is done
+    _print_run(ws, page, as_json)
 
 
 def _choose_backend(given: str | None) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
 from .evaluation import paired_difference
-from .report import read_metrics
+from .report import parameters_of, read_metrics
 from .stability import jaccard
 from .workspace import Workspace
 
@@ -48,7 +48,7 @@ def compare_runs(a: Workspace, b: Workspace) -> dict[str, pd.DataFrame]:
 
 
 def _parameters(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
-    ours, theirs = ({"profile": m.get("profile")} | m["parameters"] for m in (a, b))
+    ours, theirs = ({"profile": m.get("profile")} | parameters_of(m) for m in (a, b))
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     return pd.DataFrame([(name, ours.get(name), theirs.get(name)) for name in names], columns=["parameter", "A", "B"])
 

@@ -79,6 +79,10 @@ class Plan:
     own: dict[str, Any]
     notebooks: tuple[ChainNotebook, ...]
 
+    def own_of(self, notebook: ChainNotebook) -> dict[str, Any]:
+        """Given or default values of the parameters that single notebooks declare, those of this notebook."""
+        return {n: self.own.get(n, v) for n, v in notebook.declared.items() if n not in (*NAMES, *PLACES)}
+
     def values_for(self, notebook: ChainNotebook) -> dict[str, Any]:
         """What papermill injects: a value for each name the notebook declares, and nothing else."""
         values = {"profile": self.profile, **self.parameters.model_dump(), **self.own}

@@ -131,6 +131,15 @@ def read_metrics(ws: Workspace) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def parameters_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run, then those that single notebooks declare, as ``"05_mmr: n_draws"``."""
+    found = dict(manifest["parameters"])
+    for notebook, note in manifest["notebooks"].items():
+        own = note.get("parameters")
+        found |= {f"{notebook}: {name}": value for name, value in (own.items() if isinstance(own, dict) else ())}
+    return found
+
+
 def results_table(metrics: Mapping[str, Any]) -> pd.DataFrame | None:
     """Tasks by arms: ``value [low, high]`` in each cell, the mean over tasks last; None without results.
 
@@ -273,5 +282,5 @@ def _notebooks(manifest: Mapping[str, Any]) -> pd.DataFrame:
 
 def _parameters(manifest: Mapping[str, Any]) -> pd.DataFrame:
     meaning = {row["name"]: row["description"] for row in describe()}
-    rows = [(name, str(value), meaning.get(name, "")) for name, value in manifest["parameters"].items()]
+    rows = [(name, str(value), meaning.get(name, "")) for name, value in parameters_of(manifest).items()]
     return pd.DataFrame(rows, columns=["parameter", "value", "meaning"])

@@ -111,7 +111,8 @@ def run_plan(plan: Plan, ws: Workspace, *, force: bool = False, say: Callable[[s
 def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel) -> dict[str, Any]:
     """Execute one notebook and write into the manifest how it went."""
     start = time.perf_counter()
-    ws.update_manifest("notebooks", {book.name: {"status": "running"}})
+    own = {"parameters": plan.own_of(book)}
+    ws.update_manifest("notebooks", {book.name: {"status": "running", **own}})
     note: dict[str, Any] = {"status": "interrupted"}
     try:
         execute(book, ws, plan.values_for(book), kernel)
@@ -120,7 +121,7 @@ def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel) -> dic
         note = {"status": "failed", "message": str(error)}
         return {**note, "seconds": time.perf_counter() - start, "error": error}
     finally:
-        note |= {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": peak_memory_mb(kernel)}
+        note |= own | {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": peak_memory_mb(kernel)}
         stop_kernel(kernel)
         if note["status"] == "done":
             copy = ws.path_of(f"notebooks/{book.path.name}")

@@ -75,10 +75,6 @@ class Outcome:
     results: dict[str, float] = field(default_factory=dict)
 
 
-class WorkerError(AsslError, RuntimeError):
-    """A process that jobs of a sweep ran in was killed, and the jobs not yet finished with it."""
-
-
 def read_grid(path: Path) -> Grid:
     """Read a grid file.
 
@@ -220,13 +216,16 @@ def run_sweep(
 
 
 def _with_the_lost(outcomes: Iterator[Outcome], jobs: list[Job]) -> Iterator[Outcome]:
-    """The outcomes as they come; if a worker dies, a failed one for every job that has none, after 0 seconds."""
+    """The outcomes as they come; if a worker dies, a failed one for every job that has none, after 0 seconds.
+
+    Only what ends the workers is raised here: an error of a job is part of its outcome.
+    """
     left = {job.name: job for job in jobs}
     try:
         for outcome in outcomes:
             del left[outcome.name]
             yield outcome
-    except WorkerError as error:
+    except AsslError as error:
         for job in left.values():
             yield Outcome(job.name, job.values, "failed", 0.0, str(error))
 
@@ -254,8 +253,7 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
             try:
                 yield from Parallel(n_jobs=workers, batch_size=1, return_as=kind)(calls)
             except dead as error:
-                told = explained(error, "a worker of the sweep")
-                raise WorkerError(told.what, where=told.where, hint=told.hint) from error
+                raise explained(error, "a worker of the sweep") from error
 
     yield pool, max(1, cores // workers)
 

@@ -220,10 +220,6 @@ class Workspace:
         order = ("format", "created", "versions", "profile", "parameters", "artifacts", "notebooks")
         write_json(self.folder / MANIFEST, {**{k: manifest.get(k) for k in order}, **manifest})
 
-    def artifact_key(self, name: str) -> str | None:
-        """The key the artifact was committed with, or None."""
-        return self.manifest()["artifacts"].get(name, {}).get("key")
-
     def is_current(self, name: str, key: str) -> bool:
         """Whether the artifact is there, was committed with this key, and has not changed since (SHA-256)."""
         entry = self.manifest()["artifacts"].get(name)

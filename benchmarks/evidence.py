@@ -4,7 +4,10 @@
     python benchmarks/evidence.py --data FOLDER --base gemma3-270m    CFLEB and FinEval as JSON lines, a real base
 
 Every arm that is finished is kept under --work and not run again. Records of other data and bases already in the
-output file stay there. With --affinity only the affinity of tasks is measured and only its records are replaced.
+output file stay there. With --only some arms are measured, those of the full grid that a real base is spared among
+them: their records take the place of the same ones of before, and all others stay.
+
+    python benchmarks/evidence.py --data FOLDER --base gemma3-270m --only "chosen 10 %" "k-center 10 %"
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -25,9 +29,9 @@ sys.path.insert(0, str(HERE))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from evidence_arms import done, plan
+    from evidence_arms import done, full_grid, plan
     from evidence_study import SETTINGS, Study
-    from evidence_summary import affinity_records, records_of
+    from evidence_summary import records_of, records_of_arms
     from joblib import Parallel, delayed, parallel_config
     from tqdm.auto import tqdm
 
@@ -43,20 +47,23 @@ def main(arguments: list[str] | None = None) -> int:
               device, setting)
         for seed in options.seeds
     ]  # fmt: skip
+    known = [name for _, name in full_grid(studies[0])]
+    if unknown := [name for name in options.only if name not in known]:
+        _parser().error(f"--only: there is no arm {unknown[0]!r}; there are {', '.join(known)}")
     start = time.perf_counter()
     with parallel_config("loky", inner_max_num_threads=1 if jobs > 1 else None):
         pool = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
-        ready = [] if options.affinity else studies
+        ready = [] if options.only else studies
         for _ in tqdm(pool(delayed(_prepare)(study) for study in ready), total=len(ready), desc="prepare"):
             pass
-        todo = [(study, job) for study in studies for job in plan(study) if not done(study, job)]
-        todo = [(study, job) for study, job in todo if job[0] == "affinity" or not options.affinity]
-        todo.sort(key=lambda item: plan(item[0]).index(item[1]))
+        jobs_of = {study: plan(study, options.only) for study in studies}
+        todo = [(study, job) for study in studies for job in jobs_of[study] if not done(study, job)]
+        todo.sort(key=lambda item: jobs_of[item[0]].index(item[1]))
         for _ in tqdm(pool(delayed(_run)(*item) for item in todo), total=len(todo), desc="arms"):
             pass
         print(f"trained and answered in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
-        found = affinity_records(studies) if options.affinity else records_of(studies, jobs)
-    _write(options.out, found, label, options.base, device, "affinity" if options.affinity else None)
+        found = records_of_arms(studies) if options.only else records_of(studies, jobs)
+    _write(options.out, found, label, options.base, device, options.only)
     return 0
 
 
@@ -75,25 +82,31 @@ def _run(study, job) -> None:
     run_job(study, job)
 
 
-def _write(out: Path, records: list[dict], label: str, base: str, device: str, part: str | None) -> None:
-    """Put the records of a data set and base in the place of those of before; with ``part``, of that experiment."""
+def _write(out: Path, records: list[dict], label: str, base: str, device: str, only: Sequence[str] = ()) -> None:
+    """Put the records of a data set and base in the place of those of before; with ``only``, only the same ones."""
     from importlib.metadata import version
 
     from assl_kit.files import read_json, write_json
 
     kept = read_json(out) if out.is_file() else {"made": {}, "records": []}
-    old = (label, base, part)
+    new = {_identity(r) for r in records}
     kept["records"] = [
-        r for r in kept["records"] if (r["data"], r["base"], r["experiment"] if part else None) != old
-    ] + records
+        r for r in kept["records"]
+        if ((r["data"], r["base"]) != (label, base) if not only else _identity(r) not in new)
+    ] + records  # fmt: skip
     versions = {name: version(name) for name in ("assl-kit", "torch", "transformers", "peft", "trl")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    kept["made"][", ".join(filter(None, old))] = {
+    kept["made"][", ".join([label, base, *only])] = {
         "date": time.strftime("%Y-%m-%d"), "device": device, "machine": platform.machine(), "cores": cores,
         "python": platform.python_version(), "versions": versions,
     }  # fmt: skip
     write_json(out, kept)
     print(f"{len(records)} records of {label} on {base} in {out.name}")
+
+
+def _identity(record: dict) -> tuple:
+    names = ("data", "base", "experiment", "arm", "against", "task", "metric", "seed")
+    return tuple(record.get(name) for name in names)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=0, help="processes; default 2 on a CPU, 1 on a GPU")
     parser.add_argument("--quick", action="store_true", help="a sixth of the records, for a try")
-    parser.add_argument("--affinity", action="store_true", help="measure only how tasks help each other")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' is one")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "evidence", help="for what is finished")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "evidence.json")
     return parser

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from evidence_data import ENCODERS
-from evidence_study import K, Study, load, slug
+from evidence_study import SHARES, K, Study, load, slug
 
 from assl_kit.base_model import answer_nll, base_info, generate_answers
 from assl_kit.corpus import prompts
@@ -23,8 +25,10 @@ Job = tuple[str, str]
 """Kind and name: ``("one", "random 10 %")``."""
 
 
-def plan(study: Study) -> list[Job]:
-    """All jobs of a study, the longest first where all are done anyway."""
+def plan(study: Study, only: Sequence[str] = ()) -> list[Job]:
+    """All jobs of a study, the longest first where all are done anyway; or these alone, of the full grid's."""
+    if only:
+        return [job for job in full_grid(study) if job[1] in only]
     s, full = study.setting, study.setting.grid == "full"
     chosen = [("one", f"chosen {share:.0%}".replace("%", " %")) for share in s.shares]
     others = [("one", job[1].replace("chosen", "random")) for job in chosen]
@@ -39,6 +43,11 @@ def plan(study: Study) -> list[Job]:
         jobs += [("bank", f"experts by cluster, {encoder}") for encoder in s.trained_encoders]
     jobs = [*jobs, *reversed(chosen), *reversed(others), ("base", "base"), ("affinity", "affinity")]
     return jobs if full else [*jobs[1:-1], jobs[0], jobs[-1]]  # what is dearest comes last
+
+
+def full_grid(study: Study) -> list[Job]:
+    """What would be done if time did not matter."""
+    return plan(replace(study, setting=replace(study.setting, grid="full", shares=SHARES)))
 
 
 def done(study: Study, job: Job) -> bool:

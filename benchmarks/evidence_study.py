@@ -121,9 +121,9 @@ class Study:
     def clusters(self, encoder: str = ENCODERS[0]) -> np.ndarray:
         return _clusters(self, encoder)
 
-    def scores(self) -> np.ndarray:
-        """Raw model score of every training record."""
-        return _scores(self)
+    def scores(self, whole: bool = False) -> np.ndarray:
+        """Raw model score of every training record; a real base reads the pool only, without ``whole``."""
+        return _scores(self, whole or self.setting.grid == "full")
 
     def training(self, **changes) -> TrainingConfig:
         s = self.setting
@@ -134,7 +134,7 @@ class Study:
     # choosing --------------------------------------------------------------------------------------------------------
     def choose(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None, **options):
         """The two stages; give the `Selection`. ``rows``: choose among these rows only."""
-        X, raw = self.space(encoder)["train"], self.scores()
+        X, raw = self.space(encoder)["train"], self.scores(whole=options.get("pool_factor", 0) >= len(self.records))
         ids = self.part("train")["id"].to_numpy()
         clusters = self.clusters(encoder) if clusters is None else clusters
         if rows is not None:
@@ -213,15 +213,15 @@ def _clusters(study: Study, encoder: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _scores(study: Study) -> np.ndarray:
+def _scores(study: Study, whole: bool) -> np.ndarray:
     from assl_kit.experts import adapted, train_adapter
 
-    file = study.work / "scores.parquet"
+    file = study.work / ("scores.parquet" if whole else "scores-pool.parquet")
     if not file.is_file():
         model, tokenizer = load(study)
         train, s = study.part("train"), study.setting
         read = np.arange(len(train))
-        if s.grid != "full":  # only the pool, as in a run of the chain; others count as average
+        if not whole:  # only the pool, as in a run of the chain; others count as average
             read = Redistributor().pool(study.space()["train"], study.clusters(), round(0.1 * len(train)),
                                         ids=train["id"].to_numpy())["row"].to_numpy()  # fmt: skip
         warm = train.sample(min(s.warmup, len(train)), random_state=study.seed)

@@ -57,9 +57,11 @@ def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
     return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
-def affinity_records(studies: list[Study]) -> list[dict]:
-    """Of `records_of`, those of the affinity of tasks."""
-    return [record for study in studies for record in _affinity(study)]
+def records_of_arms(studies: list[Study]) -> list[dict]:
+    """Of `records_of`, those of the arms that have been answered, and of the affinity where that was measured."""
+    answers = [read_answers(study) for study in studies]
+    parts = [_arms(study, found) + _affinity(study) for study, found in zip(studies, answers, strict=True)]
+    return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
 def record(study: Study, experiment: str, arm: str, task: str, metric: str, value: float, *, seed=True, n_train=None,

@@ -114,6 +114,18 @@ def test_a_dry_run_checks_the_backend_and_the_option_overrides_the_environment(a
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_report_that_cannot_be_written_after_a_run_is_exit_code_1(assl, tmp_path):
+    write_notebook(
+        tmp_path / "nb" / "00_only.ipynb",
+        "from assl_kit.workspace import Workspace",
+        "Workspace.open(workspace).write_json('metrics.json', {'table': [{'arm': 'a', 'task': 'x', 'value': {}}]})",
+        parameters='profile = "tiny"\nworkspace = ""',
+    )
+    code, out, err = assl("run", "--name", "odd")
+    assert code == 1 and "00_only" in out and "the report cannot be made" in err
+    assert assl("report", "odd")[0] == 2
+
+
 def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
     table = [
         {"arm": a, "task": t, "metric": "accuracy", "n": 9, "value": 0.5} for a in ("base", "routed") for t in "xy"
@@ -133,6 +145,7 @@ def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     manifest = json.loads((tmp_path / "runs" / "mine" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["parameters"]["seed"] == 5
+    assert "00_only: shown" in (tmp_path / "runs" / "mine" / "report.html").read_text(encoding="utf-8")
     code, out, _ = assl("status", "mine")
     assert code == 0 and "00_only" in out and "done" in out
     code, out, _ = assl("report", "runs/mine")

@@ -53,6 +53,13 @@ def test_what_differs_is_shown(runs):
     assert mean["low"] <= mean["difference"] <= mean["high"] and mean["B"] > mean["A"]
 
 
+def test_parameters_of_a_notebook_alone_are_compared_too(runs):
+    for ws, n_draws in zip(runs, (5, 9), strict=True):
+        ws.update_manifest("notebooks", {"09_x": {"status": "done", "parameters": {"n_draws": n_draws, "same": 1}}})
+    told = compare_runs(*runs)["parameters"].to_dict("records")
+    assert told[-1] == {"parameter": "09_x: n_draws", "A": 5, "B": 9} and len(told) == 2
+
+
 def test_a_run_and_itself_do_not_differ(runs):
     found = compare_runs(runs[0], runs[0])
     assert "parameters" not in found and found["artifacts"]["same"].all()

@@ -101,15 +101,33 @@ def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
 
     out = tmp_path / "e.json"
     old = [record("embedded", "affinity", 1), record("embedded", "regret", 1)]
-    evidence._write(out, old, "embedded", "tiny", "cpu", None)
-    evidence._write(out, [record("CFLEB", "affinity", 1)], "CFLEB", "tiny", "cpu", None)
-    evidence._write(out, [record("embedded", "affinity", 2)], "embedded", "tiny", "cpu", "affinity")
+    evidence._write(out, old, "embedded", "tiny", "cpu")
+    evidence._write(out, [record("CFLEB", "affinity", 1)], "CFLEB", "tiny", "cpu")
+    evidence._write(out, [record("embedded", "affinity", 2)], "embedded", "tiny", "cpu", ["affinity"])
     kept = read_json(out)
     assert sorted((r["data"], r["experiment"], r["value"]) for r in kept["records"]) == [
         ("CFLEB", "affinity", 1), ("embedded", "affinity", 2), ("embedded", "regret", 1)]  # fmt: skip
     assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny", "embedded, tiny, affinity"}
-    evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu", None)
+    evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu")
     assert [r["value"] for r in read_json(out)["records"] if r["data"] == "embedded"] == [3]
+
+
+def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, capsys):
+    real = replace(study, setting=replace(study.setting, grid="core", shares=(0.1,)))
+    assert ("one", "k-center 10 %") not in evidence_arms.plan(real)
+    only = evidence_arms.plan(real, ["k-center 10 %", "chosen 3 %", "affinity"])
+    assert only == [("one", "k-center 10 %"), ("one", "chosen 3 %"), ("affinity", "affinity")]
+    with pytest.raises(SystemExit):
+        evidence.main(["--only", "k-centre 10 %"])
+    assert "there is no arm 'k-centre 10 %'; there are all data, 3 epochs, " in capsys.readouterr().err
+
+
+def test_stage_2_alone_reads_the_score_of_every_record(study):
+    real = replace(study, work=study.work / "real", setting=replace(study.setting, grid="core"))
+    pool, whole = real.scores(), real.scores(whole=True)
+    assert len(set(pool)) < len(set(whole)) == 180
+    real.rows_of("chosen 10 %")
+    assert len(real.rows_of("stage 2 alone 10 %")) == 18
 
 
 def test_wordings_of_train_and_test_are_apart_and_eight():

@@ -54,6 +54,7 @@ def test_the_chain_runs_in_order_with_its_parameters(here):
     assert len(lines) == 3 and [line.split()[0] for line in lines[1:]] == ["00_first", "01_second"]
     manifest = ws.manifest()
     assert [note["status"] for note in manifest["notebooks"].values()] == ["done", "done"]
+    assert [note["parameters"] for note in manifest["notebooks"].values()] == [{}, {"shown": 5}]
     assert manifest["parameters"]["seed"] == 3 and manifest["artifacts"]["a.json"]["notebook"] == "00"
 
 

@@ -13,7 +13,7 @@ from helpers_notebooks import write_notebook
 
 import assl_kit.sweep as sweep
 from assl_kit.cli import main
-from assl_kit.errors import DataError, ParameterError, WorkspaceError
+from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
 from assl_kit.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
 from assl_kit.sweep_page import plot_sweep, write_sweep
 from assl_kit.workspace import Workspace
@@ -243,7 +243,7 @@ def test_jobs_without_an_outcome_when_a_worker_dies_are_listed_as_failed():
 
     def broken():
         yield Outcome("seed-1", {"seed": 1}, "done", 2.0)
-        raise sweep.WorkerError("a worker of the sweep failed", hint="Run again.")
+        raise AsslError("a worker of the sweep failed", hint="Run again.")
 
     found = {outcome.name: outcome for outcome in sweep._with_the_lost(broken(), jobs)}
     assert {name: outcome.status for name, outcome in found.items()} == {
