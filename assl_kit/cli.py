@@ -1,7 +1,7 @@
 """The command ``assl``: run the chain, look at runs, ask their experts, export them.
 
-Exit codes: 0 all went well; 1 a notebook, a job or the report of a run failed, or the run was interrupted; 2 the
-parameters, the data or the command are wrong; nothing was begun.
+Exit codes: 0 all went well; 1 a notebook or a job failed, the report of a run could not be written, or the run was
+interrupted; 2 the parameters, the data or the command are wrong; nothing was begun.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_a_report_that_cannot_be_written_after_a_run_is_exit_code_1(assl, tmp_pa
     write_notebook(
         tmp_path / "nb" / "00_only.ipynb",
         "from assl_kit.workspace import Workspace",
-        "Workspace.open(workspace).write_json('metrics.json', {'table': [{'arm': 'a', 'task': 'x', 'value': {}}]})",
+        "Workspace.open(workspace).write_json('metrics.json', {'table': [{'arm': [1], 'task': [2], 'value': 3}]})",
         parameters='profile = "tiny"\nworkspace = ""',
     )
     code, out, err = assl("run", "--name", "odd")
