@@ -48,9 +48,11 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     Figure
     """
     figure, axes = _figure(7.0, 4.0)
+    measured: set[int] = set()
     for kind, colour, marker in (("chosen", TASK_COLOURS[0], "o"), ("random", TASK_COLOURS[5], "s")):
         arms = evidence["arm"].str.extract(rf"^{kind} (\d+) %$")[0].dropna().astype(int)
         shares = sorted(set(arms))
+        measured.update(shares)
         values = [of_seeds(evidence, f"{kind} {share} %") for share in shares]
         axes.plot(shares, [v.mean() for v in values], color=colour, marker=marker, label=f"{kind}, one LoRA")
         low, high = [v.min() for v in values], [v.max() for v in values]
@@ -60,7 +62,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
         if len(values := of_seeds(evidence, arm)):
             axes.axhline(values.mean(), color="#555555", linestyle=style, linewidth=1.2, label=arm)
     axes.set(xscale="log", xlabel="share of the training records, percent", ylabel="mean score over tasks")
-    axes.set_xticks(shares, [f"{share}" for share in shares])
+    axes.set_xticks(sorted(measured), [f"{share}" for share in sorted(measured)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("How much data is enough?")
     axes.legend(loc="center right", fontsize=8.5)

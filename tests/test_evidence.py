@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from assl_kit.evidence_plots import plot_share_curve
 from assl_kit.files import read_json
 from assl_kit.measured import evidence_results
 from assl_kit.verdicts import verdict, verdicts
@@ -137,8 +139,6 @@ def test_wordings_of_train_and_test_are_apart_and_eight():
 
 
 def test_records_of_a_folder_are_split_and_reworded(tmp_path):
-    import pandas as pd
-
     rows = [
         {"id": f"{source}-{split}-{i}", "instruction": "旧", "input": f"材料：{source} {split} {i}", "output": "答",
          "task": task, "source": source.upper(), "split": split}
@@ -184,6 +184,18 @@ def test_the_table_of_the_readme_is_that_of_the_records():
     assert shown == evidence_table.table(evidence_results())
 
 
+def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
+    arms = {"chosen 1 %": (0.2, 0.3), "chosen 10 %": (0.5, 0.7), "random 10 %": (0.4, 0.4), "base": (0.1, 0.1)}
+    rows = [
+        {"arm": arm, "task": "mean", "metric": "mean", "seed": seed, "value": value}
+        for arm, values in arms.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    axes = plot_share_curve(pd.DataFrame(rows)).axes[0]
+    assert axes.get_xticks().tolist() == [1, 10]
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert np.allclose(lines["chosen, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
+
+
 def test_a_verdict_needs_an_interval_on_one_side():
     assert verdict("better", -0.01, 0.2) == "not told apart"
     assert verdict("better", -0.2, -0.1) == "does not hold"
@@ -208,8 +220,6 @@ def test_every_committed_claim_has_a_verdict():
     ],
 )
 def test_a_correlation_against_the_assumption_is_told(values, told, said):
-    import pandas as pd
-
     rows = [
         {"experiment": "affinity", "data": "embedded", "base": "tiny", "arm": "fitted static, 256", "task": "all",
          "metric": "rank correlation with distance", "value": value, "seed": seed,
