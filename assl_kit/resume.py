@@ -19,7 +19,7 @@ from .steps import STEPS, code_hash, register_steps, state_of
 from .workspace import Workspace
 
 LOCK = ".run.lock"
-_OWN_CODE = ("plots.py", "explorer.py")
+_OWN_CODE = ("plots.py", "explorer.py", "evidence_plots.py", "measured.py", "verdicts.py")
 """Modules that change a notebook's pictures, but no artifact."""
 
 

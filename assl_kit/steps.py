@@ -233,6 +233,7 @@ def code_hash() -> str:
     aside = {"plots", "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
     aside |= {"html_page", "report", "console", "cli", "colab", "badge", "explorer"}
     aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
+    aside |= {"evidence_plots", "measured", "verdicts"}
     files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 
