@@ -57,6 +57,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
         axes.plot(shares, [v.mean() for v in values], color=colour, marker=marker, label=f"{kind}, one LoRA")
         low, high = [v.min() for v in values], [v.max() for v in values]
         axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.vlines(shares, low, high, color=colour, alpha=0.4)  # where one share is measured there is no band
     lines = (("all data, 3 epochs", "-"), ("all data, 1 epoch", "--"), ("base", ":"))
     for arm, style in lines:
         if len(values := of_seeds(evidence, arm)):
@@ -65,7 +66,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     axes.set_xticks(sorted(measured), [f"{share}" for share in sorted(measured)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("How much data is enough?")
-    axes.legend(loc="center right", fontsize=8.5)
+    axes.legend(loc="best", fontsize=8.5)
     return figure
 
 
