@@ -57,6 +57,11 @@ class ChainNotebook:
     def number(self) -> str:
         return self.path.name[:2]
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """Of `declared`, what is neither a field of `Parameters` nor one of `PLACES`."""
+        return {name: value for name, value in self.declared.items() if name not in (*NAMES, *PLACES)}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,8 +85,8 @@ class Plan:
     notebooks: tuple[ChainNotebook, ...]
 
     def own_of(self, notebook: ChainNotebook) -> dict[str, Any]:
-        """Given or default values of the parameters that single notebooks declare, those of this notebook."""
-        return {n: self.own.get(n, v) for n, v in notebook.declared.items() if n not in (*NAMES, *PLACES)}
+        """The values, given or default, of the parameters that this notebook alone declares."""
+        return {name: self.own.get(name, default) for name, default in notebook.own.items()}
 
     def values_for(self, notebook: ChainNotebook) -> dict[str, Any]:
         """What papermill injects: a value for each name the notebook declares, and nothing else."""
@@ -181,7 +186,7 @@ def make_plan(
     given = {**(overrides or {}), **({"data": data} if data else {})}
     if given.get("data", "embedded") != "embedded":
         given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
-    own_defaults = {n: v for book in notebooks for n, v in book.declared.items() if n not in (*NAMES, *PLACES)}
+    own_defaults = {n: v for book in notebooks for n, v in book.own.items()}
     check_names(given, (*NAMES, *own_defaults))
     own = {n: _fitting(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
     parameters = validate({**values, **{n: v for n, v in given.items() if n in NAMES}})

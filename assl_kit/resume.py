@@ -15,12 +15,10 @@ from .errors import WorkspaceError
 from .files import sha256_file, sha256_of, temporary_owner
 from .parameters import NAMES
 from .plan import ChainNotebook, Plan
-from .steps import STEPS, code_hash, register_steps, state_of
+from .steps import PICTURES, STEPS, code_hash, register_steps, state_of
 from .workspace import Workspace
 
 LOCK = ".run.lock"
-_OWN_CODE = ("plots.py", "explorer.py", "evidence_plots.py", "measured.py", "verdicts.py")
-"""Modules that change a notebook's pictures, but no artifact."""
 
 
 def inputs_of(book: ChainNotebook) -> list[str]:
@@ -67,7 +65,7 @@ def notebook_key(ws: Workspace, book: ChainNotebook, plan: Plan) -> str:
             "notebook": book.source,
             "values": plan.values_for(book) | {name: values[name] for name in sorted(named)},
             "inputs": {name: made.get(STEPS[name].file, {}).get("sha256") for name in inputs},
-            "code": [code_hash(), *(sha256_file(package / name) for name in _OWN_CODE)],
+            "code": [code_hash(), *(sha256_file(package / f"{name}.py") for name in PICTURES)],
         }
     )
 

@@ -59,6 +59,8 @@ class Step:
 
 
 STEPS: dict[str, Step] = {}
+#: Modules that change what a notebook shows, but no artifact.
+PICTURES = ("plots", "explorer", "evidence_plots", "measured", "verdicts")
 
 
 def step(name: str, file: str, notebook: str, parents=(), parameters=(), read=pd.read_parquet, notes=()):
@@ -230,10 +232,9 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
 def code_hash() -> str:
     """Hash of the package's sources that can change an artifact."""
     folder = Path(__file__).parent
-    aside = {"plots", "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
-    aside |= {"html_page", "report", "console", "cli", "colab", "badge", "explorer"}
+    aside = {*PICTURES, "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
+    aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
     aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
-    aside |= {"evidence_plots", "measured", "verdicts"}
     files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
     return sha256_of([[f.name, sha256_file(f)] for f in files])
 

@@ -90,10 +90,11 @@ def _write(out: Path, records: list[dict], label: str, base: str, device: str, o
 
     kept = read_json(out) if out.is_file() else {"made": {}, "records": []}
     new = {_identity(r) for r in records}
-    kept["records"] = [
-        r for r in kept["records"]
-        if ((r["data"], r["base"]) != (label, base) if not only else _identity(r) not in new)
-    ] + records  # fmt: skip
+
+    def replaced(r: dict) -> bool:
+        return _identity(r) in new if only else (r["data"], r["base"]) == (label, base)
+
+    kept["records"] = [r for r in kept["records"] if not replaced(r)] + records
     versions = {name: version(name) for name in ("assl-kit", "torch", "transformers", "peft", "trl")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kept["made"][", ".join([label, base, *only])] = {

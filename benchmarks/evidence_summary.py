@@ -49,18 +49,17 @@ _FIELDS = ("experiment", "data", "base", "arm", "task", "metric", "value", "seed
 
 def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
     """All records of some seeds of one data set on one base; ``seed`` is None where seeds are pooled."""
-    answers = [read_answers(study) for study in studies]
-    parts = [_arms(study, found) + _routing(study) + _affinity(study) + _regret(study, found)
-             for study, found in zip(studies, answers, strict=True)]  # fmt: skip
+    parts = [records_of_arms(studies), *map(_routing, studies)]
     tasks = [(study, name) for study in studies for name in (*ENCODERS, *VARIANTS, "random choice")]
     parts += Parallel(n_jobs=jobs)(delayed(_stability)(study, name) for study, name in tasks)
-    return [*itertools.chain(*parts), *_differences(studies, answers)]
+    return list(itertools.chain(*parts))
 
 
 def records_of_arms(studies: list[Study]) -> list[dict]:
-    """Of `records_of`, those of the arms that have been answered, and of the affinity where that was measured."""
+    """Of `records_of`, those that come from training: of the arms answered so far, and the affinity if measured."""
     answers = [read_answers(study) for study in studies]
-    parts = [_arms(study, found) + _affinity(study) for study, found in zip(studies, answers, strict=True)]
+    parts = [_arms(study, found) + _affinity(study) + _regret(study, found)
+             for study, found in zip(studies, answers, strict=True)]  # fmt: skip
     return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
