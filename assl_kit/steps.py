@@ -230,13 +230,15 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
 
 @lru_cache(maxsize=1)
 def code_hash() -> str:
-    """Hash of the package's sources that can change an artifact."""
+    """Hash of the package's files that can change an artifact: sources, grammars and the tiny base."""
     folder = Path(__file__).parent
     aside = {*PICTURES, "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
     aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
     aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
-    files = sorted(f for f in folder.glob("*.py") if f.stem not in aside)
-    return sha256_of([[f.name, sha256_file(f)] for f in files])
+    aside |= {"vllm_client", "vllm_export", "environment", "train_bank", "__init__", "baselines", "options", "stability"}
+    files = [f for f in folder.glob("*.py") if f.stem not in aside]
+    files += [f for part in ("grammar", "assets") for f in (folder / part).rglob("*") if f.is_file()]
+    return sha256_of([[f.relative_to(folder).as_posix(), sha256_file(f)] for f in sorted(files)])
 
 
 def training_pool(records: pd.DataFrame) -> pd.DataFrame:

@@ -153,3 +153,11 @@ def test_too_few_or_too_many_to_choose():
 def test_unknown_artifact(tmp_path):
     with pytest.raises(ParameterError, match="unknown artifact"):
         require(Workspace.open(tmp_path), "vectors", resolve("tiny"))
+
+
+def test_the_key_counts_grammars_and_the_tiny_base_and_leaves_out_the_doors(monkeypatch):
+    counted = set()
+    monkeypatch.setattr(steps, "sha256_file", lambda path: counted.add(path.name) or "0")
+    steps.code_hash.__wrapped__()
+    assert {"sentiment.yaml", "model.safetensors", "adbscan.py"} <= counted
+    assert not counted & {"vllm_client.py", "environment.py", "cli.py"}
