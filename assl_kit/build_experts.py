@@ -9,20 +9,21 @@ from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from .build_selection import open_encoder
+from .build_data import evaluation_records, n_select_of
+from .build_space import encoder_in
 from .device import is_small, pick_device
-from .files import read_json, write_json
+from .embedding_file import rows_of
+from .errors import WorkspaceError
+from .files import write_json
 from .parallel import end_with_parent
 from .parameters import Parameters
+from .parents import Parents
 from .scale_out import backend
-from .steps import n_select_of, read, rows_of, sample_by_task, step, test_records, training_pool
+from .splits import sample_by_task, training_pool
+from .workspace import Workspace
 
-_TRAINING = ("base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size")
-_TRAINING += ("gradient_accumulation", "gradient_checkpointing", "packing", "max_length")
-_HELD_OUT = ("holdout_share", "patience")
 _SHORT = {"holdout_share": 0.0, "packing": False}
 """Of trainings on a few records, which would have next to no steps."""
 WORK, LOGS = "experts.partial", "logs"
@@ -57,14 +58,13 @@ def training_config(p: Parameters, **changes):
     return TrainingConfig(**(values | changes))
 
 
-@step("affinity", "affinity.json", "03", ("records",), (*_TRAINING, "affinity_records", "seed"), read=read_json)
-def _build_affinity(ws, p, path):
+def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
     from .base_model import answer_nll
     from .corpus import prompts
     from .experts import adapted, train_adapter
 
-    train = training_pool(read(ws, "records"))
+    train = training_pool(parents["records"])
     n = p.affinity_records
     if not n:
         write_json(path, {"tasks": [], "base_nll": [], "nll": [], "n_records": 0})
@@ -89,15 +89,13 @@ def _build_affinity(ws, p, path):
     write_json(path, {"tasks": tasks, "base_nll": before, "nll": after, "n_records": n})
 
 
-# 05 ------------------------------------------------------------------------------------------------------------------
-@step("scores", "scores.parquet", "05", ("records", "pool"), (*_TRAINING, "score", "warmup_records", "max_new_tokens"))
-def _build_scores(ws, p, path):
+def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The pool's model score, under the base warmed up on a small draw of the pool."""
     from .experts import adapted, train_adapter
     from .scoring import rank_normalise, score_records
 
-    pool = read(ws, "pool")
-    records = pool[["id"]].merge(read(ws, "records"), on="id", how="left")
+    pool = parents["pool"]
+    records = pool[["id"]].merge(parents["records"], on="id", how="left")
     if p.score.startswith("column:"):
         raw = score_records(records, p.score)
     else:
@@ -115,23 +113,14 @@ def _build_scores(ws, p, path):
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
 
-# 06 ------------------------------------------------------------------------------------------------------------------
-@step(
-    "experts",
-    "experts",
-    "06",
-    ("records", "encoder", "embeddings", "selection"),
-    (*_TRAINING, *_HELD_OUT, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
-    read=Path,
-    notes=("training",),
-)
-def _build_experts(ws, p, path):
+def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """One adapter a cluster, and the router beside them: the bank."""
     from .base_model import base_info
     from .encoder import encoder_fingerprint
     from .experts import train_experts
     from .training_table import MEASURED
 
-    records, selection = read(ws, "records"), read(ws, "selection")
+    records, selection = parents["records"], parents["selection"]
     train = None
     if backend() == "ray":
         from .ray_stages import train_side_by_side
@@ -140,8 +129,8 @@ def _build_experts(ws, p, path):
             train_side_by_side, base=p.base_model, device=p.device, quantization=p.quantization, progress=True
         )
     model, tokenizer = run_base(p, "cpu" if train else None)  # the workers have the GPUs
-    encoder = open_encoder(ws, p)
-    X = rows_of(read(ws, "embeddings"), selection["id"])
+    encoder = encoder_in(parents.path("encoder"), p)
+    X = rows_of(parents["embeddings"], selection["id"])
     weights = {"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity}
     bank = train_experts(
         model,
@@ -171,33 +160,41 @@ def generation_batch(model) -> int | None:
     return 128 if is_small(model) else None
 
 
-def open_silversight(ws, p: Parameters):
+def open_silversight(ws: Workspace, p: Parameters):
     """The run's experts with router, base model and encoder: a ``SilverSight``."""
+    return _silversight(ws.path_of("experts"), ws.path_of("encoder"), p)
+
+
+def _silversight(experts: Path, encoder: Path, p: Parameters):
     from .bank import ExpertBank
     from .base_model import base_info
     from .silversight import SilverSight
 
-    bank, encoder = ExpertBank.from_pretrained(ws.path_of("experts")), open_encoder(ws, p)
+    bank = ExpertBank.from_pretrained(experts)
     model, tokenizer = run_base(p)
-    return SilverSight(model, tokenizer, encoder, bank, base=base_info(model, tokenizer, p.base_model))
+    return SilverSight(model, tokenizer, encoder_in(encoder, p), bank, base=base_info(model, tokenizer, p.base_model))
 
 
-# 07 ------------------------------------------------------------------------------------------------------------------
-@step(
-    "answers",
-    "answers.parquet",
-    "07",
-    ("records", "experts"),
-    (
-        *("base_model", "quantization", "device", "strategy"),
-        *("max_length", "max_new_tokens", "min_similarity", "n_test", "seed"),
-    ),
-)
-def _build_answers(ws, p, path):
+def experts_folder(ws: Workspace) -> Path:
+    """The folder of a run's bank.
+
+    Raises
+    ------
+    WorkspaceError
+        If the run has none yet.
+    """
+    if not ws.has("experts"):
+        hint = "Let notebook 06 finish first: it trains them."
+        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
+    return ws.path_of("experts")
+
+
+def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """The routed experts' answers to the test questions, with the routes."""
     from .corpus import prompts
 
-    test = test_records(read(ws, "records"), p)
-    silversight = open_silversight(ws, p)
+    test = evaluation_records(parents["records"], p)
+    silversight = _silversight(parents.path("experts"), parents.path("encoder"), p)
     answers = silversight.generate(
         prompts(test),
         strategy=p.strategy,
@@ -217,15 +214,7 @@ def _build_answers(ws, p, path):
     table.to_parquet(path, index=False)
 
 
-# 08 ------------------------------------------------------------------------------------------------------------------
-@step(
-    "comparison",
-    "comparison.parquet",
-    "08",
-    ("records", "selection", "experts"),
-    (*_TRAINING, *_HELD_OUT, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
-)
-def _build_comparison(ws, p, path):
+def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Answers of the arms that the routed experts are compared with; every arm answers the same test questions.
 
     Trained adapters wait in a folder of the workspace, so that an interrupted comparison goes on where it stopped.
@@ -234,8 +223,8 @@ def _build_comparison(ws, p, path):
 
     from .bank import ExpertBank
 
-    records, selection = read(ws, "records"), read(ws, "selection")
-    train, test = training_pool(records), test_records(records, p)
+    records, selection = parents["records"], parents["selection"]
+    train, test = training_pool(records), evaluation_records(records, p)
     n_select = n_select_of(p, len(train))
     chosen = selection.loc[selection.index.repeat(selection["copies"]), ["id"]].merge(records, on="id", how="left")
     work = ws.path_of("comparison.partial")
@@ -249,7 +238,8 @@ def _build_comparison(ws, p, path):
         del arms[0]
     if p.regret_per_task:
         sample = sample_by_task(test, p.regret_per_task, p.seed)
-        arms += [(path.name, sample, path) for path in ExpertBank.from_pretrained(ws.path_of("experts")).expert_paths]
+        experts = ExpertBank.from_pretrained(parents.path("experts")).expert_paths
+        arms += [(path.name, sample, path) for path in experts]
     with parallel_config("loky", inner_max_num_threads=1):
         found = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(os.getpid(), p, *arm) for arm in arms)
     table = pd.concat(found, ignore_index=True)
@@ -292,91 +282,3 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
 
 
 _base = lru_cache(maxsize=1)(run_base)
-
-
-@step(
-    "metrics",
-    "metrics.json",
-    "08",
-    ("records", "clusters", "selection", "answers", "comparison"),
-    ("n_test", "regret_per_task", "seed"),
-    read=read_json,
-)
-def _build_metrics(ws, p, path):
-    from .evaluation import evaluate, home_experts, paired_difference, regret_table, routing_table
-    from .metrics import baseline_answers, metric_of, score_answers
-    from .semantic import cluster_task_agreement, cluster_task_table
-
-    records, selection = read(ws, "records"), read(ws, "selection")
-    train, test = training_pool(records), test_records(records, p)
-    comparison, routed = read(ws, "comparison"), read(ws, "answers")
-    answers = {"majority / lead": baseline_answers(train, test)}
-    for arm in comparison["arm"].unique():
-        if not arm.startswith("expert-"):
-            answers[arm] = _in_order(test, comparison[comparison["arm"] == arm])
-    answers[ROUTED] = _in_order(test, routed)
-    table = pd.concat([evaluate(test, text, arm=arm, seed=p.seed) for arm, text in answers.items()])
-
-    differences = []
-    for arm in answers:
-        if arm != ROUTED:
-            found = paired_difference(test, answers[ROUTED], answers[arm], seed=p.seed).iloc[-1]
-            differences.append({"arm": ROUTED, "against": arm} | found[["difference", "low", "high"]].to_dict())
-            differences[-1]["inside"] = bool(found["inside_interval"])
-
-    clusters = train.merge(read(ws, "clusters"), on="id")
-    labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
-    counts = cluster_task_table(labels, tasks)
-    route = test[["id", "task"]].merge(routed, on="id")
-    routing = routing_table(route["task"], route["expert"], home_experts(tasks, labels))
-    shares = routing.home_share.drop("all")
-
-    regret = []
-    if p.regret_per_task:
-        sample = sample_by_task(test, p.regret_per_task, p.seed)
-        metric = {task: metric_of(task, list(rows["output"])) for task, rows in test.groupby("task")}
-
-        def scores(rows):
-            parts = zip(sample["task"], sample["output"], _in_order(sample, rows), strict=True)
-            return np.array([score_answers([right], [said], metric[task])[0] for task, right, said in parts])
-
-        every = [scores(rows) for _, rows in comparison[comparison["arm"].str.startswith("expert-")].groupby("arm")]
-        regret = regret_table(scores(routed), np.column_stack(every), sample["task"]).to_dict("records")
-
-    kept = train.merge(selection, on="id", how="left")
-    result = {
-        "table": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "differences": differences,
-        "routing": {
-            "accuracy": float(routing.home_share["all"]),
-            "nmi": routing.nmi,
-            "by_task": [{"task": task, "home_share": float(share)} for task, share in shares.items()],
-        },
-        "clusters": cluster_task_agreement(labels, tasks)
-        | {"table": {str(c): {t: int(n) for t, n in row.items()} for c, row in counts.iterrows()}},
-        "regret": regret,
-        "kept": {f"by_{column}": _kept(kept, column) for column in ("source", "task")},
-        "corpus": {
-            "records": len(records),
-            "train": len(train),
-            "test": len(test),
-            "chosen": int(kept["copies"].sum()),
-        },
-    }
-    write_json(path, result)
-
-
-ROUTED = "chosen tenth, routed experts"
-
-
-def _in_order(records: pd.DataFrame, answers: pd.DataFrame) -> list[str]:
-    return (
-        records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")["answer"].tolist()
-    )
-
-
-def _kept(kept: pd.DataFrame, column: str) -> list[dict]:
-    """Records of each source (or task) there are, how many different ones were kept, and with copies."""
-    groups = kept.groupby(column)
-    table = groups.agg(available=("id", "size"), kept=("copies", "count"), copies=("copies", "sum")).astype(int)
-    return table.sort_values("available", ascending=False, kind="stable").reset_index().to_dict("records")

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from .corpus import prompts
+from .embedding_file import rows_of
 from .encoder import encode
 from .errors import AsslError, ParameterError, WorkspaceError
 from .router import Routes, expert_centroids
 from .silversight import SilverSight
-from .steps import read, rows_of
+from .steps import read
 from .workspace import Workspace
 
 MAX_QUESTION = 1000  #: characters

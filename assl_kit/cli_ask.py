@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from .build_experts import experts_folder
 from .console import from_here, print_json, print_table
 from .errors import ParameterError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, near
 from .sharing import STORE_FOLDER
-from .steps import experts_folder
 from .workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
 
 _run_option = click.option(

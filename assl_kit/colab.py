@@ -17,13 +17,13 @@ from typing import Any
 
 import pandas as pd
 
+from .build_experts import experts_folder
 from .device import pick_device
 from .errors import DataError, ParameterError
 from .files import atomic_path
 from .parameters import load_profile, read_parameters, resolve
 from .plan import Plan
 from .run import NotebookError
-from .steps import experts_folder
 from .workspace import Workspace, runs_folder
 
 DRIVE = Path("/content/drive")

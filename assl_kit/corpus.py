@@ -17,16 +17,7 @@ import pandas as pd
 from . import bounds
 from .errors import DataError, ParameterError
 from .files import atomic_path
-from .loaders import (
-    is_cfleb,
-    is_fineval,
-    iter_cfleb,
-    iter_fineval,
-    iter_hub,
-    iter_json_list,
-    iter_jsonl,
-    iter_parquet,
-)
+from .loaders import is_cfleb, is_fineval, iter_cfleb, iter_fineval, iter_hub, iter_json_list, iter_jsonl, iter_parquet
 from .splits import draw_records, ensure_splits
 
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")

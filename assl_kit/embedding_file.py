@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .corpus import block_starts, prompts, read_block
 from .encoder import encode
@@ -176,3 +177,13 @@ def mapped_rows(X: np.ndarray, rows: np.ndarray, folder: str | os.PathLike) -> I
         out.flush()
         del out
         yield np.asarray(np.memmap(file, X.dtype, "r", shape=shape))
+
+
+def rows_of(embeddings: dict[str, Any], ids) -> np.ndarray:
+    """Embedding rows of the given record ids, float32 of shape (len(ids), d), joined by id."""
+    place = pd.Index(embeddings["ids"])
+    where = place.get_indexer(pd.Index(ids))
+    if (where < 0).any():
+        missing = list(pd.Index(ids)[where < 0][:3])
+        raise DataError("some records have no embedding", where=f"ids {missing}", hint="Run notebook 02 again.")
+    return embeddings["embeddings"][where]

@@ -11,15 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .analysis import (
-    Affinity,
-    Routing,
-    affinity_vs_distance,
-    home_experts,
-    regret_table,
-    routing_table,
-    task_affinity,
-)
+from .analysis import Affinity, Routing, affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
 from .errors import ParameterError
 from .metrics import (
     METRICS,

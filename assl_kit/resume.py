@@ -15,7 +15,7 @@ from .errors import WorkspaceError
 from .files import sha256_file, sha256_of, temporary_owner
 from .parameters import NAMES
 from .plan import ChainNotebook, Plan
-from .steps import PICTURES, STEPS, code_hash, register_steps, state_of
+from .steps import PICTURES, STEPS, code_hash, state_of
 from .workspace import Workspace
 
 LOCK = ".run.lock"
@@ -30,7 +30,6 @@ def inputs_of(book: ChainNotebook) -> list[str]:
     >>> inputs_of(read_notebook(next(notebooks_folder().glob("03_*.ipynb"))))
     ['records', 'encoder', 'embeddings', 'clusters', 'affinity']
     """
-    register_steps()
     wanted = {name for name in STEPS if f'require(ws, "{name}"' in book.source}
     found: set[str] = set()
     while wanted:

@@ -106,3 +106,17 @@ def draw_records(records: pd.DataFrame, n_records: int, seed: int) -> pd.DataFra
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(rows)[:n] for rows, n in zip(strata.values(), quota, strict=True)]
     return records.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True)
+
+
+def training_pool(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that may be learnt from: every split but ``test`` (ours: a dev split counts as training data)."""
+    return records[records["split"] != "test"].reset_index(drop=True)
+
+
+def sample_by_task(records: pd.DataFrame, per_task: int, seed: int) -> pd.DataFrame:
+    """At most ``per_task`` records of each task, drawn without replacement, in their old order."""
+    rng = np.random.default_rng(seed)
+    keep = []
+    for _, rows in sorted(records.groupby("task").indices.items()):
+        keep.extend(rng.permutation(rows)[:per_task])
+    return records.iloc[sorted(keep)].reset_index(drop=True)

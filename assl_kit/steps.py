@@ -15,14 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from .bounds import check_parquet
+from . import build_data, build_evaluation, build_experts, build_selection, build_space
 from .device import peak_memory_mb
-from .errors import DataError, ParameterError, WorkspaceError
-from .files import sha256_file, sha256_of
+from .embedding_file import read_embeddings
+from .errors import ParameterError
+from .files import read_json, sha256_file, sha256_of
 from .parameters import Parameters
+from .parents import Parents, read_artifact
 from .sharing import shared_artifact
 from .workspace import Workspace
 
@@ -37,12 +38,13 @@ class Step:
         Name of the file or folder in the workspace.
     notebook : str
         Number of the notebook that explains it.
+    build : callable
+        ``build(ws, parents, parameters, path)`` writes the artifact to ``path``; it reads what ``parents`` holds, and
+        uses the workspace for work folders and notes only.
     parents : tuple of str
         Artifacts it reads.
     parameters : tuple of str
         Run parameters it depends on.
-    build : callable
-        ``build(ws, parameters, path)`` writes the artifact to ``path``.
     read : callable
         ``read(path)`` loads it.
     notes : tuple of str
@@ -51,24 +53,91 @@ class Step:
 
     file: str
     notebook: str
+    build: Callable[[Workspace, Parents, Parameters, Path], None]
     parents: tuple[str, ...]
     parameters: tuple[str, ...]
-    build: Callable[[Workspace, Parameters, Path], None]
-    read: Callable[[Path], Any]
+    read: Callable[[Path], Any] = pd.read_parquet
     notes: tuple[str, ...] = ()
 
 
-STEPS: dict[str, Step] = {}
+_TRAINING = ("base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size")
+_TRAINING += ("gradient_accumulation", "gradient_checkpointing", "packing", "max_length")
+_HELD_OUT = ("holdout_share", "patience")
+_STAGE_1 = ("min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor")
+_STAGE_1 += ("repeat_share", "max_repeat", "budget_power")
+_MMR = ("mmr_relevance", "mmr_score", "mmr_diversity")
+_ANSWERING = ("base_model", "quantization", "device", "strategy", "max_length", "max_new_tokens")
+
+#: The graph of a run. Of each artifact: its file, its notebook, its builder, its parents, the parameters it depends on.
+STEPS: dict[str, Step] = {
+    "records": Step(
+        "records.parquet", "01", build_data.build_records,
+        (),
+        ("data", "data_format", "n_records", "test_share", "seed"),
+    ),
+    "encoder": Step(
+        "encoder", "02", build_space.build_encoder,
+        ("records",),
+        ("encoder", "encoder_dim", "seed"),
+        read=Path,
+    ),
+    "embeddings": Step(
+        "embeddings.safetensors", "02", build_space.build_embeddings,
+        ("records", "encoder"),
+        ("encoder",),
+        read=read_embeddings,
+    ),
+    "clusters": Step(
+        "clusters.parquet", "03", build_space.build_clusters,
+        ("records", "embeddings"),
+        ("n_clusters", "seed"),
+    ),
+    "affinity": Step(
+        "affinity.json", "03", build_experts.build_affinity,
+        ("records",),
+        (*_TRAINING, "affinity_records", "seed"),
+        read=read_json,
+    ),
+    "pool": Step(
+        "pool.parquet", "04", build_selection.build_pool,
+        ("records", "embeddings", "clusters"),
+        (*_STAGE_1, "n_clusters"),
+    ),
+    "scores": Step(
+        "scores.parquet", "05", build_experts.build_scores,
+        ("records", "pool"),
+        (*_TRAINING, "score", "warmup_records", "max_new_tokens"),
+    ),
+    "selection": Step(
+        "selection.parquet", "05", build_selection.build_selection,
+        ("records", "embeddings", "clusters", "pool", "scores"),
+        (*_STAGE_1, *_MMR),
+    ),
+    "experts": Step(
+        "experts", "06", build_experts.build_experts,
+        ("records", "encoder", "embeddings", "selection"),
+        (*_TRAINING, *_HELD_OUT, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
+        read=Path, notes=("training",),
+    ),
+    "answers": Step(
+        "answers.parquet", "07", build_experts.build_answers,
+        ("records", "encoder", "experts"),
+        (*_ANSWERING, "min_similarity", "n_test", "seed"),
+    ),
+    "comparison": Step(
+        "comparison.parquet", "08", build_experts.build_comparison,
+        ("records", "selection", "experts"),
+        (*_TRAINING, *_HELD_OUT, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
+    ),
+    "metrics": Step(
+        "metrics.json", "08", build_evaluation.build_metrics,
+        ("records", "clusters", "selection", "answers", "comparison"),
+        ("n_test", "regret_per_task", "seed"),
+        read=read_json,
+    ),
+}  # fmt: skip
 #: Modules that change what a notebook shows, but no artifact.
 PICTURES = ("plots", "explorer", "evidence_plots", "measured", "verdicts")
-
-
-def step(name: str, file: str, notebook: str, parents=(), parameters=(), read=pd.read_parquet, notes=()):
-    def register(build):
-        STEPS[name] = Step(file, notebook, tuple(parents), tuple(parameters), build, read, tuple(notes))
-        return build
-
-    return register
 
 
 def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str | None = None) -> Any:
@@ -104,7 +173,6 @@ def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str |
     >>> len(records)
     200
     """
-    register_steps()
     if name not in STEPS:
         raise ParameterError(f"unknown artifact {name!r}", hint=f"Known: {', '.join(STEPS)}.")
     _ensure(ws, name, parameters, notebook, set())
@@ -129,7 +197,7 @@ def _ensure(ws: Workspace, name: str, parameters: Parameters, notebook: str | No
         notes = shared.take(ws.path_of(step.file))
         if notes is None:
             with ws.writing(step.file) as path:
-                step.build(ws, parameters, path)
+                step.build(ws, parents_of(ws, name), parameters, path)
             parts = ws.manifest()
             shared.give(ws.path_of(step.file), {part: parts[part] for part in step.notes if part in parts})
     for part, values in (notes or {}).items():
@@ -144,11 +212,6 @@ def _ensure(ws: Workspace, name: str, parameters: Parameters, notebook: str | No
         peak_memory_mb=peak if math.isfinite(peak) else None,
         notebook=step.notebook,
     )
-
-
-def register_steps() -> None:
-    """Fill ``STEPS``."""
-    from . import build_experts, build_selection  # noqa: F401  (they register the steps)
 
 
 def is_current(ws: Workspace, name: str, parameters: Parameters) -> bool:
@@ -177,7 +240,6 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
     >>> state_of(Workspace.open(tempfile.mkdtemp()), resolve("tiny"), ["records", "clusters"])
     {'records': 'missing', 'clusters': 'missing'}
     """
-    register_steps()
     found: dict[str, str] = {}
 
     def look(name: str) -> str:
@@ -196,25 +258,14 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
 
 def read(ws: Workspace, name: str) -> Any:
     """Load an artifact as it is on disk, current or not."""
-    register_steps()
-    path = ws.path_of(STEPS[name].file)
-    if path.suffix == ".parquet" and path.is_file():
-        check_parquet(path)
-    return STEPS[name].read(path)
+    return read_artifact(ws.path_of(STEPS[name].file), STEPS[name].read)
 
 
-def experts_folder(ws: Workspace) -> Path:
-    """The folder of a run's bank.
-
-    Raises
-    ------
-    WorkspaceError
-        If the run has none yet.
-    """
-    if not ws.has("experts"):
-        hint = "Let notebook 06 finish first: it trains them."
-        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
-    return ws.path_of("experts")
+def parents_of(ws: Workspace, name: str) -> Parents:
+    """What the builder of an artifact may read."""
+    return Parents(
+        name, {parent: (ws.path_of(STEPS[parent].file), STEPS[parent].read) for parent in STEPS[name].parents}
+    )
 
 
 def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
@@ -235,75 +286,16 @@ def code_hash() -> str:
     aside = {*PICTURES, "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
     aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
     aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
-    aside |= {"vllm_client", "vllm_export", "environment", "train_bank", "__init__", "baselines", "options", "stability"}
+    aside |= {
+        "vllm_client",
+        "vllm_export",
+        "environment",
+        "train_bank",
+        "__init__",
+        "baselines",
+        "options",
+        "stability",
+    }
     files = [f for f in folder.glob("*.py") if f.stem not in aside]
     files += [f for part in ("grammar", "assets") for f in (folder / part).rglob("*") if f.is_file()]
     return sha256_of([[f.relative_to(folder).as_posix(), sha256_file(f)] for f in sorted(files)])
-
-
-def training_pool(records: pd.DataFrame) -> pd.DataFrame:
-    """The records that may be learnt from: every split but ``test`` (ours: a dev split counts as training data)."""
-    return records[records["split"] != "test"].reset_index(drop=True)
-
-
-def load_run_records(parameters: Parameters) -> pd.DataFrame:
-    """The run's records, split; the same for a check before the run and for the artifact.
-
-    Raises
-    ------
-    DataError
-        If the data cannot be used.
-    """
-    from .corpus import ensure_splits, load_records
-
-    share, seed = parameters.test_share, parameters.seed
-    options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}
-    records = load_records(parameters.data, format=parameters.data_format, **options)
-    return ensure_splits(records, test_share=share, seed=seed)
-
-
-def check_enough(parameters: Parameters, n_train: int) -> None:
-    """Refuse fewer training records than clusters with a ``DataError``."""
-    if n_train < parameters.n_clusters:
-        raise DataError(
-            f"{n_train} training records are fewer than {parameters.n_clusters} clusters",
-            where=parameters.data,
-            hint="Give more records or lower n_clusters.",
-        )
-
-
-def test_records(records: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """The records to measure on, at most ``n_test`` a task (0: all), drawn with the run's seed."""
-    test = records[records["split"] == "test"].reset_index(drop=True)
-    return sample_by_task(test, parameters.n_test, parameters.seed) if parameters.n_test else test
-
-
-def sample_by_task(records: pd.DataFrame, per_task: int, seed: int) -> pd.DataFrame:
-    """At most ``per_task`` records of each task, drawn without replacement, in their old order."""
-    rng = np.random.default_rng(seed)
-    keep = []
-    for _, rows in sorted(records.groupby("task").indices.items()):
-        keep.extend(rng.permutation(rows)[:per_task])
-    return records.iloc[sorted(keep)].reset_index(drop=True)
-
-
-def rows_of(embeddings: dict[str, Any], ids) -> np.ndarray:
-    """Embedding rows of the given record ids, float32 of shape (len(ids), d), joined by id."""
-    place = pd.Index(embeddings["ids"])
-    where = place.get_indexer(pd.Index(ids))
-    if (where < 0).any():
-        missing = list(pd.Index(ids)[where < 0][:3])
-        raise DataError("some records have no embedding", where=f"ids {missing}", hint="Run notebook 02 again.")
-    return embeddings["embeddings"][where]
-
-
-def n_select_of(parameters: Parameters, n: int) -> int:
-    """How many records to choose out of ``n``: ``n_select`` if given, else ``select_share`` of them."""
-    wanted = parameters.n_select or round(parameters.select_share * n)
-    if not parameters.n_clusters <= wanted <= n:
-        raise ParameterError(
-            f"cannot choose {wanted} of {n} training records for {parameters.n_clusters} experts",
-            where="n_select, select_share",
-            hint="Choose at least one record for each cluster, and not more than there are.",
-        )
-    return wanted

@@ -208,7 +208,7 @@ def _arrow(study: Study, model, tokenizer, bank, n_train: int) -> None:
 def _affinity(study: Study, name: str) -> None:
     """Train on each task; the answer loss of held-out records of every task, question by question."""
     from assl_kit.experts import adapted, train_adapter
-    from assl_kit.steps import sample_by_task
+    from assl_kit.splits import sample_by_task
 
     train, n = study.part("train"), study.setting.affinity
     counts = train["task"].value_counts()

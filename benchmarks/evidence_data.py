@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.corpus import load_records
-from assl_kit.steps import sample_by_task, training_pool
+from assl_kit.splits import sample_by_task, training_pool
 from assl_kit.synthetic import make_corpus
 
 #: CFLEB sources and their measures there (FinRE and FinNL: micro-F1 of labels).

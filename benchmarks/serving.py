@@ -49,9 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
 @contextmanager
 def opened(options) -> Iterator[tuple]:
     """A SilverSight, the name of its base, and questions nobody was trained on."""
+    from assl_kit.build_data import evaluation_records
     from assl_kit.corpus import prompts
     from assl_kit.silversight import SilverSight
-    from assl_kit.steps import read, test_records
+    from assl_kit.steps import read
     from assl_kit.synthetic import make_corpus
     from assl_kit.workspace import Workspace
 
@@ -60,7 +61,7 @@ def opened(options) -> Iterator[tuple]:
 
         ws = Workspace.open(options.run)
         parameters = ws.current_parameters()
-        questions = test_records(read(ws, "records"), parameters).sample(frac=1, random_state=0)
+        questions = evaluation_records(read(ws, "records"), parameters).sample(frac=1, random_state=0)
         yield open_silversight(ws, parameters), parameters.base_model, prompts(questions)
         return
     corpus = make_corpus(400 if options.quick else 3000)

@@ -8,11 +8,14 @@ import pytest
 from helpers_models import make_test_base
 
 from assl_kit import steps
+from assl_kit.build_data import evaluation_records, n_select_of
 from assl_kit.build_experts import open_silversight
 from assl_kit.corpus import prompts
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.embedding_file import rows_of
+from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.parameters import resolve
-from assl_kit.steps import STEPS, n_select_of, read, require, rows_of, sample_by_task, training_pool
+from assl_kit.splits import sample_by_task, training_pool
+from assl_kit.steps import STEPS, read, require
 from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 240, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3}
@@ -109,8 +112,13 @@ def test_metrics_cover_every_arm_and_task(chain):
 def test_routed_answers_read_as_much_of_a_prompt_as_those_they_are_compared_with(chain, tmp_path):
     ws, parameters = chain
     silversight = open_silversight(ws, parameters)
-    test = steps.test_records(read(ws, "records"), parameters)
-    STEPS["answers"].build(ws, parameters.model_copy(update={"max_length": 12}), tmp_path / "answers.parquet")
+    test = evaluation_records(read(ws, "records"), parameters)
+    STEPS["answers"].build(
+        ws,
+        steps.parents_of(ws, "answers"),
+        parameters.model_copy(update={"max_length": 12}),
+        tmp_path / "answers.parquet",
+    )
     found = pd.read_parquet(tmp_path / "answers.parquet")["answer"].tolist()
     cut, whole = (
         [answer.text for answer in silversight.generate(prompts(test), max_length=length, max_new_tokens=4)]
@@ -161,3 +169,12 @@ def test_the_key_counts_grammars_and_the_tiny_base_and_leaves_out_the_doors(monk
     steps.code_hash.__wrapped__()
     assert {"sentiment.yaml", "model.safetensors", "adbscan.py"} <= counted
     assert not counted & {"vllm_client.py", "environment.py", "cli.py"}
+
+
+def test_a_builder_reads_declared_parents_only(chain):
+    parents = steps.parents_of(chain[0], "clusters")
+    assert len(parents["records"]) == 240
+    with pytest.raises(WorkspaceError, match="'clusters' reads 'pool', which is not declared"):
+        parents["pool"]
+    with pytest.raises(WorkspaceError, match="not declared"):
+        parents.path("selection.parquet")

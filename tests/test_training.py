@@ -17,14 +17,7 @@ from assl_kit.bank import ExpertBank
 from assl_kit.base_model import answer_nll, base_info, load_base
 from assl_kit.corpus import load_records, prompts
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts import (
-    TrainingConfig,
-    adapted,
-    train_adapter,
-    train_experts,
-    training_results,
-    training_table,
-)
+from assl_kit.experts import TrainingConfig, adapted, train_adapter, train_experts, training_results, training_table
 from assl_kit.files import read_json, sha256_file
 from assl_kit.training_data import encode_records, hold_out, pack, plan_training
 from assl_kit.training_loop import Fit, answer_loss, check_packing

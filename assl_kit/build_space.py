@@ -1,0 +1,86 @@
+"""Builders of the semantic space: the encoder, the embeddings, the clusters (notebooks 02 and 03)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .corpus import BLOCK, block_starts
+from .embedding_file import embed_block, mapped_rows, rows_of, write_embeddings
+from .files import write_json
+from .parameters import Parameters
+from .parents import Parents
+from .scale_out import backend
+from .splits import training_pool
+from .workspace import Workspace
+
+
+def build_encoder(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """A fitted encoder is saved; of any other only its name is noted."""
+    from .corpus import prompts
+    from .encoder import encoder_fingerprint, load_encoder
+
+    if p.encoder == "fit":
+        texts = prompts(training_pool(parents["records"]))
+        load_encoder("fit", texts=texts, dim=p.encoder_dim, seed=p.seed).save(str(path))
+    else:
+        path.mkdir()
+        encoder = load_encoder(p.encoder, device=p.device)
+        write_json(path / "name.json", {"name": p.encoder, "fingerprint": encoder_fingerprint(encoder)})
+
+
+def open_encoder(ws: Workspace, parameters: Parameters):
+    """The run's encoder, a ``SentenceTransformer``."""
+    return encoder_in(ws.path_of("encoder"), parameters)
+
+
+def encoder_in(folder: Path, p: Parameters):
+    """The encoder that a run fitted into ``folder``, or the one it names."""
+    from .encoder import load_encoder
+
+    return load_encoder(str(folder)) if p.encoder == "fit" else load_encoder(p.encoder, device=p.device)
+
+
+def build_embeddings(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """Block by block of the records, so that a block's rows do not depend on who embeds it."""
+    records, folder = parents.path("records"), parents.path("encoder")
+    if backend() == "ray":
+        from .ray_stages import embed_side_by_side
+
+        where = (str(folder), "cpu") if p.encoder == "fit" else (p.encoder, p.device)
+        blocks = embed_side_by_side(records, where[0], device=where[1])
+    else:
+        encoder = encoder_in(folder, p)
+        blocks = (embed_block(encoder, records, number) for number in range(len(block_starts(records)) - 1))
+    write_embeddings(path, pd.read_parquet(records, columns=["id"])["id"], blocks)
+
+
+@contextmanager
+def training_rows(ws: Workspace, parents: Parents) -> Iterator[tuple[pd.Series, np.ndarray]]:
+    """Ids and embeddings of the training records, in their order; for Ray's workers in a file that they can map."""
+    ids = training_pool(pd.read_parquet(parents.path("records"), columns=["id", "split"]))["id"]
+    space = parents["embeddings"]
+    if backend() == "local":
+        yield ids, rows_of(space, ids)
+        return
+    places = rows_of(space | {"embeddings": np.arange(len(space["ids"]))}, ids)
+    with mapped_rows(space["embeddings"], places, ws.folder) as X:
+        yield ids, X
+
+
+def build_clusters(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """The training records' clusters, and the similarity of each to its centroid."""
+    from .semantic import SemanticKMeans
+
+    with training_rows(ws, parents) as (ids, X):
+        kmeans = SemanticKMeans(n_clusters=p.n_clusters, random_state=p.seed).fit(X)
+        own, similarity = kmeans.labels_, np.empty(len(X), np.float32)
+        for start in range(0, len(X), BLOCK):
+            part = slice(start, start + BLOCK)
+            similarity[part] = np.einsum("ij,ij->i", X[part], kmeans.cluster_centers_[own[part]])
+    table = pd.DataFrame({"id": ids, "cluster": own, "similarity": similarity})
+    table.to_parquet(path, index=False)
