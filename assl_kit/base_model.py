@@ -11,6 +11,7 @@ import numpy as np
 
 from .base_identity import TINY_BASE, base_info, unwrap
 from .base_loading import load_base
+from .checks import as_texts
 from .device import fitting_threads
 from .errors import DataError, ParameterError
 from .inference import InferenceReport, cut_left, in_batches
@@ -98,8 +99,8 @@ def answer_nll(
     import torch
 
     _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
-    answers = _texts(answers, "answers")
-    prompts = [""] * len(answers) if prompts is None else _texts(prompts, "prompts")
+    answers = as_texts(answers, "answers")
+    prompts = [""] * len(answers) if prompts is None else as_texts(prompts, "prompts")
     if len(prompts) != len(answers):
         raise DataError(f"there are {len(prompts)} prompts but {len(answers)} answers")
     if not answers:
@@ -221,7 +222,7 @@ def generate_answers(
     import torch
 
     _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts = _texts(prompts, "prompts")
+    prompts = as_texts(prompts, "prompts")
     if adapter_names is not None:
         adapter_names = _adapters(model, adapter_names, len(prompts))
     if not prompts:
@@ -328,14 +329,6 @@ def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
-
-
-def _texts(texts: Sequence[str], name: str) -> list[str]:
-    texts = list(texts)
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"{name} must be strings, not {type(text).__name__}", where=f"row {row}")
-    return texts
 
 
 def _positive(**numbers: int) -> None:

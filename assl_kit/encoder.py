@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ._static_encoder import static_rows
+from .checks import as_texts
 from .device import pick_device
 from .errors import DataError, ParameterError
 from .files import atomic_path, sha256_of
@@ -71,7 +72,7 @@ def load_encoder(
         return _load(name, where)
     if texts is None:
         raise ParameterError("encoder 'fit' needs texts to fit on", hint="Give texts=…, a folder, or a hub id.")
-    texts = _strings(texts)
+    texts = as_texts(texts)
     settings = {"dim": dim, "vocab_size": vocab_size, "seed": seed}
     if cache_dir is None:
         return fit_static_encoder(texts, **settings).to(where)
@@ -167,7 +168,7 @@ def fit_static_encoder(
     ):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ParameterError(f"{key} must be a whole number of at least {least}, not {value!r}")
-    texts = _strings(texts)
+    texts = as_texts(texts)
     if len(texts) > max_texts:
         chosen = np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
         texts = [texts[row] for row in chosen]
@@ -312,7 +313,7 @@ def encode(
     >>> X.shape, bool(abs(X[0] @ X[0] - 1) < 1e-6)
     ((2, 3), True)
     """
-    texts = _strings(texts)
+    texts = as_texts(texts)
     if not texts:
         return np.zeros((0, _dimension(encoder)), dtype=np.float32)
     if cache_dir is None:
@@ -377,13 +378,3 @@ def _content(texts: list[str]) -> str:
 def _dimension(encoder) -> int:
     get = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
     return int(get())
-
-
-def _strings(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise DataError("texts must be a sequence of strings, not one string")
-    texts = list(texts)
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"a text must be a string, not {type(text).__name__}", where=f"row {row}")
-    return texts

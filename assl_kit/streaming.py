@@ -15,10 +15,10 @@ from .base_model import (
     _ids,
     _padded,
     _positive,
-    _texts,
     _without_left_hooks,
     chat_prompt,
 )
+from .checks import as_texts
 from .device import fitting_threads
 from .errors import ParameterError
 from .inference import cut_left
@@ -69,7 +69,7 @@ def stream_answers(
     {0}
     """
     _positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts = _texts(prompts, "prompts")
+    prompts = as_texts(prompts, "prompts")
     if adapter_names is not None:
         adapter_names = _adapters(model, adapter_names, len(prompts))
     base = unwrap(model)

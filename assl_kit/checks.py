@@ -1,0 +1,111 @@
+"""Checks of plain values, each with one message for all who ask for such a value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import DataError, ParameterError
+
+
+def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:
+    """A whole number between two bounds, both included.
+
+    Parameters
+    ----------
+    name : str
+        What the number is called where it was given.
+    value : int or numpy integer
+        ``True`` and ``2.0`` are none.
+    least, most : int
+        Bounds; infinity: none.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ParameterError
+        If it is no whole number, or lies outside.
+
+    Examples
+    --------
+    >>> whole("n_clusters", 6, 1)
+    6
+    >>> whole("n_clusters", 0, 1)
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.ParameterError: n_clusters must be a whole number of at least 1, not 0
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ParameterError(f"{name} must be a whole number {bounds}, not {value!r}")
+    return int(value)
+
+
+def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, inside: bool = False) -> float:
+    """A finite number between two bounds.
+
+    Parameters
+    ----------
+    name : str
+        What the number is called where it was given.
+    value : float or int
+    least, most : float
+        Bounds.
+    inside : bool
+        The bounds themselves are excluded.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ParameterError
+        If it is no finite number, or lies outside.
+
+    Examples
+    --------
+    >>> real("flattening", 0.5, 0, 1)
+    0.5
+    >>> real("test_share", 1, 0, 1, inside=True)
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.ParameterError: test_share must be a number between 0 and 1, both excluded, not 1
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not (least < value < most if inside else least <= value <= most):
+        if most < math.inf:
+            bounds = f" between {least} and {most}" + (", both excluded" if inside else "")
+        else:
+            bounds = "" if least == -math.inf else f" greater than {least}" if inside else f" of at least {least}"
+        raise ParameterError(f"{name} must be a number{bounds}, not {value!r}")
+    return float(value)
+
+
+def as_texts(values: Sequence[str], name: str = "texts") -> list[str]:
+    """A list of strings.
+
+    Raises
+    ------
+    DataError
+        If it is one string, or a value in it is no string; names the row.
+
+    Examples
+    --------
+    >>> as_texts(["判断情绪。", 3], "prompts")
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.DataError: prompts must be strings, not int (row 1)
+    """
+    if isinstance(values, str):
+        raise DataError(f"{name} must be a sequence of strings, not one string")
+    values = list(values)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise DataError(f"{name} must be strings, not {type(value).__name__}", where=f"row {row}")
+    return values
