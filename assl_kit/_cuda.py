@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from assl_kit.common.device import full_float32, torch_device, upload
+
 from ._kmeans import Lloyd, settle
-from .device import full_float32, torch_device, upload
 
 _ENTRIES = 2**25  # of a block on the device: 128 MB as float32
 

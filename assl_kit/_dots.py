@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._compile import FAST, jit
+from assl_kit.common.jit import FAST, jit
 
 
 @jit(fastmath=FAST)

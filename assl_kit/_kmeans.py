@@ -14,10 +14,11 @@ from threading import Lock
 
 import numpy as np
 
-from ._compile import jit
+from assl_kit.common.jit import jit
+from assl_kit.common.parallel import blas
+
 from ._dots import dot, product, slack
 from ._unit_rows import UnitRows
-from .parallel import blas
 
 
 @jit

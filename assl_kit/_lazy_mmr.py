@@ -15,7 +15,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from ._compile import jit
+from assl_kit.common.jit import jit
+
 from ._dots import dot, product, products, slack
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie

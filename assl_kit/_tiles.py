@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._compile import jit
+from assl_kit.common.jit import jit
 
 CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._compile import FAST, jit
+from assl_kit.common.jit import FAST, jit
+
 from .errors import DataError
 
 LENGTH = 1e-6  #: a row whose length is nearer to 1 than this is taken as it is

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from assl_kit.common.files import read_json
+
 from .bank_check import ADAPTER_FILES, check_adapter_config
 from .base_identity import base_fingerprint
 from .errors import BankError
-from .files import read_json
 
 _HINT = "Use the base the adapter was trained on."
 

@@ -9,8 +9,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from assl_kit.common.files import atomic_path
+
 from .errors import DataError, ParameterError, WorkspaceError
-from .files import atomic_path
 from .workspace import project_root
 
 MARK = "<!-- badge -->"

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from assl_kit.common.files import atomic_path, read_json, sha256_file
+
 from .bank_check import (
     ADAPTER_FILES,
     FORMAT,
@@ -24,7 +26,6 @@ from .bank_check import (
     read_info,
 )
 from .errors import BankError, ParameterError
-from .files import atomic_path, read_json, sha256_file
 from .router import CentroidRouter
 
 

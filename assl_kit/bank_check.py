@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from assl_kit.common.files import read_json, sha256_file
+from assl_kit.common.trust import check_encoder_folder, leads_out
+
 from .errors import BankError, ParameterError
-from .files import read_json, sha256_file
-from .trust import check_encoder_folder, leads_out
 
 FORMAT = "assl-kit expert bank"
 FORMAT_VERSION = 1

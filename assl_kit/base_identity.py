@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from assl_kit.common.files import sha256_file, sha256_of
+
 from .errors import ParameterError
-from .files import sha256_file, sha256_of
 from .gguf_base import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
 
 TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assl_kit.common.device import pick_device
+from assl_kit.common.trust import check_attention, check_model_folder
+
 from .base_identity import base_source
-from .device import pick_device
 from .errors import ParameterError
 from .gguf_base import convert, is_gguf
-from .trust import check_attention, check_model_folder
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>"
@@ -32,7 +33,7 @@ def load_base(
 ):
     """Load a causal language model and its tokenizer, ready for inference.
 
-    Only safetensors weights are read, and no code that a model brings or names is run (`assl_kit.trust`).
+    Only safetensors weights are read, and no code that a model brings or names is run (`assl_kit.common.trust`).
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def load_base(
         (extra ``llm-offline``, Gemma's own terms of use); a local folder; a GGUF file; or a hub id. GGUF is converted
         to safetensors once, in the user's cache (`assl_kit.gguf_base.convert`).
     device : {"auto", "cpu", "cuda", "mps"}
-        Where to put it; see :func:`assl_kit.device.pick_device`.
+        Where to put it; see :func:`assl_kit.common.device.pick_device`.
     dtype : {"float32", "bfloat16", "float16"}, optional
         Type of the weights, or of what is computed with 4-bit weights. Default: float32 for ``"tiny"`` and on a CPU,
         else what suits the GPU. Gemma gets no float16, which its activations overflow.

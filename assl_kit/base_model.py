@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from assl_kit.common.checks import as_texts
+from assl_kit.common.device import fitting_threads
+
 from .base_identity import TINY_BASE, base_info, unwrap
 from .base_loading import load_base
-from .checks import as_texts
-from .device import fitting_threads
 from .errors import DataError, ParameterError
 from .inference import InferenceReport, cut_left, in_batches
 
@@ -76,7 +77,7 @@ def answer_nll(
     answers : sequence of str, length n
     batch_size : int, optional
         Records a forward pass. It changes results by rounding only (about 1e-6 in float32). Default: by device and
-        length (:func:`assl_kit.device.batch_size_for`). Where memory runs out, batches are halved, with a warning.
+        length (`batch_size_for`). Where memory runs out, batches are halved, with a warning.
     max_length : int
         Tokens of prompt and answer together. A longer prompt loses tokens on its left; the answer is kept whole.
     progress : bool

@@ -30,7 +30,8 @@ def load_run_records(parameters: Parameters) -> pd.DataFrame:
     DataError
         If the data cannot be used.
     """
-    from .corpus import ensure_splits, load_records
+    from .corpus import load_records
+    from .splits import ensure_splits
 
     share, seed = parameters.test_share, parameters.seed
     options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}

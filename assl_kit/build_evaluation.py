@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.files import write_json
+
 from .build_data import evaluation_records
-from .files import write_json
 from .parameters import Parameters
 from .parents import Parents
 from .splits import sample_by_task, training_pool
@@ -17,7 +18,8 @@ from .workspace import Workspace
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The scores of every arm, the differences to the routed experts, the routing, the regret."""
-    from .evaluation import evaluate, home_experts, paired_difference, regret_table, routing_table
+    from .analysis import home_experts, regret_table, routing_table
+    from .evaluation import evaluate, paired_difference
     from .metrics import baseline_answers, metric_of, score_answers
     from .semantic import cluster_task_agreement, cluster_task_table
 

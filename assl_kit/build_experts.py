@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from assl_kit.common.cluster import backend
+from assl_kit.common.device import is_small, pick_device
+from assl_kit.common.files import write_json
+from assl_kit.common.parallel import end_with_parent
+
 from .build_data import evaluation_records, n_select_of
 from .build_space import encoder_in
-from .device import is_small, pick_device
 from .embedding_file import rows_of
 from .errors import WorkspaceError
-from .files import write_json
-from .parallel import end_with_parent
 from .parameters import Parameters
 from .parents import Parents
-from .scale_out import backend
 from .splits import sample_by_task, training_pool
 from .workspace import Workspace
 
@@ -32,14 +33,14 @@ WORK, LOGS = "experts.partial", "logs"
 
 def run_base(p: Parameters, device: str | None = None):
     """The run's base model and tokenizer, on its device or on this one."""
-    from .base_model import load_base
+    from .base_loading import load_base
 
     return load_base(p.base_model, device=device or p.device, quantization=p.quantization)
 
 
 def training_config(p: Parameters, **changes):
     """The run's ``TrainingConfig``, with changes. A step has ``train_batch_size`` records, however it is computed."""
-    from .experts import TrainingConfig
+    from .training_config import TrainingConfig
 
     values = {
         "rank": p.lora_rank,
@@ -62,7 +63,8 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
     from .base_model import answer_nll
     from .corpus import prompts
-    from .experts import adapted, train_adapter
+    from .experts import adapted
+    from .training import train_adapter
 
     train = training_pool(parents["records"])
     n = p.affinity_records
@@ -91,8 +93,9 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The pool's model score, under the base warmed up on a small draw of the pool."""
-    from .experts import adapted, train_adapter
+    from .experts import adapted
     from .scoring import rank_normalise, score_records
+    from .training import train_adapter
 
     pool = parents["pool"]
     records = pool[["id"]].merge(parents["records"], on="id", how="left")
@@ -115,7 +118,7 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
 
 def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """One adapter a cluster, and the router beside them: the bank."""
-    from .base_model import base_info
+    from .base_identity import base_info
     from .encoder import encoder_fingerprint
     from .experts import train_experts
     from .training_table import MEASURED
@@ -167,7 +170,7 @@ def open_silversight(ws: Workspace, p: Parameters):
 
 def _silversight(experts: Path, encoder: Path, p: Parameters):
     from .bank import ExpertBank
-    from .base_model import base_info
+    from .base_identity import base_info
     from .silversight import SilverSight
 
     bank = ExpertBank.from_pretrained(experts)
@@ -265,7 +268,8 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
         end_with_parent(asker)
     from .base_model import generate_answers
     from .corpus import prompts
-    from .experts import adapted, train_adapter
+    from .experts import adapted
+    from .training import train_adapter
 
     model, tokenizer = _base(p)
     if data is not None:

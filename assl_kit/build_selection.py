@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.cluster import backend
+
 from .build_data import n_select_of
 from .build_space import training_rows
 from .parameters import Parameters
 from .parents import Parents
-from .scale_out import backend
 from .workspace import Workspace
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.cluster import backend
+from assl_kit.common.files import write_json
+
 from .corpus import BLOCK, block_starts
 from .embedding_file import embed_block, mapped_rows, rows_of, write_embeddings
-from .files import write_json
 from .parameters import Parameters
 from .parents import Parents
-from .scale_out import backend
 from .splits import training_pool
 from .workspace import Workspace
 

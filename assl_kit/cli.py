@@ -72,7 +72,7 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
 
 def _choose_backend(given: str | None) -> str:
     """The backend of the option, else of the environment, checked; all that is started from here on uses it."""
-    from .scale_out import BACKEND, backend
+    from assl_kit.common.cluster import BACKEND, backend
 
     if given:
         os.environ[BACKEND] = given

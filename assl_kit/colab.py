@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from assl_kit.common.device import pick_device
+from assl_kit.common.files import atomic_path
+
 from .build_experts import experts_folder
-from .device import pick_device
 from .errors import DataError, ParameterError
-from .files import atomic_path
 from .parameters import load_profile, read_parameters, resolve
 from .plan import Plan
 from .run import NotebookError
@@ -28,7 +29,9 @@ from .workspace import Workspace, runs_folder
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")
-_CHILD = "from assl_kit.parallel import end_with_parent; end_with_parent({}); from assl_kit.cli import main; main()"
+_CHILD = (
+    "from assl_kit.common.parallel import end_with_parent; end_with_parent({}); from assl_kit.cli import main; main()"
+)
 
 
 def on_colab() -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import bounds
+from assl_kit.common import limits as bounds
+from assl_kit.common.files import atomic_path
+
 from .errors import DataError, ParameterError
-from .files import atomic_path
 from .loaders import is_cfleb, is_fineval, iter_cfleb, iter_fineval, iter_hub, iter_json_list, iter_jsonl, iter_parquet
 from .splits import draw_records, ensure_splits
 

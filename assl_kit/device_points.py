@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from assl_kit.common.device import full_float32, torch_device, upload
+
 from . import _tiles
-from .device import full_float32, torch_device, upload
 from .points import STEP, Points
 
 BLOCK = 8192  # rows and columns of a tile: 256 MB as float32

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from assl_kit.common.checks import as_texts
+from assl_kit.common.device import pick_device
+from assl_kit.common.files import atomic_path, sha256_of
+from assl_kit.common.trust import check_encoder_folder, hub_encoder
+
 from ._static_encoder import static_rows
-from .checks import as_texts
-from .device import pick_device
 from .errors import DataError, ParameterError
-from .files import atomic_path, sha256_of
-from .trust import check_encoder_folder, hub_encoder
 
 FIT_VERSION = 1
 UNKNOWN = "[UNK]"
@@ -38,7 +39,7 @@ def load_encoder(
     name : str
         ``"fit"``: fit a static encoder (:func:`fit_static_encoder`); else a local folder or a hub id of a
         sentence-transformers model. Only safetensors weights are read, and no code that a model brings or names is run
-        (`assl_kit.trust`).
+        (`assl_kit.common.trust`).
     texts : sequence of str, optional
         What to fit on; needed for ``"fit"``, not used otherwise.
     dim, vocab_size, seed : int

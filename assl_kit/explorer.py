@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.files import write_text
+
 from .errors import DataError, ParameterError
-from .files import write_text
 from .plots import expert_colours, task_colours
 
 if TYPE_CHECKING:

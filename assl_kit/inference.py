@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from assl_kit.common.device import batch_size_for, is_out_of_memory, peak_memory_mb
+
 from .base_identity import unwrap
-from .device import batch_size_for, is_out_of_memory, peak_memory_mb
 from .errors import ParameterError
 
 
@@ -99,7 +100,7 @@ def in_batches(
     lengths : sequence of int, length n
         Tokens of each row. Batches hold rows of similar length, longest first, so that a lack of memory shows at once.
     batch_size : int or None
-        Rows of a batch; None: what :func:`assl_kit.device.batch_size_for` gives for its longest row.
+        Rows of a batch; None: what `batch_size_for` gives for its longest row.
     title : str
         Of the progress bar.
     report : InferenceReport

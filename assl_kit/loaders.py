@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import bounds
-from .bounds import check_size, open_records, parquet_rows, parse_json
+from assl_kit.common import limits as bounds
+from assl_kit.common.limits import check_size, open_records, parquet_rows, parse_json
+from assl_kit.common.trust import check_dataset_folder, inside
+
 from .errors import DataError
-from .trust import check_dataset_folder, inside
 
 Pair = tuple[str, dict[str, Any]]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from assl_kit.common.files import read_json
+
 from .errors import DataError
-from .files import read_json
 
 KERNELS = {
     "knn": "k-NN",

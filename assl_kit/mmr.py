@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ._compile import jit
+from assl_kit.common.device import torch_device
+from assl_kit.common.jit import jit
+from assl_kit.common.parallel import thread_count
+
 from ._cuda import torch_similarities
 from ._dots import dot, dots, slack
 from ._lazy_mmr import TIES, lazy_picks
-from .device import thread_count, torch_device
 from .errors import DataError, ParameterError
 from .ids import id_order
 from .neighbors import check_rows, row_blocks
@@ -96,7 +98,7 @@ def mmr_select(
         ``"lazy"`` refreshes upper bounds in blocks, ``"plain"`` recomputes every row at every pick. The picks are the
         same.
     n_jobs : int, optional
-        Threads, as in `assl_kit.device.thread_count`. Never changes the picks.
+        Threads, as in `assl_kit.common.parallel.thread_count`. Never changes the picks.
     device : str, default="cpu"
         Where the matrix products of ``"lazy"`` run: ``"cpu"``, or a torch device such as ``"cuda"``, which then holds
         all rows. The picks are the same.

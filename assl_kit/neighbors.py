@@ -12,11 +12,11 @@ from threading import Lock
 import numpy as np
 from scipy.sparse import issparse
 
+from assl_kit.common.parallel import for_each, thread_count
+
 from . import _tiles
 from ._unit_rows import as_array, is_unit
-from .device import thread_count
 from .errors import DataError, ParameterError
-from .parallel import for_each
 from .points import Points
 
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from assl_kit.common.device import fitting_threads
+
 from .base_identity import unwrap
 from .base_model import _evaluating, _ids, _padded, answer_nll, chat_prompt, decoder, logits
-from .device import fitting_threads
 from .errors import ParameterError
 from .inference import InferenceReport, cut_left, in_batches
 

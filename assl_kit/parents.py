@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bounds import check_parquet
+from assl_kit.common.limits import check_parquet
+
 from .errors import WorkspaceError
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.utils.extmath import randomized_svd
 
+from assl_kit.common.parallel import for_each
+
 from . import _tiles
-from .parallel import for_each
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves

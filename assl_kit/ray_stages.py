@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from assl_kit.common.cluster import check_room, connect, device_for, explained, opened, run_tasks, share, total
+
 from .corpus import block_starts
 from .embedding_file import embed_block
 from .redistribute import Redistributor
-from .scale_out import check_room, connect, device_for, explained, opened, run_tasks, share, total
 
 
 def embed_side_by_side(
@@ -211,6 +212,6 @@ def _train(loaded: tuple, threads: int, job: dict[str, Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _base(name: str, device: str, quantization: str | None):
-    from .base_model import load_base
+    from .base_loading import load_base
 
     return load_base(name, device=device, quantization=quantization)

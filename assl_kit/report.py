@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from .bounds import check_size
+from assl_kit.common.files import write_text
+from assl_kit.common.limits import check_size
+from assl_kit.common.trust import inside
+
 from .errors import AsslError, WorkspaceError
-from .files import write_text
 from .html_page import render_page, show
 from .parameters import describe
-from .trust import inside
 from .workspace import Workspace
 
 REPORT = "report.html"

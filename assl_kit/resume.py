@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from assl_kit.common.files import sha256_file, sha256_of, temporary_owner
+
 from .errors import WorkspaceError
-from .files import sha256_file, sha256_of, temporary_owner
 from .parameters import NAMES
 from .plan import ChainNotebook, Plan
 from .steps import PICTURES, STEPS, code_hash, state_of

@@ -17,10 +17,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from assl_kit.common.device import torch_device
+from assl_kit.common.parallel import thread_count
+
 from ._cuda import TorchLloyd
 from ._kmeans import Lloyd, best_start
 from ._unit_rows import UnitRows, as_array, unit
-from .device import thread_count, torch_device
 from .errors import DataError, ParameterError
 from .mmr import mean_direction
 from .neighbors import check_rows
@@ -46,7 +48,7 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
     random_state : int, RandomState or None, default=0
         An int makes the result repeatable.
     n_jobs : int, optional
-        Threads, as in `assl_kit.device.thread_count`. Never changes the result.
+        Threads, as in `assl_kit.common.parallel.thread_count`. Never changes the result.
     device : str, default="cpu"
         Where rows are compared with centres: ``"cpu"``, or a torch device such as ``"cuda"``, which then holds all
         rows. The result is the same.

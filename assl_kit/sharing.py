@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .files import atomic_path, read_json, sha256_file, write_json
+from assl_kit.common.files import atomic_path, read_json, sha256_file, write_json
 
 STORE = "ASSL_SHARED"
 """Environment variable that names the store's folder; without it nothing is shared."""

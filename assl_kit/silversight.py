@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from .bank import ExpertBank
 from .bank_check import check_match
-from .base_model import _positive, base_info, generate_answers, load_base
+from .base_identity import base_info
+from .base_loading import load_base
+from .base_model import _positive, generate_answers
 from .encoder import encode, encoder_fingerprint, load_encoder
 from .errors import AsslError, BankError, DataError, ParameterError
 from .experts import load_adapters

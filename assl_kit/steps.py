@@ -17,11 +17,12 @@ from typing import Any
 
 import pandas as pd
 
+from assl_kit.common.device import peak_memory_mb
+from assl_kit.common.files import read_json, sha256_file, sha256_of
+
 from . import build_data, build_evaluation, build_experts, build_selection, build_space
-from .device import peak_memory_mb
 from .embedding_file import read_embeddings
 from .errors import ParameterError
-from .files import read_json, sha256_file, sha256_of
 from .parameters import Parameters
 from .parents import Parents, read_artifact
 from .sharing import shared_artifact

@@ -7,19 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
+from assl_kit.common.checks import as_texts
+from assl_kit.common.device import fitting_threads
+
 from .base_identity import unwrap
-from .base_model import (
-    _adapters,
-    _evaluating,
-    _greedy,
-    _ids,
-    _padded,
-    _positive,
-    _without_left_hooks,
-    chat_prompt,
-)
-from .checks import as_texts
-from .device import fitting_threads
+from .base_model import _adapters, _evaluating, _greedy, _ids, _padded, _positive, _without_left_hooks, chat_prompt
 from .errors import ParameterError
 from .inference import cut_left
 

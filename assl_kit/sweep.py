@@ -17,13 +17,14 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from assl_kit.common.cluster import BACKEND, explained, total
+from assl_kit.common.files import write_json
+
 from .errors import AsslError, ParameterError, WorkspaceError
-from .files import write_json
 from .parameters import DEFAULT_PROFILE, check_names, read_parameter_file
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
-from .scale_out import BACKEND, explained, total
 from .sharing import STORE, STORE_FOLDER
 from .workspace import MANIFEST, SWEEP, Workspace, runs_folder
 

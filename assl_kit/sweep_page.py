@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .files import atomic_path, write_text
+from assl_kit.common.files import atomic_path, write_text
+
 from .html_page import render_page
 from .plots import EXPERT_COLOURS, MARKERS, _figure, readable
 from .sweep import Outcome, sweep_table

@@ -23,8 +23,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from assl_kit.common.files import atomic_path
+
 from .errors import DataError, ParameterError
-from .files import atomic_path
 from .grammar_engine import Context
 from .grammar_tasks import grammar_data, task_grammar
 

@@ -43,8 +43,9 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     ...
     assl_kit.errors.WorkspaceError: there is no run 'no-such-run'. Run 'assl run --to 05' first.
     """
-    from .base_model import base_info
-    from .experts import cluster_tables, train_adapter
+    from .base_identity import base_info
+    from .experts import cluster_tables
+    from .training import train_adapter
 
     folder = find_run(run)
     if folder is None:
@@ -91,7 +92,7 @@ def main() -> None:
         sys.exit(f"assl_kit.train_bank: {error}")
     if int(os.environ.get("RANK", 0)) == 0:
         from .bank import ExpertBank
-        from .experts import training_table
+        from .training_table import training_table
 
         measured = ws.manifest().get("training", {})
         print(training_table(ExpertBank.from_pretrained(ws.path_of("experts")), measured).round(2).T.to_string())

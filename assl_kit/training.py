@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from .base_model import base_info
-from .device import is_out_of_memory, peak_memory_mb
+from assl_kit.common.device import is_out_of_memory, peak_memory_mb
+from assl_kit.common.files import atomic_path, read_json, write_json
+
+from .base_identity import base_info
 from .errors import ParameterError
-from .files import atomic_path, read_json, write_json
 from .training_config import TrainingConfig, settings_of
 from .training_data import LEAST_HELD_OUT, encode_records, plan_training
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.files import sha256_of
+
 from .base_model import chat_prompt
 from .errors import DataError
-from .files import sha256_of
 from .inference import cut_left
 from .training_config import TrainingConfig
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from .bounds import check_parquet
+from assl_kit.common.files import atomic_path, read_json, sha256_file, write_json
+from assl_kit.common.limits import check_parquet
+
 from .errors import AsslError, WorkspaceError
-from .files import atomic_path, read_json, sha256_file, write_json
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 
 if TYPE_CHECKING:

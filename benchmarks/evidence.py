@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     from joblib import Parallel, delayed, parallel_config
     from tqdm.auto import tqdm
 
-    from assl_kit.device import pick_device
+    from assl_kit.common.device import pick_device
 
     options = _parser().parse_args(arguments)
     setting = SETTINGS["quick" if options.quick else options.base if options.base in SETTINGS else "gemma3-270m"]
@@ -86,7 +86,7 @@ def _write(out: Path, records: list[dict], label: str, base: str, device: str, o
     """Put the records of a data set and base in the place of those of before; with ``only``, only the same ones."""
     from importlib.metadata import version
 
-    from assl_kit.files import read_json, write_json
+    from assl_kit.common.files import read_json, write_json
 
     kept = read_json(out) if out.is_file() else {"made": {}, "records": []}
     new = {_identity(r) for r in records}

@@ -14,9 +14,10 @@ import pandas as pd
 from evidence_data import ENCODERS
 from evidence_study import SHARES, K, Study, load, slug
 
-from assl_kit.base_model import answer_nll, base_info, generate_answers
+from assl_kit.base_identity import base_info
+from assl_kit.base_model import answer_nll, generate_answers
+from assl_kit.common.files import write_json
 from assl_kit.corpus import prompts
-from assl_kit.files import write_json
 from assl_kit.metrics import baseline_answers
 from assl_kit.options import likeliest_options
 from assl_kit.router import CentroidRouter, expert_centroids
@@ -97,7 +98,8 @@ def _base(study: Study, name: str) -> None:
 
 def _one(study: Study, name: str) -> None:
     """One adapter on the arm's rows."""
-    from assl_kit.experts import adapted, train_adapter
+    from assl_kit.experts import adapted
+    from assl_kit.training import train_adapter
 
     rows, (model, tokenizer) = study.rows_of(name), load(study)
     start = time.perf_counter()
@@ -128,7 +130,8 @@ def groups_of(study: Study, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _bank(study: Study, name: str) -> None:
     from assl_kit.bank import ExpertBank
-    from assl_kit.experts import load_adapters, train_adapter
+    from assl_kit.experts import load_adapters
+    from assl_kit.training import train_adapter
 
     rows, copies, groups, encoder = groups_of(study, name)
     space, (model, tokenizer) = study.space(encoder), load(study)
@@ -207,8 +210,9 @@ def _arrow(study: Study, model, tokenizer, bank, n_train: int) -> None:
 # affinity ------------------------------------------------------------------------------------------------------------
 def _affinity(study: Study, name: str) -> None:
     """Train on each task; the answer loss of held-out records of every task, question by question."""
-    from assl_kit.experts import adapted, train_adapter
+    from assl_kit.experts import adapted
     from assl_kit.splits import sample_by_task
+    from assl_kit.training import train_adapter
 
     train, n = study.part("train"), study.setting.affinity
     counts = train["task"].value_counts()

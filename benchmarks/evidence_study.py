@@ -13,8 +13,8 @@ import pandas as pd
 from evidence_data import ENCODERS, embedder, load_study_records, without_instruction
 
 from assl_kit.baselines import k_center, k_means_medoids, random_rows
+from assl_kit.common.files import atomic_path
 from assl_kit.corpus import prompts
-from assl_kit.files import atomic_path
 from assl_kit.redistribute import Redistributor
 from assl_kit.scoring import rank_normalise, score_records
 from assl_kit.semantic import SemanticKMeans
@@ -180,7 +180,7 @@ def load(study: Study):
 
 @lru_cache(maxsize=1)
 def _load(base: str, device: str):
-    from assl_kit.base_model import load_base
+    from assl_kit.base_loading import load_base
 
     return load_base(base, device=device)
 
@@ -214,7 +214,8 @@ def _clusters(study: Study, encoder: str) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _scores(study: Study, whole: bool) -> np.ndarray:
-    from assl_kit.experts import adapted, train_adapter
+    from assl_kit.experts import adapted
+    from assl_kit.training import train_adapter
 
     file = study.work / ("scores.parquet" if whole else "scores-pool.parquet")
     if not file.is_file():

@@ -13,18 +13,10 @@ from evidence_study import VARIANTS, Study
 from joblib import Parallel, delayed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from assl_kit.evaluation import (
-    affinity_vs_distance,
-    evaluate,
-    home_experts,
-    metric_of,
-    pooled_difference,
-    regret_table,
-    routing_table,
-    score_answers,
-    task_affinity,
-)
-from assl_kit.files import read_json
+from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
+from assl_kit.common.files import read_json
+from assl_kit.evaluation import evaluate, pooled_difference
+from assl_kit.metrics import metric_of, score_answers
 from assl_kit.router import CentroidRouter, expert_centroids
 from assl_kit.semantic import SemanticKMeans, cluster_task_agreement, task_centroids
 from assl_kit.stability import jaccard

@@ -10,7 +10,7 @@ import kernel_table
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from assl_kit.files import atomic_path, read_json
+from assl_kit.common.files import atomic_path, read_json
 from assl_kit.measured import KERNELS, plot_growth
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"

@@ -28,7 +28,7 @@ from joblib import cpu_count
 from kernel_systems import MMR_WEIGHTS, SYSTEMS
 from tqdm import tqdm
 
-from assl_kit.files import read_json, write_json
+from assl_kit.common.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (2_500, 5_000, 10_000, 20_000, 40_000, 80_000, 220_000)

@@ -32,7 +32,7 @@ import kernel_data  # noqa: E402
 import numpy as np  # noqa: E402
 from kernels import RESULTS, cpu_name  # noqa: E402
 
-from assl_kit.files import read_json, write_json  # noqa: E402
+from assl_kit.common.files import read_json, write_json  # noqa: E402
 
 PARTS = ("growth", "embedding", "ray")
 SIZES = (31_250, 125_000)  #: measured unless others are asked for
@@ -223,8 +223,8 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
 
 
 def _on_ray(workers: int, few, labels, stages: Callable, picks: np.ndarray, file: Path, encoder: str) -> dict:
+    from assl_kit.common.cluster import connect
     from assl_kit.ray_stages import RayRedistributor, embed_side_by_side
-    from assl_kit.scale_out import connect
 
     start_s, ray = _timed(lambda: connect(num_cpus=workers, object_store_memory=400 * 2**20))
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assl_kit.files import read_json
+from assl_kit.common.files import read_json
 
 FOLDER = Path(__file__).resolve().parent
 DOCUMENT = FOLDER.parent / "docs" / "scaling.md"

@@ -73,12 +73,14 @@ def opened(options) -> Iterator[tuple]:
 
 def _bank(folder: Path, options, train):
     from assl_kit.bank import ExpertBank
-    from assl_kit.base_model import base_info, load_base
+    from assl_kit.base_identity import base_info
+    from assl_kit.base_loading import load_base
     from assl_kit.corpus import prompts
     from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
     from assl_kit.router import expert_centroids
     from assl_kit.semantic import SemanticKMeans
-    from assl_kit.training import TrainingConfig, train_adapter
+    from assl_kit.training import train_adapter
+    from assl_kit.training_config import TrainingConfig
 
     encoder = load_encoder("fit", texts=prompts(train))
     X = encode(encoder, prompts(train))
@@ -183,7 +185,7 @@ def _write(options, record: dict, load_before: float | None) -> None:
 
     from kernels import cpu_name
 
-    from assl_kit.files import read_json, write_json
+    from assl_kit.common.files import read_json, write_json
 
     out = options.out / "serving.json"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -9,7 +9,8 @@ import pytest
 from helpers_models import make_test_base
 
 from assl_kit import Redistributor, SilverSight, mmr_select
-from assl_kit.base_model import base_info, load_base
+from assl_kit.base_identity import base_info
+from assl_kit.base_loading import load_base
 from assl_kit.cli import main
 from assl_kit.encoder import encode, load_encoder
 from assl_kit.errors import BankError, DataError

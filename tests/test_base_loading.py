@@ -11,9 +11,10 @@ import torch
 from helpers_models import make_test_base
 
 from assl_kit import base_loading
-from assl_kit.base_loading import _check_output_embedding, _quantised_by
-from assl_kit.base_model import answer_nll, base_info, generate_answers, load_base
-from assl_kit.device import Device
+from assl_kit.base_identity import base_info
+from assl_kit.base_loading import _check_output_embedding, _quantised_by, load_base
+from assl_kit.base_model import answer_nll, generate_answers
+from assl_kit.common.device import Device
 from assl_kit.errors import ParameterError
 
 needs_bitsandbytes = pytest.mark.skipif(

@@ -10,7 +10,9 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_model import answer_nll, base_info, chat_prompt, generate_answers, load_base
+from assl_kit.base_identity import base_info
+from assl_kit.base_loading import load_base
+from assl_kit.base_model import answer_nll, chat_prompt, generate_answers
 from assl_kit.errors import DataError, ParameterError
 
 PROMPTS = ["你好", "公司公告上半年净利润增长百分之二十，股价上涨。" * 3, "为下面的新闻写一个标题。", "2023", "央行", ""]

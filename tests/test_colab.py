@@ -20,7 +20,7 @@ import pytest
 from helpers_notebooks import write_notebook
 
 from assl_kit import SilverSight, Workspace, colab
-from assl_kit.device import Device
+from assl_kit.common.device import Device
 from assl_kit.environment import check_environment
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.parameters import profile_names

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numba
 import pytest
 
-from assl_kit import _compile
+from assl_kit.common import jit as _compile
 
 
 def double(x):

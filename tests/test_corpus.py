@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from assl_kit.corpus import (
     COLUMNS,
     SPLITS,
-    ensure_splits,
     load_records,
     prompts,
     read_records,
@@ -24,6 +23,7 @@ from assl_kit.corpus import (
     write_records,
 )
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.splits import ensure_splits
 
 
 def full(n=6, **changes):

@@ -10,26 +10,22 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 
+from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
 from assl_kit.corpus import load_records
 from assl_kit.errors import ParameterError
-from assl_kit.evaluation import (
+from assl_kit.evaluation import evaluate, paired_difference, pooled_difference
+from assl_kit.metrics import (
     TASK_METRICS,
-    affinity_vs_distance,
     baseline_answers,
-    evaluate,
-    home_experts,
+    f1_of,
+    item_counts,
+    items_of,
     lead,
     macro_f1,
     metric_of,
     normalise_answer,
-    paired_difference,
-    pooled_difference,
-    regret_table,
-    routing_table,
     score_answers,
-    task_affinity,
 )
-from assl_kit.metrics import f1_of, item_counts, items_of
 
 
 def table(**tasks):

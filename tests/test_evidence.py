@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assl_kit.common.files import read_json
 from assl_kit.evidence_plots import plot_share_curve
-from assl_kit.files import read_json
 from assl_kit.measured import evidence_results
 from assl_kit.verdicts import verdict, verdicts
 

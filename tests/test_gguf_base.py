@@ -12,9 +12,9 @@ import torch
 from helpers_models import CHATML, make_test_base
 
 from assl_kit import gguf_base
-from assl_kit.base_identity import base_source
-from assl_kit.base_loading import GEMMA_TEMPLATE
-from assl_kit.base_model import answer_nll, base_info, chat_prompt, generate_answers, load_base
+from assl_kit.base_identity import base_info, base_source
+from assl_kit.base_loading import GEMMA_TEMPLATE, load_base
+from assl_kit.base_model import answer_nll, chat_prompt, generate_answers
 from assl_kit.errors import ParameterError
 from assl_kit.gguf_base import GEMMA, cache_folder, check_gguf, convert, is_gguf
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from assl_kit import device_points, points
+from assl_kit.common.parallel import for_each
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.neighbors import Graph, check_rows, components, knn, make_points, nearest_within, reach
-from assl_kit.parallel import for_each
 
 
 def plain_knn(X, k):

@@ -18,8 +18,8 @@ import pytest
 from helpers_notebooks import write_notebook
 
 import assl_kit.run as runner
+from assl_kit.common.files import atomic_path, temporary_owner
 from assl_kit.errors import WorkspaceError
-from assl_kit.files import atomic_path, temporary_owner
 from assl_kit.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
 from assl_kit.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
 from assl_kit.run import NotebookError, run_chain
@@ -264,7 +264,7 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
 @pytest.mark.parametrize(("parent", "code"), [("os.getppid()", 0), ("os.getppid() + 1", 1)])
 def test_a_process_whose_parent_ended_before_it_began_ends_too(parent, code):
-    source = f"import os\nfrom assl_kit.parallel import end_with_parent\nend_with_parent({parent})"
+    source = f"import os\nfrom assl_kit.common.parallel import end_with_parent\nend_with_parent({parent})"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == code
 
 

@@ -13,15 +13,10 @@ from helpers_models import make_test_base
 from safetensors.numpy import save_file
 from sklearn.base import clone
 
-from assl_kit import corpus, scale_out
+from assl_kit import corpus
 from assl_kit.build_experts import WORK
-from assl_kit.embedding_file import embed_block, mapped_rows, read_embeddings, write_embeddings
-from assl_kit.encoder import load_encoder
-from assl_kit.errors import AsslError, DataError, ParameterError
-from assl_kit.parameters import resolve
-from assl_kit.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
-from assl_kit.redistribute import Redistributor
-from assl_kit.scale_out import (
+from assl_kit.common import cluster as scale_out
+from assl_kit.common.cluster import (
     BACKEND,
     backend,
     check_room,
@@ -33,6 +28,12 @@ from assl_kit.scale_out import (
     run_tasks,
     share,
 )
+from assl_kit.embedding_file import embed_block, mapped_rows, read_embeddings, write_embeddings
+from assl_kit.encoder import load_encoder
+from assl_kit.errors import AsslError, DataError, ParameterError
+from assl_kit.parameters import resolve
+from assl_kit.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
+from assl_kit.redistribute import Redistributor
 from assl_kit.semantic import SemanticKMeans
 from assl_kit.steps import read, require
 from assl_kit.synthetic import make_corpus

@@ -15,7 +15,7 @@ sys.path.insert(0, str(FOLDER))
 import scaling  # noqa: E402
 import scaling_sums  # noqa: E402
 
-from assl_kit.files import read_json  # noqa: E402
+from assl_kit.common.files import read_json  # noqa: E402
 
 
 @pytest.fixture(scope="module")

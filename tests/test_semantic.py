@@ -15,9 +15,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from assl_kit import _unit_rows, semantic
-from assl_kit._cuda import TorchLloyd, torch_device
+from assl_kit._cuda import TorchLloyd
 from assl_kit._kmeans import Lloyd
 from assl_kit._unit_rows import UnitRows
+from assl_kit.common.device import torch_device
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.semantic import (
     SemanticKMeans,

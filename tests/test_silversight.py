@@ -10,14 +10,17 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_model import base_info, generate_answers, load_base
+from assl_kit.base_identity import base_info
+from assl_kit.base_loading import load_base
+from assl_kit.base_model import generate_answers
 from assl_kit.corpus import prompts
 from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
-from assl_kit.experts import TrainingConfig, adapted, train_experts
+from assl_kit.experts import adapted, train_experts
 from assl_kit.merging import merged
 from assl_kit.router import CentroidRouter
 from assl_kit.silversight import Answer, SilverSight
+from assl_kit.training_config import TrainingConfig
 
 TASKS = {
     "sentiment": ("判断这条财经新闻的情感倾向。", "公司公告上半年净利润增长{}%，股价上涨。", ("积极", "消极", "中性")),

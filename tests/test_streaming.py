@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_model import generate_answers, load_base
+from assl_kit.base_loading import load_base
+from assl_kit.base_model import generate_answers
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.streaming import RowStreamer, stream_answers
 

@@ -14,14 +14,18 @@ from safetensors.torch import load_file, save_file
 from test_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
 
 from assl_kit.bank import ExpertBank
-from assl_kit.base_model import answer_nll, base_info, load_base
+from assl_kit.base_identity import base_info
+from assl_kit.base_loading import load_base
+from assl_kit.base_model import answer_nll
+from assl_kit.common.files import read_json, sha256_file
 from assl_kit.corpus import load_records, prompts
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts import TrainingConfig, adapted, train_adapter, train_experts, training_results, training_table
-from assl_kit.files import read_json, sha256_file
+from assl_kit.experts import adapted, train_experts
+from assl_kit.training import train_adapter
+from assl_kit.training_config import TrainingConfig
 from assl_kit.training_data import encode_records, hold_out, pack, plan_training
 from assl_kit.training_loop import Fit, answer_loss, check_packing
-from assl_kit.training_table import MEASURED
+from assl_kit.training_table import MEASURED, training_results, training_table
 
 WEIGHTS = "adapter_model.safetensors"
 HELD = replace(QUICK, epochs=4, holdout_share=0.25, patience=2)

@@ -19,15 +19,16 @@ import pytest
 from helpers_models import make_test_base
 from safetensors.numpy import save_file
 
-from assl_kit import bounds, files, trust
 from assl_kit.adapter_check import check_adapter
 from assl_kit.bank import ExpertBank
 from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
+from assl_kit.common import files, trust
+from assl_kit.common import limits as bounds
+from assl_kit.common.files import read_json, sha256_file
 from assl_kit.corpus import load_records, read_records
 from assl_kit.encoder import fit_static_encoder, load_encoder
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
-from assl_kit.files import read_json, sha256_file
 from assl_kit.gguf_base import check_gguf
 from assl_kit.vllm_client import ClientError, Routes
 

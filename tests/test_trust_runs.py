@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from helpers_notebooks import write_notebook
 
-from assl_kit import bounds, files, report
+from assl_kit import report
+from assl_kit.common import files
+from assl_kit.common import limits as bounds
 from assl_kit.console import print_table
 from assl_kit.errors import DataError, WorkspaceError
 from assl_kit.parameters import resolve

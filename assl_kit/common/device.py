@@ -6,12 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 
-from joblib import effective_n_jobs
-
-from .errors import ParameterError
-from .parallel import blas
+from assl_kit.errors import ParameterError
 
 SMALL_MODEL = 20_000_000
 """Weights below which a model's layers are too small for more than one CPU thread."""
@@ -133,37 +129,6 @@ def batch_size_for(model, length: int) -> int:
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         tokens = int(0.5 * free / (model.dtype.itemsize * (cached + passing)))
     return max(1, min(256, tokens // max(1, length)))
-
-
-def thread_count(n_jobs: int | None = None) -> int:
-    """How many threads a kernel uses.
-
-    Parameters
-    ----------
-    n_jobs : int, optional
-        As in joblib: -1 is all cores. By default as many as BLAS is set to, which follows ``OMP_NUM_THREADS`` and
-        ``threadpoolctl``.
-
-    Returns
-    -------
-    int
-        At least 1.
-
-    Raises
-    ------
-    ParameterError
-        If ``n_jobs`` is not a whole number, or 0.
-
-    Examples
-    --------
-    >>> thread_count(2)
-    2
-    """
-    if n_jobs is None:
-        return max((pool["num_threads"] for pool in blas().info()), default=effective_n_jobs(-1))
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
-        raise ParameterError(f"n_jobs is {n_jobs!r}", hint="Give a number of threads, -1 for all cores, or None.")
-    return effective_n_jobs(int(n_jobs))
 
 
 def torch_device(device):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .bounds import MAX_JSON, check_size, parse_json
+from .limits import MAX_JSON, check_size, parse_json
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises
     ------
     DataError
-        If it is larger than `assl_kit.bounds.MAX_JSON`.
+        If it is larger than `assl_kit.common.limits.MAX_JSON`.
     json.JSONDecodeError
         If it is not valid, nested too deeply, or holds a number of thousands of digits.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from .errors import DataError, ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 
 def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:

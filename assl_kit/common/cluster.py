@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from .errors import AsslError, ParameterError
+from assl_kit.errors import AsslError, ParameterError
 
 BACKEND = "ASSL_BACKEND"
 _BACKENDS = ("local", "ray")

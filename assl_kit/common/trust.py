@@ -13,8 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .bounds import MAX_JSON, check_size, parse_json
-from .errors import AsslError, DataError, ParameterError
+from assl_kit.errors import AsslError, DataError, ParameterError
+
+from .limits import MAX_JSON, check_size, parse_json
 
 _MODULES = (
     "BoW", "CNN", "Dense", "Dropout", "LSTM", "LayerNorm", "Normalize", "Pooling", "StaticEmbedding", "Transformer",

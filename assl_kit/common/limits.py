@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import DataError
+from assl_kit.errors import DataError
 
 MAX_JSON = 32 << 20
 """Bytes of one JSON file that describes something: a bank, a run, an adapter, a model."""

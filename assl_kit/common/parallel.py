@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from numbers import Integral
 from threading import Event
 
 import numpy as np  # noqa: F401  its BLAS must be loaded before `blas` looks for it
+from joblib import effective_n_jobs
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
+
+from assl_kit.errors import ParameterError
 
 
 @cache
@@ -93,3 +97,34 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             sys.exit(1)
+
+
+def thread_count(n_jobs: int | None = None) -> int:
+    """How many threads a kernel uses.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        As in joblib: -1 is all cores. By default as many as BLAS is set to, which follows ``OMP_NUM_THREADS`` and
+        ``threadpoolctl``.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    ParameterError
+        If ``n_jobs`` is not a whole number, or 0.
+
+    Examples
+    --------
+    >>> thread_count(2)
+    2
+    """
+    if n_jobs is None:
+        return max((pool["num_threads"] for pool in blas().info()), default=effective_n_jobs(-1))
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
+        raise ParameterError(f"n_jobs is {n_jobs!r}", hint="Give a number of threads, -1 for all cores, or None.")
+    return effective_n_jobs(int(n_jobs))
