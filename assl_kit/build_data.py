@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from assl_kit.data.splits import sample_by_task, training_pool
+
 from .errors import DataError, ParameterError
 from .parameters import Parameters
 from .parents import Parents
-from .splits import sample_by_task, training_pool
 from .workspace import Workspace
 
 
 def build_records(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The run's corpus, checked and split."""
-    from .corpus import write_records
+    from assl_kit.data.records import write_records
 
     records = load_run_records(p)
     check_enough(p, len(training_pool(records)))
@@ -30,8 +31,8 @@ def load_run_records(parameters: Parameters) -> pd.DataFrame:
     DataError
         If the data cannot be used.
     """
-    from .corpus import load_records
-    from .splits import ensure_splits
+    from assl_kit.data.loading import load_records
+    from assl_kit.data.splits import ensure_splits
 
     share, seed = parameters.test_share, parameters.seed
     options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}

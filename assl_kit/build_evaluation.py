@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_json
+from assl_kit.data.splits import sample_by_task, training_pool
 
 from .build_data import evaluation_records
 from .parameters import Parameters
 from .parents import Parents
-from .splits import sample_by_task, training_pool
 from .workspace import Workspace
 
 

@@ -15,6 +15,7 @@ from assl_kit.common.cluster import backend
 from assl_kit.common.device import is_small, pick_device
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
+from assl_kit.data.splits import sample_by_task, training_pool
 
 from .build_data import evaluation_records, n_select_of
 from .build_space import encoder_in
@@ -22,7 +23,6 @@ from .embedding_file import rows_of
 from .errors import WorkspaceError
 from .parameters import Parameters
 from .parents import Parents
-from .splits import sample_by_task, training_pool
 from .workspace import Workspace
 
 _SHORT = {"holdout_share": 0.0, "packing": False}
@@ -61,8 +61,9 @@ def training_config(p: Parameters, **changes):
 
 def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
+    from assl_kit.data.records import prompts
+
     from .base_model import answer_nll
-    from .corpus import prompts
     from .experts import adapted
     from .training import train_adapter
 
@@ -194,7 +195,7 @@ def experts_folder(ws: Workspace) -> Path:
 
 def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The routed experts' answers to the test questions, with the routes."""
-    from .corpus import prompts
+    from assl_kit.data.records import prompts
 
     test = evaluation_records(parents["records"], p)
     silversight = _silversight(parents.path("experts"), parents.path("encoder"), p)
@@ -266,8 +267,9 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
     """
     if os.getpid() != asker:
         end_with_parent(asker)
+    from assl_kit.data.records import prompts
+
     from .base_model import generate_answers
-    from .corpus import prompts
     from .experts import adapted
     from .training import train_adapter
 

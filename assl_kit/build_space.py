@@ -11,18 +11,19 @@ import pandas as pd
 
 from assl_kit.common.cluster import backend
 from assl_kit.common.files import write_json
+from assl_kit.data.records import BLOCK, block_starts
+from assl_kit.data.splits import training_pool
 
-from .corpus import BLOCK, block_starts
 from .embedding_file import embed_block, mapped_rows, rows_of, write_embeddings
 from .parameters import Parameters
 from .parents import Parents
-from .splits import training_pool
 from .workspace import Workspace
 
 
 def build_encoder(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """A fitted encoder is saved; of any other only its name is noted."""
-    from .corpus import prompts
+    from assl_kit.data.records import prompts
+
     from .encoder import encoder_fingerprint, load_encoder
 
     if p.encoder == "fit":

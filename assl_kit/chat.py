@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .corpus import prompts
+from assl_kit.data.records import prompts
+
 from .embedding_file import rows_of
 from .encoder import encode
 from .errors import AsslError, ParameterError, WorkspaceError

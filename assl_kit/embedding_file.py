@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .corpus import block_starts, prompts, read_block
+from assl_kit.data.records import block_starts, prompts, read_block
+
 from .encoder import encode
 from .errors import DataError
 
@@ -118,7 +119,7 @@ def embed_block(encoder, records: str | os.PathLike, number: int) -> tuple[np.nd
     ----------
     encoder : sentence_transformers.SentenceTransformer
     records : path-like
-        Written by `assl_kit.corpus.write_records`.
+        Written by `assl_kit.data.records.write_records`.
     number : int
         Of the block.
 

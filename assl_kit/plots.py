@@ -80,7 +80,7 @@ def task_colours(tasks: Sequence[str]) -> dict[str, str]:
     >>> task_colours(["qa"])["qa"] == task_colours(["sentiment", "qa"])["qa"]
     True
     """
-    from .synthetic import TASKS
+    from assl_kit.data.synthetic import TASKS
 
     others = sorted({str(t) for t in tasks} - set(TASKS))
     order = [*TASKS, *others]

@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.base import clone
 
 from assl_kit.common.cluster import check_room, connect, device_for, explained, opened, run_tasks, share, total
+from assl_kit.data.records import block_starts
 
-from .corpus import block_starts
 from .embedding_file import embed_block
 from .redistribute import Redistributor
 
@@ -32,7 +32,7 @@ def embed_side_by_side(
     Parameters
     ----------
     records : path-like
-        Written by `assl_kit.corpus.write_records`; all machines must see it under this path.
+        Written by `assl_kit.data.records.write_records`; all machines must see it under this path.
     encoder : str
         A folder or hub id, as for `assl_kit.encoder.load_encoder`.
     device : str

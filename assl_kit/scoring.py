@@ -86,8 +86,9 @@ def score_records(
         raise ParameterError(
             f"the model score {method!r} needs a model and its tokenizer", hint="Give both, or use 'column:NAME'."
         )
+    from assl_kit.data.records import prompts
+
     from .base_model import answer_nll, generate_answers
-    from .corpus import prompts
 
     asked, answers = prompts(records), records["output"].tolist()
     if method == "rouge_gap":

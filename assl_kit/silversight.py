@@ -153,7 +153,7 @@ class SilverSight:
         Parameters
         ----------
         questions : sequence of str, length n
-            User texts: a record's instruction and input (:func:`assl_kit.corpus.prompts`), or anything a person asks.
+            User texts: a record's instruction and input (`assl_kit.prompts`), or anything a person asks.
         min_similarity : float, optional
             Overrides the bank's for this call.
 

@@ -62,7 +62,7 @@ def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> 
         raise DataError(f"the records have no column {missing[0]!r}", hint="Load them with load_records.")
     if len(records) == 0:
         raise DataError("there is no record to train on")
-    from .corpus import prompts
+    from assl_kit.data.records import prompts
 
     heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts(records)])
     tails = [ids + [tokenizer.eos_token_id] for ids in _ids(tokenizer, list(records["output"]))]

@@ -17,7 +17,7 @@ from evidence_study import SHARES, K, Study, load, slug
 from assl_kit.base_identity import base_info
 from assl_kit.base_model import answer_nll, generate_answers
 from assl_kit.common.files import write_json
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
 from assl_kit.metrics import baseline_answers
 from assl_kit.options import likeliest_options
 from assl_kit.router import CentroidRouter, expert_centroids
@@ -210,8 +210,8 @@ def _arrow(study: Study, model, tokenizer, bank, n_train: int) -> None:
 # affinity ------------------------------------------------------------------------------------------------------------
 def _affinity(study: Study, name: str) -> None:
     """Train on each task; the answer loss of held-out records of every task, question by question."""
+    from assl_kit.data.splits import sample_by_task
     from assl_kit.experts import adapted
-    from assl_kit.splits import sample_by_task
     from assl_kit.training import train_adapter
 
     train, n = study.part("train"), study.setting.affinity

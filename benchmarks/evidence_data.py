@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from assl_kit.corpus import load_records
-from assl_kit.splits import sample_by_task, training_pool
-from assl_kit.synthetic import make_corpus
+from assl_kit.data.loading import load_records
+from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.data.synthetic import make_corpus
 
 #: CFLEB sources and their measures there (FinRE and FinNL: micro-F1 of labels).
 CFLEB = {

@@ -14,7 +14,7 @@ from evidence_data import ENCODERS, embedder, load_study_records, without_instru
 
 from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.common.files import atomic_path
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
 from assl_kit.redistribute import Redistributor
 from assl_kit.scoring import rank_normalise, score_records
 from assl_kit.semantic import SemanticKMeans

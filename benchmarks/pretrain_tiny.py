@@ -42,9 +42,9 @@ from muon import Muon
 from tiny_tokenizer import END, PAD, SPECIAL, make_tokenizer
 from tqdm.auto import tqdm
 
-from assl_kit import synthetic
 from assl_kit.common.files import atomic_path, read_json, write_json
-from assl_kit.corpus import user_prompt
+from assl_kit.data import synthetic
+from assl_kit.data.records import user_prompt
 
 FIRST_SEED = 1000
 """Chunk i of the training text is made with the seed ``FIRST_SEED + i``; the embedded corpus has small seeds."""

@@ -162,9 +162,9 @@ def embedding(folder: str, n: int) -> list[dict]:
     """Records a second of one thread, by kind of encoder."""
     import torch
 
-    from assl_kit.corpus import prompts
+    from assl_kit.data.records import prompts
+    from assl_kit.data.synthetic import make_corpus
     from assl_kit.encoder import encode, load_encoder
-    from assl_kit.synthetic import make_corpus
 
     torch.set_num_threads(1)
     records = make_corpus(n)
@@ -189,12 +189,12 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
     """Seconds of the two stages and of embedding here with one thread, and on Ray with one and two workers."""
     import torch
 
-    from assl_kit.corpus import block_starts, prompts, write_records
+    from assl_kit.data.records import block_starts, prompts, write_records
+    from assl_kit.data.synthetic import make_corpus
     from assl_kit.embedding_file import embed_block
     from assl_kit.encoder import load_encoder
     from assl_kit.redistribute import Redistributor
     from assl_kit.semantic import SemanticKMeans
-    from assl_kit.synthetic import make_corpus
 
     few, X = mapped(Path(folder), min(n, WARM_UP)), mapped(Path(folder), n)
     labels, halves = SemanticKMeans(CLUSTERS).fit_predict(X), np.arange(len(few)) % 2

@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
 def opened(options) -> Iterator[tuple]:
     """A SilverSight, the name of its base, and questions nobody was trained on."""
     from assl_kit.build_data import evaluation_records
-    from assl_kit.corpus import prompts
+    from assl_kit.data.records import prompts
+    from assl_kit.data.synthetic import make_corpus
     from assl_kit.silversight import SilverSight
     from assl_kit.steps import read
-    from assl_kit.synthetic import make_corpus
     from assl_kit.workspace import Workspace
 
     if options.run:
@@ -75,7 +75,7 @@ def _bank(folder: Path, options, train):
     from assl_kit.bank import ExpertBank
     from assl_kit.base_identity import base_info
     from assl_kit.base_loading import load_base
-    from assl_kit.corpus import prompts
+    from assl_kit.data.records import prompts
     from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
     from assl_kit.router import expert_centroids
     from assl_kit.semantic import SemanticKMeans

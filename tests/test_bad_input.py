@@ -12,12 +12,12 @@ from assl_kit import Redistributor, SilverSight, mmr_select
 from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
 from assl_kit.cli import main
+from assl_kit.data.synthetic import make_corpus
 from assl_kit.encoder import encode, load_encoder
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts import train_experts
 from assl_kit.parameters import resolve
 from assl_kit.steps import require
-from assl_kit.synthetic import make_corpus
 from assl_kit.workspace import Workspace
 
 TEXTS = ["公司净利润同比增长三成", "董事会选举新任董事长", "债券市场收益率下行", "法院裁定公司破产"]

@@ -12,18 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assl_kit.corpus import (
-    COLUMNS,
-    SPLITS,
-    load_records,
-    prompts,
-    read_records,
-    user_prompt,
-    validate_records,
-    write_records,
-)
+from assl_kit.data.loading import load_records
+from assl_kit.data.records import COLUMNS, SPLITS, prompts, read_records, user_prompt, validate_records, write_records
+from assl_kit.data.splits import ensure_splits
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.splits import ensure_splits
 
 
 def full(n=6, **changes):
@@ -483,7 +475,7 @@ def test_the_mini_file_of_real_records(shared_data):
 
 
 def test_the_embedded_corpus():
-    pytest.importorskip("assl_kit.synthetic")
+    pytest.importorskip("assl_kit.data.synthetic")
     frame = load_records("embedded", n_records=250, seed=1)
     assert set(frame["split"]) >= {"train", "test"} and frame["id"].is_unique
     assert frame.equals(load_records("embedded", n_records=250, seed=1))

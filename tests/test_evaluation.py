@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 
 from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
-from assl_kit.corpus import load_records
+from assl_kit.data.loading import load_records
 from assl_kit.errors import ParameterError
 from assl_kit.evaluation import evaluate, paired_difference, pooled_difference
 from assl_kit.metrics import (
@@ -61,7 +61,7 @@ def test_the_measure_of_known_tasks_comes_from_the_name():
 
 
 def test_every_task_of_the_embedded_corpus_is_known():
-    synthetic = pytest.importorskip("assl_kit.synthetic")
+    synthetic = pytest.importorskip("assl_kit.data.synthetic")
     assert set(synthetic.TASKS) <= set(TASK_METRICS)
 
 

@@ -16,7 +16,7 @@ from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
 from assl_kit.base_model import answer_nll, chat_prompt
 from assl_kit.common.files import sha256_file
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, DataError, ParameterError
 from assl_kit.experts import adapted, load_adapters, train_experts
 from assl_kit.training import train_adapter

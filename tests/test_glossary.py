@@ -8,10 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from assl_kit.grammar_tasks import grammar_data
+from assl_kit.data.synthetic import TASKS, make_corpus, paraphrases
+from assl_kit.data.task_grammars import grammar_data
 from assl_kit.measured import evidence_results
 from assl_kit.metrics import TASK_METRICS
-from assl_kit.synthetic import TASKS, make_corpus, paraphrases
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")

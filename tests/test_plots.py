@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from assl_kit import plots
+from assl_kit.data.synthetic import TASKS
 from assl_kit.evidence_plots import plot_differences
-from assl_kit.synthetic import TASKS
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from helpers_models import make_test_base
 from safetensors.numpy import save_file
 from sklearn.base import clone
 
-from assl_kit import corpus
 from assl_kit.build_experts import WORK
 from assl_kit.common import cluster as scale_out
 from assl_kit.common.cluster import (
@@ -28,6 +27,8 @@ from assl_kit.common.cluster import (
     run_tasks,
     share,
 )
+from assl_kit.data import records as corpus
+from assl_kit.data.synthetic import make_corpus
 from assl_kit.embedding_file import embed_block, mapped_rows, read_embeddings, write_embeddings
 from assl_kit.encoder import load_encoder
 from assl_kit.errors import AsslError, DataError, ParameterError
@@ -36,7 +37,6 @@ from assl_kit.ray_stages import RayRedistributor, embed_side_by_side, train_side
 from assl_kit.redistribute import Redistributor
 from assl_kit.semantic import SemanticKMeans
 from assl_kit.steps import read, require
-from assl_kit.synthetic import make_corpus
 from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 360, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3, "select_share": 0.2}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from assl_kit.base_loading import load_base
 from assl_kit.base_model import answer_nll, generate_answers
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.scoring import rank_normalise, rouge_l, score_records
 

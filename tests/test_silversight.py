@@ -13,7 +13,7 @@ from helpers_models import make_test_base
 from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
 from assl_kit.base_model import generate_answers
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
 from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.experts import adapted, train_experts

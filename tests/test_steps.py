@@ -10,11 +10,11 @@ from helpers_models import make_test_base
 from assl_kit import steps
 from assl_kit.build_data import evaluation_records, n_select_of
 from assl_kit.build_experts import open_silversight
-from assl_kit.corpus import prompts
+from assl_kit.data.records import prompts
+from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.embedding_file import rows_of
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.parameters import resolve
-from assl_kit.splits import sample_by_task, training_pool
 from assl_kit.steps import STEPS, read, require
 from assl_kit.workspace import Workspace
 

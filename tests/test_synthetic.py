@@ -11,11 +11,12 @@ from random import Random
 import pandas as pd
 import pytest
 
-from assl_kit import synthetic
+from assl_kit.data import synthetic
+from assl_kit.data.grammar import Context, Grammar, digits_key, is_test_value
+from assl_kit.data.statistics import corpus_statistics
+from assl_kit.data.synthetic import COLUMNS, TASKS, iter_records, make_corpus, paraphrases, write_corpus
+from assl_kit.data.task_grammars import grammar_data, task_grammar
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.grammar_engine import Context, Grammar, digits_key, is_test_value
-from assl_kit.grammar_tasks import grammar_data, task_grammar
-from assl_kit.synthetic import COLUMNS, TASKS, corpus_statistics, iter_records, make_corpus, paraphrases, write_corpus
 
 
 @pytest.fixture(scope="module")

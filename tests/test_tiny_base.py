@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from assl_kit import synthetic
+from assl_kit.data import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "assl_kit" / "assets" / "tiny_base"
@@ -110,7 +110,7 @@ def test_base_copies_what_it_never_saw(model, tokenizer, script):
 
 def test_base_answers_some_questions_by_copying(model, tokenizer):
     from assl_kit.base_model import generate_answers
-    from assl_kit.corpus import user_prompt
+    from assl_kit.data.records import user_prompt
 
     records = [r for r in synthetic.iter_records(600, seed=11, split="test") if r["task"] == "qa"][:40]
     answers = generate_answers(

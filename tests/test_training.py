@@ -18,7 +18,8 @@ from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
 from assl_kit.base_model import answer_nll
 from assl_kit.common.files import read_json, sha256_file
-from assl_kit.corpus import load_records, prompts
+from assl_kit.data.loading import load_records
+from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts import adapted, train_experts
 from assl_kit.training import train_adapter

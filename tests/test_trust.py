@@ -26,7 +26,8 @@ from assl_kit.base_loading import load_base
 from assl_kit.common import files, trust
 from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
-from assl_kit.corpus import load_records, read_records
+from assl_kit.data.loading import load_records
+from assl_kit.data.records import read_records
 from assl_kit.encoder import fit_static_encoder, load_encoder
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.gguf_base import check_gguf

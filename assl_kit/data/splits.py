@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .errors import DataError, ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 
 def ensure_splits(
@@ -47,7 +47,7 @@ def ensure_splits(
 
     Examples
     --------
-    >>> from assl_kit.corpus import validate_records
+    >>> from assl_kit.data.records import validate_records
     >>> rows = [{"instruction": "判断情绪。", "input": f"第{i % 10}条", "output": "中性"} for i in range(40)]
     >>> frame = ensure_splits(validate_records(rows), test_share=0.2)
     >>> train, test = (set(frame.loc[frame["split"] == name, "input"]) for name in ("train", "test"))

@@ -5,7 +5,7 @@ and a longer split begins with the shorter one. Tasks and sources follow a fixed
 of the records are reprints: an earlier record of the same source is made again and lightly edited. The test side
 shares no filled value (name, place, product, number, date, code) with the other sides, and has instructions of its
 own; labels, relation names, function words and the exam's concepts are grammar, not values. See
-:mod:`assl_kit.grammar_engine`.
+:mod:`assl_kit.data.grammar`.
 Every company, person and event is composed by chance; a likeness to a real one is an accident.
 """
 
@@ -14,20 +14,18 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from numbers import Integral
 from random import Random
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from assl_kit.common.files import atomic_path
+from assl_kit.errors import ParameterError
 
-from .errors import DataError, ParameterError
-from .grammar_engine import Context
-from .grammar_tasks import grammar_data, task_grammar
+from .grammar import Context
+from .task_grammars import grammar_data, task_grammar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,87 +285,3 @@ def write_corpus(
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
-
-
-def _distinct(texts: list[str], order: int) -> float:
-    """Distinct character n-grams over all of them."""
-    grams = [text[k : k + order] for text in texts for k in range(len(text) - order + 1)]
-    return len(set(grams)) / max(len(grams), 1)
-
-
-def _near_duplicates(texts: list[str], threshold: float) -> int:
-    """How many texts have an earlier one with Jaccard similarity of character 3-grams of at least ``threshold``.
-
-    MinHash bands (12 of 4 rows) propose pairs, the exact similarity decides: a pair at 0.8 is missed once in 500.
-    """
-    import numpy as np
-
-    prime = (1 << 31) - 1
-    factors = np.random.default_rng(0).integers(1, prime, (2, 48, 1), dtype=np.int64)
-    buckets: dict[tuple[int, bytes], list[int]] = {}
-    shingles, found = [], 0
-    for row, text in enumerate(texts):
-        grams = {crc32(text[k : k + 3].encode()) & prime for k in range(max(len(text) - 2, 1))}
-        hashes = np.fromiter(grams, np.int64, len(grams))
-        bands = ((hashes * factors[0] + factors[1]) % prime).min(axis=1).reshape(12, 4)
-        seen: set[int] = set()
-        for band, key in enumerate(bands):
-            rows = buckets.setdefault((band, key.tobytes()), [])
-            seen.update(rows[-100:])
-            rows.append(row)
-        found += any(len(grams & shingles[k]) >= threshold * len(grams | shingles[k]) for k in seen)
-        shingles.append(grams)
-    return found
-
-
-def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 20_000) -> dict[str, Any]:
-    """Counts, diversity and duplication of a corpus.
-
-    Parameters
-    ----------
-    records : DataFrame or iterable of dict
-        With the columns of ``COLUMNS``. With "template" (see ``with_slots``) the frames are counted too.
-    sample : int, default 20000
-        Near-duplicates are looked for among the first ``sample`` records; reprints stand near their originals.
-
-    Returns
-    -------
-    dict
-        "n"; "tasks" and "sources": counts, largest first; "distinct": task or "all" → ratios of distinct character
-        n-grams of the inputs for n = 1 … 4; "exact_duplicates": share of records whose (instruction, input) was seen
-        before; "duplicate_inputs": share whose input was; "near_duplicates": share with an earlier input at a Jaccard
-        similarity of character 3-grams of at least 0.8; "majority": label task → share of its commonest output;
-        "templates" and "top_template": number of frames and share of the commonest, or None.
-
-    Examples
-    --------
-    >>> statistics = corpus_statistics(make_corpus(300))
-    >>> statistics["n"], len(statistics["tasks"])
-    (300, 7)
-    """
-    rows = records.to_dict("records") if hasattr(records, "to_dict") else list(records)
-    if not rows:
-        raise DataError("there are no records to describe", where="records")
-    total = len(rows)
-    inputs = [row["input"] for row in rows]
-    tasks = Counter(row["task"] for row in rows)
-    by_task = {task: [row["input"] for row in rows if row["task"] == task] for task in tasks}
-    labels = {
-        task: Counter(row["output"] for row in rows if row["task"] == task) for task in tasks if task in LABEL_TASKS
-    }
-    templates = Counter(row["template"] for row in rows if row.get("template"))
-    return {
-        "n": total,
-        "tasks": dict(tasks.most_common()),
-        "sources": dict(Counter(row["source"] for row in rows).most_common()),
-        "distinct": {
-            name: {order: round(_distinct(texts, order), 4) for order in range(1, 5)}
-            for name, texts in {"all": inputs, **by_task}.items()
-        },
-        "exact_duplicates": 1 - len({(row["instruction"], row["input"]) for row in rows}) / total,
-        "duplicate_inputs": 1 - len(set(inputs)) / total,
-        "near_duplicates": _near_duplicates(inputs[:sample], 0.8) / min(total, sample),
-        "majority": {task: count.most_common(1)[0][1] / count.total() for task, count in labels.items()},
-        "templates": len(templates) or None,
-        "top_template": templates.most_common(1)[0][1] / total if templates else None,
-    }

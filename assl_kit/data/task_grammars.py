@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from .grammar_engine import Context, Grammar
+from .grammar import Context, Grammar
 
 
 @cache

@@ -22,7 +22,7 @@ from itertools import accumulate
 from random import Random
 from zlib import crc32
 
-from .errors import DataError
+from assl_kit.errors import DataError
 
 TEST_PART = 3
 """One value in ``TEST_PART`` belongs to the test side."""

@@ -1,0 +1,1 @@
+"""Records: read, checked, split, and the corpus that the package writes itself."""

@@ -1,0 +1,207 @@
+"""CFLEB (BBT-FinCUGE) as it is published: its folders, its label names, our instructions."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from assl_kit.common import limits as bounds
+from assl_kit.common.limits import check_size, parse_json
+from assl_kit.common.trust import inside
+from assl_kit.errors import DataError
+
+from .readers import Pair
+
+#: Our wording of each task's instruction, by the benchmark's own name for the data set.
+INSTRUCTIONS = {
+    "finfe": "读一读这条股民留言，判断其情绪是积极、中性还是消极，只写类别。",
+    "finne": "读一读这段财经新闻，判断它传达的情绪是积极、中性还是消极，只写类别。",
+    "finna": "为这则财经消息拟一个标题，概括最要紧的内容。",
+    "finnl": "这则财经快讯属于哪些类别？写出全部类别，用顿号隔开。",
+    "finnsp": "材料里有没有对所列金融实体不利的消息？有则回答“是，实体名”，多个实体用分号隔开；没有则回答“否”。",
+    "finre": "根据句子判断实体一对实体二是什么关系，看不出关系时写 unknown。",
+    "finqa": "依据材料回答问题，只写答案。",
+    "fincqa": "材料描述了一种因果关系，请依据材料回答问题，只写答案。",
+    "finese": "找出材料中与所给事件类型相对应的主体，只写主体名称。",
+    "finner": "列出材料中的实体，每个实体后用括号注明类别，用分号隔开；没有实体时写“无”。",
+    "fineval": "请解答这道金融考试选择题，只写正确选项的字母。",
+}
+
+
+_SPLIT_WORDS = {"train": "train", "eval": "dev", "valid": "dev", "dev": "dev", "val": "dev", "test": "test"}
+
+
+_ROOTS = ("", "DataSetThere", "FinCUGE_Publish")
+
+
+def _row(row: Any, width: int, name: str, place: str) -> list[str]:
+    if not isinstance(row, (list, tuple)) or len(row) != width:
+        found = f"{len(row)} values" if isinstance(row, (list, tuple)) else type(row).__name__
+        raise DataError(f"a {name} row must be a list of {width} values, this one is {found}", where=place)
+    return ["" if value is None else str(value).strip() for value in row]
+
+
+def _finna(row, place):
+    title, text = _row(row, 2, "FinNA", place)
+    return text, title, "summarization"
+
+
+def _finnl(row, place):
+    text, labels = _row(row, 2, "FinNL", place)
+    return text, "、".join(labels.split()), "classification"
+
+
+def _finnsp(row, place):
+    _, title, text, entities, negative, subjects = _row(row, 6, "FinNSP", place)
+    body = text if not title or title[:30] == text[:30] else f"{title}\n{text}"
+    answer = "否" if negative in ("0", "0.0") else "是，" + "；".join(filter(None, subjects.split(";")))
+    return f"材料：{body}\n实体：{entities.replace(';', '；')}", answer.rstrip("，"), "negative_news"
+
+
+def _finre(row, place):
+    head, tail, relation, text = _row(row, 4, "FinRE", place)
+    return f"句子：{text}\n实体一：{head}\n实体二：{tail}", relation, "relation_extraction"
+
+
+def _finqa(row, place):
+    text, answer = _row(row, 2, "FinQA", place)
+    cut = text.find("？") + 1  # the question comes first and is joined to its passage without a separator
+    body = f"问题：{text[:cut]}\n材料：{text[cut:].strip()}" if 0 < cut < len(text) else text
+    return body, answer, "qa"
+
+
+def _finese(row, place):
+    _, text, event, subject = _row(row, 4, "FinESE", place)
+    return f"材料：{text}\n事件类型：{event}", "" if subject in ("NaN", "nan") else subject, "event_extraction"
+
+
+def _finner(row, place):
+    if not isinstance(row, dict) or not isinstance(row.get("labels"), list):
+        raise DataError('a FinNER row must be an object with "text" and a list "labels"', where=place)
+    found = [str(label).rpartition(":") for label in row["labels"]]
+    answer = "；".join(f"{name}（{kind}）" if name else kind for name, _, kind in found) or "无"
+    return str(row.get("text", "")).strip(), answer, "entity_extraction"
+
+
+_CONVERTERS: dict[str, Callable] = {
+    "finna": _finna,
+    "finnl": _finnl,
+    "finnsp": _finnsp,
+    "finre": _finre,
+    "finqa": _finqa,
+    "fincqa": _finqa,
+    "finese": _finese,
+    "finner": _finner,
+}
+
+
+_SENTIMENT = ("finfe", "finne")
+
+
+CFLEB_NAMES = (*_SENTIMENT, *_CONVERTERS)
+
+
+def _sentiment_names(rows: list, place: str) -> dict[float, str]:
+    """Names of the sentiment labels: FinFE's first release and FinNE write 0, 0.5, 1, FinFE's later one 0, 1, 2."""
+    try:
+        values = {float(row[1]) for row in rows}
+        whole = all(isinstance(row[1], int) for row in rows)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise DataError("a FinFE or FinNE row must be a list of a text and a number", where=place) from error
+    names = {0.0: "消极", 1.0: "中性", 2.0: "积极"}
+    if 2.0 not in values and not (whole and values):
+        names = {0.0: "消极", 0.5: "中性", 1.0: "积极"}
+    if unknown := sorted(values - set(names)):
+        raise DataError(f"unknown sentiment labels {unknown}", where=place, hint="Labels are 0, 0.5, 1 or 0, 1, 2.")
+    return names
+
+
+def _split_of(path: Path) -> str | None:
+    words = path.stem.lower().replace("-", "_").split("_")
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+
+
+def _rows(path: Path) -> list:
+    """All rows of one file: a JSON list, or tab-separated lines (.txt, FinRE)."""
+    check_size(path, bounds.MAX_LIST)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".txt":
+            return [line.split("\t") for line in text.splitlines() if line.strip()]
+        rows = parse_json(text)
+    except UnicodeDecodeError as error:
+        raise DataError("the file is not UTF-8 text", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    if not isinstance(rows, list):
+        raise DataError("the file must hold a JSON list", where=str(path))
+    return rows
+
+
+def _task_folders(folder: Path) -> list[Path]:
+    if folder.name.lower() in CFLEB_NAMES and _task_files(folder):
+        return [folder]
+    for root in _ROOTS:
+        base = folder / root
+        if base.is_dir():
+            found = [f for f in sorted(base.iterdir()) if f.is_dir() and f.name.lower() in CFLEB_NAMES]
+            if found := [f for f in found if _task_files(f)]:
+                return found
+    return []
+
+
+def _task_files(folder: Path) -> list[Path]:
+    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in (".json", ".txt") and f.is_file()]
+    return [f for f in files if _split_of(f) and (f.suffix.lower() == ".json" or folder.name.lower() == "finre")]
+
+
+def is_cfleb(folder: Path) -> bool:
+    """Whether ``folder`` holds CFLEB task folders (``FinFE/train_list.json`` ...), or is one of them."""
+    return bool(_task_folders(Path(folder)))
+
+
+def iter_cfleb(folder: str | Path) -> Iterator[Pair]:
+    """Yield the records of a CFLEB (BBT-FinCUGE) folder as ``(place, record)``.
+
+    Reads ``DataSetThere/<Task>/`` and ``FinCUGE_Publish/<task>/`` of the benchmark's repository, or any folder with
+    the same layout: ``train_list.json``, ``eval_list.json`` (becomes dev), ``test_list.json``, FinNL's
+    ``news_label_train.json`` and FinRE's tab-separated ``train.txt``. Files without answers (``problem_list.json``)
+    are not read, rows without one (FinESE's event "其他") are counted in a warning and left out.
+
+    Parameters
+    ----------
+    folder : path-like
+        One task's folder, their parent, or the root of the repository (where ``DataSetThere`` comes first).
+
+    Raises
+    ------
+    DataError
+        A file is not JSON, or a row has another shape than its task's; names the file and the row.
+
+    References
+    ----------
+    Lu et al. 2023, "BBT-Fin" (arXiv 2302.09432), section 4, and its repository. The instructions are ours.
+    """
+    skipped = 0
+    for task_folder in _task_folders(Path(folder)):
+        name = task_folder.name.lower()
+        for path in _task_files(task_folder):
+            rows, split = _rows(inside(folder, path)), _split_of(path)
+            labels = _sentiment_names(rows, str(path)) if name in _SENTIMENT else {}
+            for number, row in enumerate(rows, 1):
+                place = f"{path}, row {number}"
+                if name in _SENTIMENT:
+                    text, label = _row(row, 2, "FinFE or FinNE", place)
+                    body, answer, task = text, labels[float(label)], "sentiment"
+                else:
+                    body, answer, task = _CONVERTERS[name](row, place)
+                if not answer:
+                    skipped += 1
+                    continue
+                record = {"instruction": INSTRUCTIONS[name], "input": body, "output": answer}
+                yield place, record | {"task": task, "source": name, "split": split}
+    if skipped:
+        warnings.warn(f"{skipped} CFLEB rows without an answer were left out", UserWarning, stacklevel=2)
