@@ -16,8 +16,7 @@ from collections import namedtuple
 import numpy as np
 
 from assl_kit.common.jit import jit
-
-from ._dots import dot, product, products, slack
+from assl_kit.space.dots import dot, product, products, slack
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
 _BLOCK = 1024  # rows brought up to date together

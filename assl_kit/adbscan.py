@@ -9,9 +9,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from assl_kit.space.neighbors import Graph, components, make_points, nearest_within, reach
+from assl_kit.space.rows import check_rows
+
 from .errors import ParameterError
 from .ids import id_order
-from .neighbors import Graph, check_rows, components, make_points, nearest_within, reach
 from .thinning import Thinning
 
 LEAST_NEIGHBORS = 16  # kept of each row, even where min_samples is less: they spare most of the later searches

@@ -6,8 +6,9 @@ import warnings
 
 import numpy as np
 
+from assl_kit.space.rows import check_rows
+
 from .errors import ParameterError
-from .neighbors import check_rows
 
 __all__ = ["k_center", "k_means_medoids", "random_rows"]
 

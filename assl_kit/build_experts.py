@@ -16,10 +16,10 @@ from assl_kit.common.device import is_small, pick_device
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.space.embeddings import rows_of
 
 from .build_data import evaluation_records, n_select_of
 from .build_space import encoder_in
-from .embedding_file import rows_of
 from .errors import WorkspaceError
 from .parameters import Parameters
 from .parents import Parents
@@ -119,8 +119,9 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
 
 def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """One adapter a cluster, and the router beside them: the bank."""
+    from assl_kit.space.encoder import encoder_fingerprint
+
     from .base_identity import base_info
-    from .encoder import encoder_fingerprint
     from .experts import train_experts
     from .training_table import MEASURED
 

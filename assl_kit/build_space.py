@@ -13,8 +13,8 @@ from assl_kit.common.cluster import backend
 from assl_kit.common.files import write_json
 from assl_kit.data.records import BLOCK, block_starts
 from assl_kit.data.splits import training_pool
+from assl_kit.space.embeddings import embed_block, mapped_rows, rows_of, write_embeddings
 
-from .embedding_file import embed_block, mapped_rows, rows_of, write_embeddings
 from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
@@ -23,8 +23,7 @@ from .workspace import Workspace
 def build_encoder(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """A fitted encoder is saved; of any other only its name is noted."""
     from assl_kit.data.records import prompts
-
-    from .encoder import encoder_fingerprint, load_encoder
+    from assl_kit.space.encoder import encoder_fingerprint, load_encoder
 
     if p.encoder == "fit":
         texts = prompts(training_pool(parents["records"]))
@@ -42,7 +41,7 @@ def open_encoder(ws: Workspace, parameters: Parameters):
 
 def encoder_in(folder: Path, p: Parameters):
     """The encoder that a run fitted into ``folder``, or the one it names."""
-    from .encoder import load_encoder
+    from assl_kit.space.encoder import load_encoder
 
     return load_encoder(str(folder)) if p.encoder == "fit" else load_encoder(p.encoder, device=p.device)
 
@@ -76,7 +75,7 @@ def training_rows(ws: Workspace, parents: Parents) -> Iterator[tuple[pd.Series, 
 
 def build_clusters(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The training records' clusters, and the similarity of each to its centroid."""
-    from .semantic import SemanticKMeans
+    from assl_kit.space.clusters import SemanticKMeans
 
     with training_rows(ws, parents) as (ids, X):
         kmeans = SemanticKMeans(n_clusters=p.n_clusters, random_state=p.seed).fit(X)

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.data.records import prompts
+from assl_kit.space.embeddings import rows_of
+from assl_kit.space.encoder import encode
 
-from .embedding_file import rows_of
-from .encoder import encode
 from .errors import AsslError, ParameterError, WorkspaceError
 from .router import Routes, expert_centroids
 from .silversight import SilverSight

@@ -32,8 +32,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @json_option
 def route(text, run, bank, as_json) -> None:
     """Show which expert the question TEXT goes to."""
+    from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+
     from .bank import ExpertBank
-    from .encoder import encode, encoder_fingerprint, load_encoder
 
     _check_question(text)
     folder = bank or experts_folder(open_run(run))

@@ -14,51 +14,13 @@ import numpy as np
 from assl_kit.common.device import torch_device
 from assl_kit.common.jit import jit
 from assl_kit.common.parallel import thread_count
+from assl_kit.space.dots import dot, dots, slack
+from assl_kit.space.rows import check_rows, mean_direction, row_blocks
 
 from ._cuda import torch_similarities
-from ._dots import dot, dots, slack
 from ._lazy_mmr import TIES, lazy_picks
 from .errors import DataError, ParameterError
 from .ids import id_order
-from .neighbors import check_rows, row_blocks
-
-
-def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """The mean of rows, scaled to unit length.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, d), float32
-    rows : ndarray of int, optional
-        The rows to average, added in this order; all rows in their order by default.
-
-    Returns
-    -------
-    ndarray of shape (d,), float64
-        Unit length.
-
-    Raises
-    ------
-    DataError
-        If there is no row, or the mean has no direction (its length is below 1e-6).
-
-    Examples
-    --------
-    >>> mean_direction(np.eye(2, dtype=np.float32)).round(4).tolist()
-    [0.7071, 0.7071]
-    """
-    n = len(X) if rows is None else len(rows)
-    total = np.zeros(X.shape[1])
-    for start in range(0, n, 4096):
-        part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
-        total += part.astype(np.float32, copy=False).sum(axis=0, dtype=np.float64)
-    length = np.linalg.norm(total)
-    if n == 0 or length < 1e-6 * n:
-        raise DataError(
-            f"the mean of {n} rows has no direction, so there is no centroid",
-            hint="Give a centroid, or rows that do not cancel out.",
-        )
-    return total / length
 
 
 def mmr_select(

@@ -19,8 +19,8 @@ from sklearn.base import clone
 
 from assl_kit.common.cluster import check_room, connect, device_for, explained, opened, run_tasks, share, total
 from assl_kit.data.records import block_starts
+from assl_kit.space.embeddings import embed_block
 
-from .embedding_file import embed_block
 from .redistribute import Redistributor
 
 
@@ -34,7 +34,7 @@ def embed_side_by_side(
     records : path-like
         Written by `assl_kit.data.records.write_records`; all machines must see it under this path.
     encoder : str
-        A folder or hub id, as for `assl_kit.encoder.load_encoder`.
+        A folder or hub id, as for `assl_kit.space.encoder.load_encoder`.
     device : str
         ``"cuda"``: each worker asks for a GPU; ``"auto"``: if there is one.
     workers : int, optional
@@ -43,7 +43,7 @@ def embed_side_by_side(
     Yields
     ------
     places, ids, rows
-        As `assl_kit.embedding_file.write_embeddings` takes them, in any order.
+        As `assl_kit.space.embeddings.write_embeddings` takes them, in any order.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class _Embedder:
 
 @lru_cache(maxsize=1)
 def _encoder(name: str, device: str):
-    from .encoder import load_encoder
+    from assl_kit.space.encoder import load_encoder
 
     return load_encoder(name, device=device)
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+
 from .bank import ExpertBank
 from .bank_check import check_match
 from .base_identity import base_info
 from .base_loading import load_base
 from .base_model import _positive, generate_answers
-from .encoder import encode, encoder_fingerprint, load_encoder
 from .errors import AsslError, BankError, DataError, ParameterError
 from .experts import load_adapters
 from .merging import rounds, serving
@@ -108,7 +109,7 @@ class SilverSight:
         base : str, optional
             Name of the base for :func:`assl_kit.base_model.load_base`; default: the id the bank names.
         encoder : SentenceTransformer or str, optional
-            The encoder, or its name for :func:`assl_kit.encoder.load_encoder`; default: the bank's own `encoder/`
+            The encoder, or its name for :func:`assl_kit.space.encoder.load_encoder`; default: the bank's own `encoder/`
             folder if it has one, else the id the bank names.
         device, dtype : str, optional
             See :func:`assl_kit.base_model.load_base`.

@@ -19,9 +19,9 @@ import pandas as pd
 
 from assl_kit.common.device import peak_memory_mb
 from assl_kit.common.files import read_json, sha256_file, sha256_of
+from assl_kit.space.embeddings import read_embeddings
 
 from . import build_data, build_evaluation, build_experts, build_selection, build_space
-from .embedding_file import read_embeddings
 from .errors import ParameterError
 from .parameters import Parameters
 from .parents import Parents, read_artifact

@@ -10,8 +10,8 @@ import heapq
 
 import numpy as np
 
-from ._tiles import greedy_known
-from .neighbors import nearest_within, reach
+from assl_kit.space.neighbors import nearest_within, reach
+from assl_kit.space.tiles import greedy_known
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
 STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result

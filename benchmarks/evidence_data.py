@@ -155,7 +155,8 @@ ENCODERS = (
 def embedder(name: str, texts: list[str], seed: int, base=None):
     """A function from texts to float32 unit rows; what there is to fit is fitted on ``texts``."""
     if name.startswith("fitted static"):
-        from assl_kit.encoder import encode, fit_static_encoder
+        from assl_kit.space.encoder import encode
+        from assl_kit.space.static_encoder import fit_static_encoder
 
         encoder = fit_static_encoder(texts, dim=int(name.rsplit(" ", 1)[1]), seed=seed)
         return lambda rows: encode(encoder, rows)

@@ -17,7 +17,7 @@ from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
 from assl_kit.redistribute import Redistributor
 from assl_kit.scoring import rank_normalise, score_records
-from assl_kit.semantic import SemanticKMeans
+from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.training_config import TrainingConfig
 
 K = 6

@@ -18,7 +18,8 @@ from assl_kit.common.files import read_json
 from assl_kit.evaluation import evaluate, pooled_difference
 from assl_kit.metrics import metric_of, score_answers
 from assl_kit.router import CentroidRouter, expert_centroids
-from assl_kit.semantic import SemanticKMeans, cluster_task_agreement, task_centroids
+from assl_kit.space.cluster_quality import cluster_task_agreement, task_centroids
+from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.stability import jaccard
 
 CHOSEN, ROUTED = "chosen 10 %", "experts by cluster"

@@ -23,7 +23,7 @@ PRELOAD = [
     "torch",
     "tqdm",
     "assl_kit.redistribute",
-    "assl_kit.semantic",
+    "assl_kit.space.clusters",
 ]
 
 

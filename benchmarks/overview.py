@@ -13,8 +13,8 @@ import numpy as np
 from assl_kit.bank import ExpertBank
 from assl_kit.common.files import atomic_path
 from assl_kit.data.splits import training_pool
-from assl_kit.embedding_file import rows_of
 from assl_kit.plots import MARKERS, _figure, expert_colours, project, readable, task_colours
+from assl_kit.space.embeddings import rows_of
 from assl_kit.steps import read
 from assl_kit.workspace import Workspace
 

@@ -101,7 +101,7 @@ def mapped(folder: Path, n: int, d: int = D) -> np.ndarray:
 def growth(n: int, folder: str) -> dict:
     """k-means and the two stages on ``n`` mapped rows; a tenth is chosen."""
     from assl_kit.redistribute import Redistributor
-    from assl_kit.semantic import SemanticKMeans
+    from assl_kit.space.clusters import SemanticKMeans
 
     work = Redistributor()
     few = mapped(Path(folder), min(n, WARM_UP))
@@ -125,7 +125,7 @@ def growth(n: int, folder: str) -> dict:
 # embedding -----------------------------------------------------------------------------------------------------------
 def encoders(folder: Path, texts: list[str]) -> Iterator[tuple[str, str, int]]:
     """Name, folder and number of records: the fitted static encoder, and a transformer with random weights."""
-    from assl_kit.encoder import load_encoder
+    from assl_kit.space.encoder import load_encoder
 
     load_encoder("fit", texts=texts, dim=D).save(str(folder / "static"))
     yield "fitted static, 384 columns", str(folder / "static"), len(texts)
@@ -139,7 +139,7 @@ def _random_transformer(folder: Path, texts: list[str]) -> None:
     from sentence_transformers.models import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from assl_kit.encoder import load_encoder
+    from assl_kit.space.encoder import load_encoder
 
     tokenizer = load_encoder(str(folder / "static"))[0].tokenizer
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[UNK]")
@@ -164,7 +164,7 @@ def embedding(folder: str, n: int) -> list[dict]:
 
     from assl_kit.data.records import prompts
     from assl_kit.data.synthetic import make_corpus
-    from assl_kit.encoder import encode, load_encoder
+    from assl_kit.space.encoder import encode, load_encoder
 
     torch.set_num_threads(1)
     records = make_corpus(n)
@@ -191,10 +191,10 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
 
     from assl_kit.data.records import block_starts, prompts, write_records
     from assl_kit.data.synthetic import make_corpus
-    from assl_kit.embedding_file import embed_block
-    from assl_kit.encoder import load_encoder
     from assl_kit.redistribute import Redistributor
-    from assl_kit.semantic import SemanticKMeans
+    from assl_kit.space.clusters import SemanticKMeans
+    from assl_kit.space.embeddings import embed_block
+    from assl_kit.space.encoder import load_encoder
 
     few, X = mapped(Path(folder), min(n, WARM_UP)), mapped(Path(folder), n)
     labels, halves = SemanticKMeans(CLUSTERS).fit_predict(X), np.arange(len(few)) % 2

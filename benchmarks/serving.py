@@ -76,9 +76,9 @@ def _bank(folder: Path, options, train):
     from assl_kit.base_identity import base_info
     from assl_kit.base_loading import load_base
     from assl_kit.data.records import prompts
-    from assl_kit.encoder import encode, encoder_fingerprint, load_encoder
     from assl_kit.router import expert_centroids
-    from assl_kit.semantic import SemanticKMeans
+    from assl_kit.space.clusters import SemanticKMeans
+    from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
     from assl_kit.training import train_adapter
     from assl_kit.training_config import TrainingConfig
 

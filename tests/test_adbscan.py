@@ -11,10 +11,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from assl_kit import adbscan, device_points, points, thinning
+from assl_kit import adbscan, thinning
 from assl_kit.adbscan import ADBSCAN
-from assl_kit.device_points import DevicePoints
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.space import points
+from assl_kit.space import torch_points as device_points
+from assl_kit.space.torch_points import DevicePoints
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SLACK = 1 + 1.1e-6

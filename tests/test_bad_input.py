@@ -13,10 +13,10 @@ from assl_kit.base_identity import base_info
 from assl_kit.base_loading import load_base
 from assl_kit.cli import main
 from assl_kit.data.synthetic import make_corpus
-from assl_kit.encoder import encode, load_encoder
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts import train_experts
 from assl_kit.parameters import resolve
+from assl_kit.space.encoder import encode, load_encoder
 from assl_kit.steps import require
 from assl_kit.workspace import Workspace
 

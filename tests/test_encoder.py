@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from assl_kit import encoder as module
-from assl_kit.encoder import encode, encoder_fingerprint, fit_static_encoder, load_encoder
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.space import encoder as module
+from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+from assl_kit.space.static_encoder import fit_static_encoder
 
 FIRMS = ["东方科技", "海天能源", "长河银行", "青山医药", "北辰证券", "金岭矿业"]
 TASKS = {

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from assl_kit import device_points, points
 from assl_kit.common.parallel import for_each
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.neighbors import Graph, check_rows, components, knn, make_points, nearest_within, reach
+from assl_kit.space import points
+from assl_kit.space import torch_points as device_points
+from assl_kit.space.neighbors import Graph, components, knn, make_points, nearest_within, reach
+from assl_kit.space.rows import check_rows
 
 
 def plain_knn(X, k):

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assl_kit import points
 from assl_kit.adbscan import ADBSCAN
 from assl_kit.budgets import cluster_budgets
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.mmr import mmr_select
 from assl_kit.redistribute import Redistributor
 from assl_kit.selection import POOL_COLUMNS, TABLE_COLUMNS, Selection
+from assl_kit.space import points
 
 
 def space(n=400, d=8, k=3, seed=0, duplicates=0.0):

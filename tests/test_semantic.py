@@ -14,19 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from assl_kit import _unit_rows, semantic
-from assl_kit._cuda import TorchLloyd
-from assl_kit._kmeans import Lloyd
-from assl_kit._unit_rows import UnitRows
 from assl_kit.common.device import torch_device
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.semantic import (
-    SemanticKMeans,
-    choose_n_clusters,
-    cluster_task_agreement,
-    cluster_task_table,
-    task_centroids,
-)
+from assl_kit.space import clusters as semantic
+from assl_kit.space import rows as _unit_rows
+from assl_kit.space.cluster_quality import choose_n_clusters, cluster_task_agreement, cluster_task_table, task_centroids
+from assl_kit.space.clusters import SemanticKMeans
+from assl_kit.space.lloyd import Lloyd, TorchLloyd
+from assl_kit.space.rows import UnitRows
 
 
 def blobs(n=300, d=16, k=4, spread=0.3, seed=0):

@@ -12,9 +12,9 @@ from assl_kit.build_data import evaluation_records, n_select_of
 from assl_kit.build_experts import open_silversight
 from assl_kit.data.records import prompts
 from assl_kit.data.splits import sample_by_task, training_pool
-from assl_kit.embedding_file import rows_of
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.parameters import resolve
+from assl_kit.space.embeddings import rows_of
 from assl_kit.steps import STEPS, read, require
 from assl_kit.workspace import Workspace
 

@@ -28,9 +28,10 @@ from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records
 from assl_kit.data.records import read_records
-from assl_kit.encoder import fit_static_encoder, load_encoder
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.gguf_base import check_gguf
+from assl_kit.space.encoder import load_encoder
+from assl_kit.space.static_encoder import fit_static_encoder
 from assl_kit.vllm_client import ClientError, Routes
 
 links = pytest.mark.skipif(os.name == "nt", reason="making links needs rights on Windows")

@@ -135,20 +135,6 @@ def check_encoder_folder(folder: str | Path, what: str = "the encoder") -> None:
             )
 
 
-def hub_encoder(name: str) -> Path:
-    """The hub's files of an encoder, without pickled weights and programs, in its cache; to be checked before use."""
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    known = name if "/" in name else f"sentence-transformers/{name}"
-    try:
-        return Path(snapshot_download(known, allow_patterns=wanted))
-    except Exception:
-        if known == name:
-            raise
-        return Path(snapshot_download(name, allow_patterns=wanted))
-
-
 def check_dataset_folder(folder: str | Path) -> None:
     """Check a folder before the library datasets looks for data in it.
 

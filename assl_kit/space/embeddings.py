@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.data.records import block_starts, prompts, read_block
+from assl_kit.errors import DataError
 
 from .encoder import encode
-from .errors import DataError
 
 _STEP = 8192  # rows copied at a time
 

@@ -13,13 +13,10 @@ import numpy as np
 from assl_kit.common.checks import as_texts
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path, sha256_of
-from assl_kit.common.trust import check_encoder_folder, hub_encoder
+from assl_kit.common.trust import check_encoder_folder
+from assl_kit.errors import DataError, ParameterError
 
-from ._static_encoder import static_rows
-from .errors import DataError, ParameterError
-
-FIT_VERSION = 1
-UNKNOWN = "[UNK]"
+from .static_encoder import FIT_VERSION, fit_static_encoder, static_rows
 
 
 def load_encoder(
@@ -109,135 +106,6 @@ def _load(name: str, device: str):
             hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
             "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
         ) from error
-
-
-def fit_static_encoder(
-    texts: Sequence[str],
-    *,
-    dim: int = 256,
-    vocab_size: int = 20_000,
-    max_token_length: int = 4,
-    seed: int = 0,
-    max_texts: int = 20_000,
-):
-    """Fit an encoder whose embedding of a text is the normalised mean of its tokens' vectors.
-
-    A BPE tokenizer is fitted on the texts, then a truncated SVD of their TF-IDF matrix with sublinear counts
-    (1 + log tf) gives the vector of token t: idf(t) · f(t) · V(t). A mean of vectors counts linearly, so a
-    token that repeats inside texts would weigh too much; f(t), the sum of its sublinear over the sum of its plain
-    counts, takes that out on average.
-
-    Parameters
-    ----------
-    texts : sequence of str
-    dim : int
-        Columns of the embedding. Where the texts have fewer components, the rest is zero.
-    vocab_size : int
-        Tokens of the tokenizer, at most.
-    max_token_length : int
-        Characters of a token, at most.
-    seed : int
-    max_texts : int
-        Fit on a random sample of this size if there are more texts.
-
-    Returns
-    -------
-    sentence_transformers.SentenceTransformer
-        ``StaticEmbedding`` and ``Normalize``, on the CPU. The same texts and settings give the same bits. Any text
-        with a character that is not white space gets a unit vector.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two texts, or none has a character.
-    ParameterError
-        If a number is out of range.
-
-    Notes
-    -----
-    Ours: the paper uses a downloaded sentence encoder. On 5,176 real records f(t) raised the agreement of six clusters
-    with the tasks (NMI) from .53 to .61, of twelve from .69 to .72, and the nearest-task-centroid accuracy on records
-    not fitted on from .84 to .90: about those of latent semantic analysis itself (.61, .75, .89). Powers of the
-    singular values and a removed mean moved these by less than the spread over seeds.
-    """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, StaticEmbedding
-
-    for key, value, least in (
-        ("dim", dim, 1), ("vocab_size", vocab_size, 16), ("max_token_length", max_token_length, 1),
-        ("max_texts", max_texts, 2),
-    ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ParameterError(f"{key} must be a whole number of at least {least}, not {value!r}")
-    texts = as_texts(texts)
-    if len(texts) > max_texts:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
-        texts = [texts[row] for row in chosen]
-    if len(texts) < 2 or not any(text.strip() for text in texts):
-        raise DataError("an encoder needs at least two texts with characters in them to be fitted on")
-    tokenizer = _fit_tokenizer(texts, vocab_size, max_token_length)
-    vectors = _token_vectors(_count_tokens(tokenizer, texts), dim, seed, tokenizer.token_to_id(UNKNOWN))
-    return SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=vectors), Normalize()], device="cpu"
-    )
-
-
-def _fit_tokenizer(texts: list[str], vocab_size: int, max_token_length: int):
-    """BPE on runs of Han characters, of other letters, and single other characters; any number is one token."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\p{N}+"), "0")]
-    )
-    runs = Regex(r"\p{Han}+|(?:(?!\p{Han})\p{L})+|\S")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(runs, behavior="isolated")]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, limit_alphabet=vocab_size // 2, max_token_length=max_token_length, min_frequency=2,
-        special_tokens=[UNKNOWN], show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _count_tokens(tokenizer, texts: list[str]):
-    from scipy.sparse import csr_matrix
-
-    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    ends = np.cumsum([0] + [len(row) for row in ids])
-    columns = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=ends[-1])
-    counts = csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(ids), tokenizer.get_vocab_size()))
-    counts.sum_duplicates()
-    return counts
-
-
-def _token_vectors(counts, dim: int, seed: int, unknown: int) -> np.ndarray:
-    """Vectors (v, dim), float32, of the tokens counted in a sparse (n, v) matrix; no row is zero."""
-    from scipy.sparse import diags
-    from sklearn.preprocessing import normalize
-    from sklearn.utils.extmath import randomized_svd
-    from threadpoolctl import threadpool_limits
-
-    n, v = counts.shape
-    sublinear = counts.copy()
-    sublinear.data = 1 + np.log(sublinear.data)
-    idf = np.log((1 + n) / (1 + np.bincount(counts.indices, minlength=v))) + 1
-    weights = idf * np.asarray(sublinear.sum(0)).ravel() / np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
-    rank = min(dim, n, v)
-    with threadpool_limits(1):  # the bits of the result must not depend on the number of threads
-        _, strengths, components = randomized_svd(
-            normalize(sublinear @ diags(idf)), rank, n_iter=5, power_iteration_normalizer="LU", random_state=seed
-        )
-        vectors = np.zeros((v, dim))
-        vectors[:, :rank] = weights[:, None] * components.T * (strengths > 1e-6 * strengths[0])
-        typical = np.asarray(counts.sum(0)).ravel() @ vectors
-    # Characters never seen, and tokens that only occur inside longer ones, point weakly to where a typical text is.
-    vectors[unknown] = 0
-    lost = np.linalg.norm(vectors, axis=1) < 1e-9
-    vectors[lost] = 1e-3 * typical / np.linalg.norm(typical)
-    return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 def encoder_fingerprint(encoder) -> str:
@@ -379,3 +247,17 @@ def _content(texts: list[str]) -> str:
 def _dimension(encoder) -> int:
     get = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
     return int(get())
+
+
+def hub_encoder(name: str) -> Path:
+    """The hub's files of an encoder, without pickled weights and programs, in its cache; to be checked before use."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    known = name if "/" in name else f"sentence-transformers/{name}"
+    try:
+        return Path(snapshot_download(known, allow_patterns=wanted))
+    except Exception:
+        if known == name:
+            raise
+        return Path(snapshot_download(name, allow_patterns=wanted))

@@ -10,108 +10,15 @@ from itertools import combinations
 from threading import Lock
 
 import numpy as np
-from scipy.sparse import issparse
 
 from assl_kit.common.parallel import for_each, thread_count
+from assl_kit.errors import ParameterError
 
-from . import _tiles
-from ._unit_rows import as_array, is_unit
-from .errors import DataError, ParameterError
+from . import tiles as _tiles
 from .points import Points
+from .rows import check_rows
 
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else
-LARGEST = 1e30  #: entries beyond this would overflow float32 distances
-ENTRIES = 2**22  #: of X read at a time
-
-
-def check_rows(X, *, unit=False, name="X", convert=True):
-    """Check a matrix of rows and give it as float32.
-
-    Parameters
-    ----------
-    X : array-like of shape (n, d)
-        Finite real numbers: lists, any float or integer dtype, non-contiguous and memory-mapped arrays, torch tensors
-        on any device. A C-contiguous float32 array is not copied.
-    unit : bool, default=False
-        Also ask that every row has Euclidean length 1, to within 1e-3.
-    name : str, default="X"
-        What to call the array in messages.
-    convert : bool, default=True
-        Give float32; else a float array stays as it is, and a memory-mapped one on disk.
-
-    Returns
-    -------
-    ndarray of shape (n, d), float32 and C-contiguous where ``convert``
-
-    Raises
-    ------
-    DataError
-        If X is sparse, complex, not numeric, not two-dimensional or empty, or if a row holds NaN, inf or an entry
-        beyond 1e30; with ``unit=True`` also if a row is zero or not of unit length. The message names the row.
-
-    Notes
-    -----
-    Ours; the paper does not say how embeddings are checked.
-
-    Examples
-    --------
-    >>> check_rows([[3, 4], [0, 1]]).dtype
-    dtype('float32')
-    >>> check_rows([[0.6, 0.8], [0, 0]], unit=True)
-    Traceback (most recent call last):
-    ...
-    assl_kit.errors.DataError: a row of X is zero (row 1). Remove the record, or check what the encoder was given.
-    """
-    if issparse(X):
-        raise DataError(f"{name} is a sparse matrix", hint="Give a dense array, for example X.toarray().")
-    try:
-        X = np.asarray(as_array(X))
-        if X.dtype.kind not in "fiubc":
-            X = X.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        hint = "Give equally long rows of numbers."
-        raise DataError(f"{name} is not a matrix of numbers: {error}", hint=hint) from None
-    if X.dtype.kind == "c":
-        raise DataError(f"Complex data not supported: {name} has dtype {X.dtype}", hint="Give real numbers.")
-    if X.ndim != 2:
-        hint = "Reshape your data to (n, d); X.reshape(1, -1) makes one row of a vector."
-        raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
-    if 0 in X.shape:
-        raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
-    for start, block in row_blocks(X):
-        _check_block(block, start, unit, name)
-    if not convert and X.dtype in (np.float16, np.float32, np.float64):
-        return X
-    return np.ascontiguousarray(X, dtype=np.float32)
-
-
-def row_blocks(X):
-    """Rows of X, some at a time: the number of the first, and the rows."""
-    step = max(1, ENTRIES // X.shape[1])
-    return ((start, X[start : start + step]) for start in range(0, len(X), step))
-
-
-def _check_block(block, start, unit, name):
-    if unit and is_unit(np.ascontiguousarray(block, dtype=np.float32), 1e-3).all():
-        return  # by far the commonest case, in one compiled pass
-    with np.errstate(invalid="ignore", over="ignore"):
-        fine = float(block.min()) >= -LARGEST and float(block.max()) <= LARGEST  # false for NaN too
-    if not fine:
-        row = int(np.argmin((np.abs(block) <= LARGEST).all(axis=1)))
-        kind = "an entry beyond 1e30" if np.isfinite(block[row]).all() else "NaN or inf"
-        raise DataError(f"a row of {name} holds {kind}", where=f"row {start + row}", hint="Repair or remove it.")
-    if unit:
-        rows = block.astype(np.float32, copy=False)
-        length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        bad = np.abs(length - 1) > 1e-3
-        if bad.any():
-            row = int(np.argmax(bad))
-            where = f"row {start + row}"
-            if length[row] == 0:
-                hint = "Remove the record, or check what the encoder was given."
-                raise DataError(f"a row of {name} is zero", where=where, hint=hint)
-            what = f"a row of {name} has length {length[row]:.6g}, not 1"
-            raise DataError(what, where=where, hint="Divide each row by its Euclidean length.")
 
 
 class Graph:
@@ -223,7 +130,7 @@ def make_points(X, *, subset=None, n_jobs=None, device="cpu", verbose=False):
     """`Points` over checked rows, on the device asked for."""
     if device == "cpu":
         return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
-    from .device_points import DevicePoints
+    from .torch_points import DevicePoints
 
     return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
 

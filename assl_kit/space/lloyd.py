@@ -14,11 +14,12 @@ from threading import Lock
 
 import numpy as np
 
+from assl_kit.common.device import full_float32, torch_device, upload
 from assl_kit.common.jit import jit
 from assl_kit.common.parallel import blas
 
-from ._dots import dot, product, slack
-from ._unit_rows import UnitRows
+from .dots import dot, product, slack
+from .rows import UnitRows
 
 
 @jit
@@ -211,3 +212,39 @@ def _spread_rows(X, k, rng):
         chosen.append(int(drawn[least]))
         squared = left[least]
     return chosen
+
+
+_ENTRIES = 2**25  # of a block on the device: 128 MB as float32
+
+
+class TorchLloyd(Lloyd):
+    """`Lloyd` with all rows on a torch device and looked at in every iteration; the result is the same."""
+
+    def __init__(self, rows, centers, device):
+        super().__init__(rows, centers)
+        self.upper = self.upper[:0]  # no bounds here
+        self.X = upload((rows.take(block) for block in rows.blocks), rows.shape, torch_device(device))
+
+    def assign(self):
+        import torch
+
+        before, (n, d), k = self.labels.copy(), self.X.shape, len(self.centers)
+        centers = torch.tensor(self.centers, device=self.X.device)
+        sums = torch.zeros((k, d), dtype=torch.float64, device=self.X.device)
+        step = max(1, _ENTRIES // d)
+        for start in range(0, n, step):
+            X = self.X[start : start + step]
+            with full_float32():
+                product = X @ centers.T
+            value, index = product.topk(min(2, k), dim=1)
+            label = index[:, 0]
+            close = torch.nonzero(value[:, 0] - value[:, -1] <= 2.1 * self.slack)[:, 0] if k > 1 else label[:0]
+            if len(close):
+                rows = self.rows.take(start + close.cpu().numpy())
+                settled = settle(rows, self.centers, product[close].cpu().numpy(), self.slack)
+                label[close] = torch.tensor(settled, device=label.device)
+            one_hot = torch.nn.functional.one_hot(label, k).to(torch.float64)
+            sums += one_hot.T @ ((X.to(torch.float64) + self.grid) - self.grid)
+            self.labels[start : start + len(X)] = label.cpu().numpy()
+        self.sums = sums.cpu().numpy()
+        return int(np.count_nonzero(self.labels != before))

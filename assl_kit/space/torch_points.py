@@ -11,7 +11,7 @@ import numpy as np
 
 from assl_kit.common.device import full_float32, torch_device, upload
 
-from . import _tiles
+from . import tiles as _tiles
 from .points import STEP, Points
 
 BLOCK = 8192  # rows and columns of a tile: 256 MB as float32

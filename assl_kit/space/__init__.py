@@ -1,0 +1,1 @@
+"""Where records lie: embeddings, exact neighbours, clusters."""

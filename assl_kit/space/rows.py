@@ -1,0 +1,243 @@
+"""Rows of any real dtype and layout, read in blocks as float32 rows of unit length, without a copy of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import issparse
+
+from assl_kit.common.jit import FAST, jit
+from assl_kit.errors import DataError
+
+LENGTH = 1e-6  #: a row whose length is nearer to 1 than this is taken as it is
+_ENTRIES = 2**23  # of a block: 32 MB as float32
+
+
+def unit(X):
+    """Each row of a float32 matrix divided by its length, as float32; a zero row stays zero."""
+    X = X / np.maximum(np.abs(X).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    length = np.linalg.norm(X, axis=1, keepdims=True)
+    return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
+
+
+@jit(fastmath=FAST)
+def is_unit(X, within=LENGTH):
+    """Whether the length of each row is 1 within so much; false for NaN and inf."""
+    fine = np.empty(X.shape[0], np.bool_)
+    for i in range(X.shape[0]):
+        squared = 0.0
+        for t in range(X.shape[1]):
+            squared += np.float64(X[i, t]) * np.float64(X[i, t])
+        fine[i] = abs(np.sqrt(squared) - 1) <= within
+    return fine
+
+
+def as_array(X):
+    """X, or the NumPy array behind a torch tensor (on the CPU it shares its memory)."""
+    if not hasattr(X, "detach"):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()  # NumPy has no bfloat16
+
+
+class UnitRows:
+    """Unit rows of X in blocks. X is kept by reference; what has to be converted is converted when it is read.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), real, any layout
+    each : callable, default=map
+        Runs the check of the blocks; ``map`` of a thread pool does so in threads.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    blocks : list of range
+        Row numbers of each block.
+
+    Raises
+    ------
+    DataError
+        If a row holds NaN or infinity; the message names the first.
+
+    Examples
+    --------
+    >>> rows = UnitRows(np.array([[3, 4], [0, 1]]))
+    >>> rows.read(rows.blocks[0])[0].tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
+    """
+
+    def __init__(self, X, each=map):
+        self.X, self.shape = X, X.shape
+        step = max(1, _ENTRIES // X.shape[1])
+        self.blocks = [range(a, min(a + step, len(X))) for a in range(0, len(X), step)]
+        self._as_is = {block: as_is for block, as_is in zip(self.blocks, each(self._check, self.blocks), strict=True)}
+
+    def __len__(self):
+        return len(self.X)
+
+    def read(self, block, rows=None):
+        """Rows of a block (all, or those whose numbers are given) as ``(A, places)``: row i is ``A[places[i]]``."""
+        if rows is None:
+            rows = np.arange(block.start, block.stop)
+        if self._as_is[block]:
+            return self.X, rows
+        return self.take(rows), np.arange(len(rows))
+
+    def take(self, rows):
+        """The rows of these numbers (any order, any block) as one float32 array of unit rows."""
+        A = np.ascontiguousarray(
+            self.X[rows.start : rows.stop] if isinstance(rows, range) else self.X[rows], np.float32
+        )
+        scaled = ~is_unit(A)
+        if scaled.any():
+            A = A.copy() if np.may_share_memory(A, self.X) else A
+            A[scaled] = unit(A[scaled])
+        return A
+
+    def _check(self, block):
+        """Whether the block can be used as it is; refuses what is not finite."""
+        part = self.X[block.start : block.stop]
+        with np.errstate(over="ignore", invalid="ignore"):
+            A = np.ascontiguousarray(part, dtype=np.float32)
+        fine = is_unit(A)
+        if not fine.all():
+            bad = np.flatnonzero(~np.isfinite(A).all(axis=1))
+            if len(bad):
+                kind = "NaN" if np.isnan(A[bad[0]]).any() else "infinity"
+                where = f"row {block.start + bad[0]}"
+                raise DataError(f"a row of X holds {kind}", where=where, hint="Remove or mend that record.")
+        return bool(fine.all()) and np.may_share_memory(A, part)
+
+
+LARGEST = 1e30  #: entries beyond this would overflow float32 distances
+
+
+ENTRIES = 2**22  #: of X read at a time
+
+
+def check_rows(X, *, unit=False, name="X", convert=True):
+    """Check a matrix of rows and give it as float32.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        Finite real numbers: lists, any float or integer dtype, non-contiguous and memory-mapped arrays, torch tensors
+        on any device. A C-contiguous float32 array is not copied.
+    unit : bool, default=False
+        Also ask that every row has Euclidean length 1, to within 1e-3.
+    name : str, default="X"
+        What to call the array in messages.
+    convert : bool, default=True
+        Give float32; else a float array stays as it is, and a memory-mapped one on disk.
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32 and C-contiguous where ``convert``
+
+    Raises
+    ------
+    DataError
+        If X is sparse, complex, not numeric, not two-dimensional or empty, or if a row holds NaN, inf or an entry
+        beyond 1e30; with ``unit=True`` also if a row is zero or not of unit length. The message names the row.
+
+    Notes
+    -----
+    Ours; the paper does not say how embeddings are checked.
+
+    Examples
+    --------
+    >>> check_rows([[3, 4], [0, 1]]).dtype
+    dtype('float32')
+    >>> check_rows([[0.6, 0.8], [0, 0]], unit=True)
+    Traceback (most recent call last):
+    ...
+    assl_kit.errors.DataError: a row of X is zero (row 1). Remove the record, or check what the encoder was given.
+    """
+    if issparse(X):
+        raise DataError(f"{name} is a sparse matrix", hint="Give a dense array, for example X.toarray().")
+    try:
+        X = np.asarray(as_array(X))
+        if X.dtype.kind not in "fiubc":
+            X = X.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        hint = "Give equally long rows of numbers."
+        raise DataError(f"{name} is not a matrix of numbers: {error}", hint=hint) from None
+    if X.dtype.kind == "c":
+        raise DataError(f"Complex data not supported: {name} has dtype {X.dtype}", hint="Give real numbers.")
+    if X.ndim != 2:
+        hint = "Reshape your data to (n, d); X.reshape(1, -1) makes one row of a vector."
+        raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
+    if 0 in X.shape:
+        raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
+    for start, block in row_blocks(X):
+        _check_block(block, start, unit, name)
+    if not convert and X.dtype in (np.float16, np.float32, np.float64):
+        return X
+    return np.ascontiguousarray(X, dtype=np.float32)
+
+
+def row_blocks(X):
+    """Rows of X, some at a time: the number of the first, and the rows."""
+    step = max(1, ENTRIES // X.shape[1])
+    return ((start, X[start : start + step]) for start in range(0, len(X), step))
+
+
+def _check_block(block, start, unit, name):
+    if unit and is_unit(np.ascontiguousarray(block, dtype=np.float32), 1e-3).all():
+        return  # by far the commonest case, in one compiled pass
+    with np.errstate(invalid="ignore", over="ignore"):
+        fine = float(block.min()) >= -LARGEST and float(block.max()) <= LARGEST  # false for NaN too
+    if not fine:
+        row = int(np.argmin((np.abs(block) <= LARGEST).all(axis=1)))
+        kind = "an entry beyond 1e30" if np.isfinite(block[row]).all() else "NaN or inf"
+        raise DataError(f"a row of {name} holds {kind}", where=f"row {start + row}", hint="Repair or remove it.")
+    if unit:
+        rows = block.astype(np.float32, copy=False)
+        length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        bad = np.abs(length - 1) > 1e-3
+        if bad.any():
+            row = int(np.argmax(bad))
+            where = f"row {start + row}"
+            if length[row] == 0:
+                hint = "Remove the record, or check what the encoder was given."
+                raise DataError(f"a row of {name} is zero", where=where, hint=hint)
+            what = f"a row of {name} has length {length[row]:.6g}, not 1"
+            raise DataError(what, where=where, hint="Divide each row by its Euclidean length.")
+
+
+def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """The mean of rows, scaled to unit length.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float32
+    rows : ndarray of int, optional
+        The rows to average, added in this order; all rows in their order by default.
+
+    Returns
+    -------
+    ndarray of shape (d,), float64
+        Unit length.
+
+    Raises
+    ------
+    DataError
+        If there is no row, or the mean has no direction (its length is below 1e-6).
+
+    Examples
+    --------
+    >>> mean_direction(np.eye(2, dtype=np.float32)).round(4).tolist()
+    [0.7071, 0.7071]
+    """
+    n = len(X) if rows is None else len(rows)
+    total = np.zeros(X.shape[1])
+    for start in range(0, n, 4096):
+        part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
+        total += part.astype(np.float32, copy=False).sum(axis=0, dtype=np.float64)
+    length = np.linalg.norm(total)
+    if n == 0 or length < 1e-6 * n:
+        raise DataError(
+            f"the mean of {n} rows has no direction, so there is no centroid",
+            hint="Give a centroid, or rows that do not cancel out.",
+        )
+    return total / length
