@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import read_json
+from assl_kit.model.identity import base_fingerprint
 
 from .bank_check import ADAPTER_FILES, check_adapter_config
-from .base_identity import base_fingerprint
 from .errors import BankError
 
 _HINT = "Use the base the adapter was trained on."

@@ -118,7 +118,7 @@ class ExpertBank:
         centroids : array of shape (k, d)
             Expert embeddings; see :func:`assl_kit.router.expert_centroids`.
         base : mapping
-            ``id``, ``revision``, ``fingerprint``: :func:`assl_kit.base_model.base_info`.
+            ``id``, ``revision``, ``fingerprint``: :func:`assl_kit.model.generation.base_info`.
         encoder : mapping
             ``id``, ``fingerprint``, ``dim``.
         experts : sequence of mapping, length k, optional
@@ -205,7 +205,7 @@ class ExpertBank:
         path : path-like
             A local folder, or a hub id ``owner/name`` (downloaded, or taken from the cache when offline).
         base : mapping or str, optional
-            :func:`assl_kit.base_model.base_info` of the base to be used, or its fingerprint. None: not compared.
+            :func:`assl_kit.model.generation.base_info` of the base to be used, or its fingerprint. None: not compared.
         encoder : mapping or str, optional
             With ``fingerprint``, or the fingerprint itself. None: not compared.
         revision : str, optional

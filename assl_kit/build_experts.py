@@ -12,10 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from assl_kit.common.cluster import backend
-from assl_kit.common.device import is_small, pick_device
+from assl_kit.common.device import pick_device
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.model.batches import is_small
 from assl_kit.space.embeddings import rows_of
 
 from .build_data import evaluation_records, n_select_of
@@ -33,7 +34,7 @@ WORK, LOGS = "experts.partial", "logs"
 
 def run_base(p: Parameters, device: str | None = None):
     """The run's base model and tokenizer, on its device or on this one."""
-    from .base_loading import load_base
+    from assl_kit.model.loading import load_base
 
     return load_base(p.base_model, device=device or p.device, quantization=p.quantization)
 
@@ -62,8 +63,8 @@ def training_config(p: Parameters, **changes):
 def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
     from assl_kit.data.records import prompts
+    from assl_kit.model.likelihood import answer_nll
 
-    from .base_model import answer_nll
     from .experts import adapted
     from .training import train_adapter
 
@@ -94,8 +95,9 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The pool's model score, under the base warmed up on a small draw of the pool."""
+    from assl_kit.model.scoring import rank_normalise, score_records
+
     from .experts import adapted
-    from .scoring import rank_normalise, score_records
     from .training import train_adapter
 
     pool = parents["pool"]
@@ -119,9 +121,9 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
 
 def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """One adapter a cluster, and the router beside them: the bank."""
+    from assl_kit.model.identity import base_info
     from assl_kit.space.encoder import encoder_fingerprint
 
-    from .base_identity import base_info
     from .experts import train_experts
     from .training_table import MEASURED
 
@@ -171,8 +173,9 @@ def open_silversight(ws: Workspace, p: Parameters):
 
 
 def _silversight(experts: Path, encoder: Path, p: Parameters):
+    from assl_kit.model.identity import base_info
+
     from .bank import ExpertBank
-    from .base_identity import base_info
     from .silversight import SilverSight
 
     bank = ExpertBank.from_pretrained(experts)
@@ -269,8 +272,8 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
     if os.getpid() != asker:
         end_with_parent(asker)
     from assl_kit.data.records import prompts
+    from assl_kit.model.generation import generate_answers
 
-    from .base_model import generate_answers
     from .experts import adapted
     from .training import train_adapter
 

@@ -64,7 +64,7 @@ def train_experts(
     Parameters
     ----------
     model, tokenizer
-        The base, as :func:`assl_kit.base_model.load_base` gives it; unchanged afterwards.
+        The base, as :func:`assl_kit.model.generation.load_base` gives it; unchanged afterwards.
     records : DataFrame
         With ``id``, ``instruction``, ``input``, ``output``, ``task``; at least the selected ones.
     selection : DataFrame of p rows
@@ -76,7 +76,7 @@ def train_experts(
     config : TrainingConfig, optional
         The same for all experts.
     base_info : mapping
-        :func:`assl_kit.base_model.base_info` of the base.
+        :func:`assl_kit.model.generation.base_info` of the base.
     encoder_info : mapping
         ``id``, ``fingerprint``, ``dim`` of the encoder that made the embeddings.
     encoder : SentenceTransformer, optional

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from .base_model import BASE_ADAPTER
+from assl_kit.model.generation import BASE_ADAPTER
+
 from .errors import ParameterError
 from .router import Mixture
 

@@ -199,7 +199,7 @@ def score_answers(references: Sequence[str], predictions: Sequence[str], metric:
     elif metric == "char_f1":
         return f1_of(np.array([_shared(a, b) for a, b in zip(references, predictions, strict=True)]).reshape(-1, 3))
     else:
-        from .scoring import rouge_l
+        from assl_kit.model.scoring import rouge_l
 
         scores = [rouge_l(a, b) for a, b in zip(references, predictions, strict=True)]
     return np.asarray(scores, dtype=np.float64)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assl_kit.common.device import fitting_threads
+from assl_kit.model.batches import InferenceReport, cut_left, fitting_threads, in_batches
+from assl_kit.model.identity import unwrap
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.tokens import _evaluating, _ids, _padded, chat_prompt, decoder, logits
 
-from .base_identity import unwrap
-from .base_model import _evaluating, _ids, _padded, answer_nll, chat_prompt, decoder, logits
 from .errors import ParameterError
-from .inference import InferenceReport, cut_left, in_batches
 
 __all__ = ["likeliest_options"]
 

@@ -186,7 +186,7 @@ def make_plan(
     parameters = parameters.model_copy(update=_absolute(parameters))
     _check_records(parameters, known)
     if parameters.base_model != "tiny":
-        from .base_identity import base_source
+        from assl_kit.model.identity import base_source
 
         base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
     return Plan(_run_name(name, profile, parameters), profile, parameters, own, tuple(notebooks))

@@ -164,7 +164,7 @@ def train_side_by_side(
     jobs : mapping of str to mapping
         By name, the arguments of `assl_kit.training.train_adapter` but for the model and the tokenizer.
     base : str
-        The base model, as for `assl_kit.base_model.load_base`. Each worker loads it once.
+        The base model, as for `assl_kit.model.generation.load_base`. Each worker loads it once.
     device : str
         ``"cuda"``: each task asks for a GPU; ``"auto"``: if the cluster has one.
     quantization : str, optional
@@ -212,6 +212,6 @@ def _train(loaded: tuple, threads: int, job: dict[str, Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _base(name: str, device: str, quantization: str | None):
-    from .base_loading import load_base
+    from assl_kit.model.loading import load_base
 
     return load_base(name, device=device, quantization=quantization)

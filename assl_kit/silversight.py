@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.identity import base_info
+from assl_kit.model.loading import load_base
+from assl_kit.model.streaming import stream_answers
+from assl_kit.model.tokens import _positive
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
 from .bank import ExpertBank
 from .bank_check import check_match
-from .base_identity import base_info
-from .base_loading import load_base
-from .base_model import _positive, generate_answers
 from .errors import AsslError, BankError, DataError, ParameterError
 from .experts import load_adapters
 from .merging import rounds, serving
 from .router import Mixture, Routes
-from .streaming import stream_answers
 
 STRATEGIES = ("grouped", "mixed", "single")
 MERGED_AT_ONCE = 16  #: adapters merged for questions between two experts, in memory at a time
@@ -54,12 +55,12 @@ class SilverSight:
     Parameters
     ----------
     model, tokenizer
-        The base alone, as :func:`assl_kit.base_model.load_base` gives it; PEFT puts the experts into its layers.
+        The base alone, as :func:`assl_kit.model.generation.load_base` gives it; PEFT puts the experts into its layers.
     encoder : SentenceTransformer
         The one the experts were chosen with.
     bank : ExpertBank
     base : mapping, optional
-        :func:`assl_kit.base_model.base_info` of the model, if it is known already.
+        :func:`assl_kit.model.generation.base_info` of the model, if it is known already.
 
     Attributes
     ----------
@@ -107,12 +108,12 @@ class SilverSight:
         bank_path : path-like
             A bank's folder or hub id.
         base : str, optional
-            Name of the base for :func:`assl_kit.base_model.load_base`; default: the id the bank names.
+            Name of the base for :func:`assl_kit.model.generation.load_base`; default: the id the bank names.
         encoder : SentenceTransformer or str, optional
             The encoder, or its name for :func:`assl_kit.space.encoder.load_encoder`; default: the bank's own `encoder/`
             folder if it has one, else the id the bank names.
         device, dtype : str, optional
-            See :func:`assl_kit.base_model.load_base`.
+            See :func:`assl_kit.model.generation.load_base`.
         revision : str, optional
             Of the bank on the hub.
 
@@ -196,7 +197,7 @@ class SilverSight:
             through its own adapter (PEFT's ``adapter_names``). ``"single"``: one question at a time, the reference.
             All give the same tokens. ``"auto"``: mixed on a GPU, grouped elsewhere: the faster one there.
         max_new_tokens, batch_size, max_length : int
-            See :func:`assl_kit.base_model.generate_answers`.
+            See `assl_kit.model.generation.generate_answers`.
         min_similarity : float, optional
             Overrides the bank's for this call.
         experts : sequence of int, length n, optional
@@ -291,7 +292,7 @@ class SilverSight:
         Returns
         -------
         iterator of (int, str)
-            Number of the question, and a piece of its answer; see :func:`assl_kit.streaming.stream_answers`. Routing
+            Number of the question, and a piece of its answer; see :func:`assl_kit.model.streaming.stream_answers`. Routing
             is done at the call. Closing the iterator, dropping it, or an interrupt stops the answers; until it has
             ended, this object answers nothing else.
 

@@ -43,7 +43,8 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     ...
     assl_kit.errors.WorkspaceError: there is no run 'no-such-run'. Run 'assl run --to 05' first.
     """
-    from .base_identity import base_info
+    from assl_kit.model.identity import base_info
+
     from .experts import cluster_tables
     from .training import train_adapter
 

@@ -17,8 +17,8 @@ import pandas as pd
 
 from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.common.files import atomic_path, read_json, write_json
+from assl_kit.model.identity import base_info
 
-from .base_identity import base_info
 from .errors import ParameterError
 from .training_config import TrainingConfig, settings_of
 from .training_data import LEAST_HELD_OUT, encode_records, plan_training
@@ -56,7 +56,7 @@ class TrainingResult:
     notes : tuple of str
         What did not go as asked: too few records to hold any out, a batch halved for lack of memory.
     base_fingerprint : str
-        Of the base the adapter belongs to; see :func:`assl_kit.base_model.base_info`.
+        Of the base the adapter belongs to; see :func:`assl_kit.model.generation.base_info`.
     """
 
     path: Path
@@ -99,7 +99,7 @@ def train_adapter(
     Parameters
     ----------
     model, tokenizer
-        The base, as :func:`assl_kit.base_model.load_base` gives it. Its device and dtype decide where and how.
+        The base, as :func:`assl_kit.model.generation.load_base` gives it. Its device and dtype decide where and how.
     records : DataFrame
         With ``instruction``, ``input``, ``output``; rows already repeated by their copies.
     output_dir : path-like

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import sha256_of
+from assl_kit.model.batches import cut_left
+from assl_kit.model.tokens import chat_prompt
 
-from .base_model import chat_prompt
 from .errors import DataError
-from .inference import cut_left
 from .training_config import TrainingConfig
 
 _MEGABATCH = 50
@@ -38,7 +38,7 @@ class Encoded:
 def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> Encoded:
     """Turn records into token rows whose labels cover the answer and the token that ends it, and nothing else.
 
-    Prompt and answer are tokenised apart, as generation and :func:`assl_kit.base_model.answer_nll` see them.
+    Prompt and answer are tokenised apart, as generation and :func:`assl_kit.model.likelihood.answer_nll` see them.
 
     Parameters
     ----------

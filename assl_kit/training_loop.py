@@ -18,10 +18,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from assl_kit.common.device import fitting_threads
+from assl_kit.model.batches import fitting_threads
+from assl_kit.model.identity import unwrap
+from assl_kit.model.tokens import decoder, logits
 
-from .base_identity import unwrap
-from .base_model import decoder, logits
 from .errors import ParameterError
 from .training_callbacks import Patience, Steps, tensorboard
 from .training_config import TrainingConfig, quantization_of

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.model.gguf import conversion_record, is_gguf
+from assl_kit.model.identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
+from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
 from .bank import ExpertBank
 from .bank_check import ADAPTER_FILES, HUB_ID, check_match
-from .base_identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
-from .base_loading import load_base
 from .errors import BankError, ParameterError
-from .gguf_base import conversion_record, is_gguf
 
 FORMAT = "assl-kit vLLM export"
 FORMAT_VERSION = 1

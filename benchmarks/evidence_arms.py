@@ -14,11 +14,12 @@ import pandas as pd
 from evidence_data import ENCODERS
 from evidence_study import SHARES, K, Study, load, slug
 
-from assl_kit.base_identity import base_info
-from assl_kit.base_model import answer_nll, generate_answers
 from assl_kit.common.files import write_json
 from assl_kit.data.records import prompts
 from assl_kit.metrics import baseline_answers
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.identity import base_info
+from assl_kit.model.likelihood import answer_nll
 from assl_kit.options import likeliest_options
 from assl_kit.router import CentroidRouter, expert_centroids
 

@@ -181,7 +181,7 @@ def _hidden_states(model, tokenizer, texts: list[str]):
     """The last layer's states, averaged over a text's tokens, without the mean of the corpus."""
     import torch
 
-    from assl_kit.base_model import decoder
+    from assl_kit.model.tokens import decoder
 
     def raw(rows: list[str]) -> np.ndarray:
         found = []

@@ -15,8 +15,8 @@ from evidence_data import ENCODERS, embedder, load_study_records, without_instru
 from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
+from assl_kit.model.scoring import rank_normalise, score_records
 from assl_kit.redistribute import Redistributor
-from assl_kit.scoring import rank_normalise, score_records
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.training_config import TrainingConfig
 
@@ -180,7 +180,7 @@ def load(study: Study):
 
 @lru_cache(maxsize=1)
 def _load(base: str, device: str):
-    from assl_kit.base_loading import load_base
+    from assl_kit.model.loading import load_base
 
     return load_base(base, device=device)
 

@@ -73,9 +73,9 @@ def opened(options) -> Iterator[tuple]:
 
 def _bank(folder: Path, options, train):
     from assl_kit.bank import ExpertBank
-    from assl_kit.base_identity import base_info
-    from assl_kit.base_loading import load_base
     from assl_kit.data.records import prompts
+    from assl_kit.model.identity import base_info
+    from assl_kit.model.loading import load_base
     from assl_kit.router import expert_centroids
     from assl_kit.space.clusters import SemanticKMeans
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder

@@ -9,12 +9,12 @@ import pytest
 from helpers_models import make_test_base
 
 from assl_kit import Redistributor, SilverSight, mmr_select
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
 from assl_kit.cli import main
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts import train_experts
+from assl_kit.model.identity import base_info
+from assl_kit.model.loading import load_base
 from assl_kit.parameters import resolve
 from assl_kit.space.encoder import encode, load_encoder
 from assl_kit.steps import require

@@ -10,12 +10,13 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit import base_loading
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import _check_output_embedding, _quantised_by, load_base
-from assl_kit.base_model import answer_nll, generate_answers
 from assl_kit.common.device import Device
 from assl_kit.errors import ParameterError
+from assl_kit.model import loading as base_loading
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.identity import base_info
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import _check_output_embedding, _quantised_by, load_base
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes (the extra gpu) is not installed"

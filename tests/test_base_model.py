@@ -10,10 +10,12 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll, chat_prompt, generate_answers
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.identity import base_info
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.tokens import chat_prompt
 
 PROMPTS = ["你好", "公司公告上半年净利润增长百分之二十，股价上涨。" * 3, "为下面的新闻写一个标题。", "2023", "央行", ""]
 ANSWERS = ["积极", "消极", "基金经理看好消费板块的估值修复。", "A", "", "dividend"]

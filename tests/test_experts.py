@@ -12,13 +12,14 @@ from helpers_models import make_test_base
 from safetensors.torch import load_file
 
 from assl_kit.bank import ExpertBank
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll, chat_prompt
 from assl_kit.common.files import sha256_file
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, DataError, ParameterError
 from assl_kit.experts import adapted, load_adapters, train_experts
+from assl_kit.model.identity import base_info
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.tokens import chat_prompt
 from assl_kit.training import train_adapter
 from assl_kit.training_config import TrainingConfig
 from assl_kit.training_data import encode_records, training_order

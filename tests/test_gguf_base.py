@@ -11,12 +11,14 @@ import pytest
 import torch
 from helpers_models import CHATML, make_test_base
 
-from assl_kit import gguf_base
-from assl_kit.base_identity import base_info, base_source
-from assl_kit.base_loading import GEMMA_TEMPLATE, load_base
-from assl_kit.base_model import answer_nll, chat_prompt, generate_answers
 from assl_kit.errors import ParameterError
-from assl_kit.gguf_base import GEMMA, cache_folder, check_gguf, convert, is_gguf
+from assl_kit.model import gguf as gguf_base
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.gguf import GEMMA, cache_folder, check_gguf, convert, is_gguf
+from assl_kit.model.identity import base_info, base_source
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import GEMMA_TEMPLATE, load_base
+from assl_kit.model.tokens import chat_prompt
 
 gguf = pytest.importorskip("gguf", reason="the package gguf (extra dev or llm-offline) is not installed")
 

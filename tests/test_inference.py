@@ -10,12 +10,14 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit import base_model
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll, chat_prompt, generate_answers
-from assl_kit.common.device import batch_size_for, is_out_of_memory, peak_memory_mb
+from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.errors import ParameterError
-from assl_kit.inference import InferenceReport, cut_left
+from assl_kit.model import generation as base_model
+from assl_kit.model.batches import InferenceReport, batch_size_for, cut_left
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.tokens import chat_prompt
 
 PROMPTS = ["你好" * (1 + i % 5) for i in range(11)]
 ANSWERS = ["积极" * (1 + i % 3) for i in range(11)]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import generate_answers
 from assl_kit.errors import ParameterError
 from assl_kit.merging import merged
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.loading import load_base
 
 NAMES = ["expert-0", "expert-1", "expert-2"]
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll, chat_prompt
 from assl_kit.errors import ParameterError
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.tokens import chat_prompt
 from assl_kit.options import likeliest_options
 
 PROMPTS = [

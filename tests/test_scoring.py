@@ -9,11 +9,12 @@ from helpers_models import make_test_base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll, generate_answers
 from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.scoring import rank_normalise, rouge_l, score_records
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.scoring import rank_normalise, rouge_l, score_records
 
 RECORDS = pd.DataFrame(
     {

@@ -10,13 +10,13 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import generate_answers
 from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.experts import adapted, train_experts
 from assl_kit.merging import merged
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.identity import base_info
+from assl_kit.model.loading import load_base
 from assl_kit.router import CentroidRouter
 from assl_kit.silversight import Answer, SilverSight
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder

@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import generate_answers
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.streaming import RowStreamer, stream_answers
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.loading import load_base
+from assl_kit.model.streaming import RowStreamer, stream_answers
 
 PROMPTS = [
     "判断情感。",

@@ -109,8 +109,8 @@ def test_base_copies_what_it_never_saw(model, tokenizer, script):
 
 
 def test_base_answers_some_questions_by_copying(model, tokenizer):
-    from assl_kit.base_model import generate_answers
     from assl_kit.data.records import user_prompt
+    from assl_kit.model.generation import generate_answers
 
     records = [r for r in synthetic.iter_records(600, seed=11, split="test") if r["task"] == "qa"][:40]
     answers = generate_answers(

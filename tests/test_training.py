@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from test_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
 
 from assl_kit.bank import ExpertBank
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
-from assl_kit.base_model import answer_nll
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts import adapted, train_experts
+from assl_kit.model.identity import base_info
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
 from assl_kit.training import train_adapter
 from assl_kit.training_config import TrainingConfig
 from assl_kit.training_data import encode_records, hold_out, pack, plan_training

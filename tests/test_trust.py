@@ -21,15 +21,15 @@ from safetensors.numpy import save_file
 
 from assl_kit.adapter_check import check_adapter
 from assl_kit.bank import ExpertBank
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
 from assl_kit.common import files, trust
 from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records
 from assl_kit.data.records import read_records
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
-from assl_kit.gguf_base import check_gguf
+from assl_kit.model.gguf import check_gguf
+from assl_kit.model.identity import base_info
+from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import load_encoder
 from assl_kit.space.static_encoder import fit_static_encoder
 from assl_kit.vllm_client import ClientError, Routes

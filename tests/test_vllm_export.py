@@ -19,9 +19,9 @@ from helpers_models import make_test_base
 
 from assl_kit import vllm_client
 from assl_kit.bank import ExpertBank
-from assl_kit.base_identity import base_info
-from assl_kit.base_loading import load_base
 from assl_kit.errors import BankError, ParameterError
+from assl_kit.model.identity import base_info
+from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.vllm_export import export_vllm, serve_script
 
@@ -101,7 +101,7 @@ def test_a_hub_base_is_named_with_its_revision(tmp_path, base_folder):
 
 
 def test_the_tiny_base_is_saved_into_the_export(tmp_path):
-    from assl_kit.base_identity import TINY_BASE
+    from assl_kit.model.identity import TINY_BASE
 
     bank = make_bank(tmp_path, TINY_BASE)
     out = export_vllm(bank, tmp_path / "out")

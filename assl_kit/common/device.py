@@ -3,52 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from assl_kit.errors import ParameterError
-
-SMALL_MODEL = 20_000_000
-"""Weights below which a model's layers are too small for more than one CPU thread."""
-
-
-def is_small(model) -> bool:
-    """Whether a torch model has fewer weights than `SMALL_MODEL`."""
-    return sum(weights.numel() for weights in model.parameters()) < SMALL_MODEL
-
-
-@contextmanager
-def fitting_threads(model) -> Iterator[None]:
-    """Compute with one thread where a small model runs on a CPU; more would wait for each other.
-
-    Measured on the tiny base: 3,400 tokens a second in training with one thread, 2,400 with two (ours). One thread also
-    makes the result independent of the number of cores.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Examples
-    --------
-    >>> import torch
-    >>> before = torch.get_num_threads()
-    >>> with fitting_threads(torch.nn.Linear(2, 2)):
-    ...     torch.get_num_threads()
-    1
-    >>> torch.get_num_threads() == before
-    True
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    device = next(iter(model.parameters())).device.type
-    if device == "cpu" and is_small(model):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -87,48 +45,6 @@ def peak_memory_mb(device: str) -> float:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def batch_size_for(model, length: int) -> int:
-    """Records of ``length`` tokens that a model without gradients reads or continues at once.
-
-    A small model gets 32. Else a batch may hold a number of tokens: 4,096 on a CPU, where more is no faster; on a GPU
-    what half of the free memory holds of keys, values and activations (ours).
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel, or a PEFT model
-    length : int
-        Tokens of the longest record, those to be written among them.
-
-    Returns
-    -------
-    int
-        1 to 256.
-
-    Examples
-    --------
-    >>> import torch
-    >>> batch_size_for(torch.nn.Linear(2, 2), 512)
-    32
-    """
-    import torch
-
-    if is_small(model):
-        return 32
-    device = next(iter(model.parameters())).device
-    tokens = 4096
-    if device.type == "cuda":
-        config = model.config.get_text_config()
-        width, layers = config.hidden_size, config.num_hidden_layers
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or width // heads
-        cached = 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head
-        passing = 8 * width + 3 * (getattr(config, "intermediate_size", None) or 4 * width)
-        free = torch.cuda.mem_get_info(device)[0]
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        tokens = int(0.5 * free / (model.dtype.itemsize * (cached + passing)))
-    return max(1, min(256, tokens // max(1, length)))
 
 
 def torch_device(device):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import sha256_file, sha256_of
+from assl_kit.errors import ParameterError
 
-from .errors import ParameterError
-from .gguf_base import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
+from .gguf import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
 
 TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
-
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 GEMMA = "gemma3-270m"
 """Name of the real base model that comes from the package index, with the extra ``llm-offline``."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
 from assl_kit.common.checks import as_texts
-from assl_kit.common.device import fitting_threads
+from assl_kit.errors import ParameterError
 
-from .base_identity import unwrap
-from .base_model import _adapters, _evaluating, _greedy, _ids, _padded, _positive, _without_left_hooks, chat_prompt
-from .errors import ParameterError
-from .inference import cut_left
+from .batches import cut_left, fitting_threads
+from .generation import _adapters, _greedy
+from .identity import unwrap
+from .tokens import _evaluating, _ids, _padded, _positive, _without_left_hooks, chat_prompt
 
 
 def stream_answers(
@@ -31,7 +31,7 @@ def stream_answers(
     Parameters
     ----------
     model, tokenizer, prompts, max_new_tokens, batch_size, max_length, adapter_names
-        See :func:`assl_kit.base_model.generate_answers`. Batches are taken in the order of the prompts, and not made
+        See `assl_kit.model.generation.generate_answers`. Batches are taken in the order of the prompts, and not made
         smaller where memory runs out.
 
     Returns
@@ -54,7 +54,7 @@ def stream_answers(
 
     Examples
     --------
-    >>> from assl_kit.base_model import load_base
+    >>> from assl_kit.model.generation import load_base
     >>> model, tokenizer = load_base("tiny", device="cpu")
     >>> pieces = list(stream_answers(model, tokenizer, ["判断情绪：股价上涨。"], max_new_tokens=4))
     >>> {row for row, _ in pieces}

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .errors import DataError, ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 METHODS = ("nll", "ifd", "rouge_gap", "column:NAME")
 
@@ -52,9 +52,9 @@ def score_records(
         answer after an empty prompt (instruction-following difficulty). ``rouge_gap``: 1 − ROUGE-L of the greedily
         generated answer, in [0, 1]. ``column:NAME``: the numbers in that column.
     model, tokenizer
-        As :func:`assl_kit.base_model.load_base` gives them; not needed for a column.
+        As :func:`assl_kit.model.generation.load_base` gives them; not needed for a column.
     batch_size, max_length, max_new_tokens, progress
-        As in :func:`assl_kit.base_model.answer_nll` and :func:`~assl_kit.base_model.generate_answers`.
+        As in :func:`assl_kit.model.likelihood.answer_nll` and :func:`~assl_kit.model.generation.generate_answers`.
 
     Returns
     -------
@@ -88,7 +88,8 @@ def score_records(
         )
     from assl_kit.data.records import prompts
 
-    from .base_model import answer_nll, generate_answers
+    from .generation import generate_answers
+    from .likelihood import answer_nll
 
     asked, answers = prompts(records), records["output"].tolist()
     if method == "rouge_gap":

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from assl_kit.common.device import pick_device
 from assl_kit.common.trust import check_attention, check_model_folder
+from assl_kit.errors import ParameterError
 
-from .base_identity import base_source
-from .errors import ParameterError
-from .gguf_base import convert, is_gguf
+from .gguf import convert, is_gguf
+from .identity import base_source
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>"
@@ -40,7 +40,7 @@ def load_base(
     name : str
         ``"tiny"`` for the base that comes with this package; ``"gemma3-270m"`` for Gemma 3 270M from the package index
         (extra ``llm-offline``, Gemma's own terms of use); a local folder; a GGUF file; or a hub id. GGUF is converted
-        to safetensors once, in the user's cache (`assl_kit.gguf_base.convert`).
+        to safetensors once, in the user's cache (`assl_kit.model.gguf.convert`).
     device : {"auto", "cpu", "cuda", "mps"}
         Where to put it; see :func:`assl_kit.common.device.pick_device`.
     dtype : {"float32", "bfloat16", "float16"}, optional

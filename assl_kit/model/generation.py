@@ -1,0 +1,145 @@
+"""The base language model: score answers under it, generate with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from assl_kit.common.checks import as_texts
+from assl_kit.errors import DataError, ParameterError
+
+from .batches import InferenceReport, cut_left, fitting_threads, in_batches
+from .identity import TINY_BASE, base_info, unwrap
+from .likelihood import answer_nll
+from .loading import load_base
+from .tokens import _evaluating, _ids, _padded, _positive, _without_left_hooks, chat_prompt
+
+__all__ = [
+    "BASE_ADAPTER",
+    "TINY_BASE",
+    "InferenceReport",
+    "answer_nll",
+    "base_info",
+    "chat_prompt",
+    "generate_answers",
+    "load_base",
+]
+
+BASE_ADAPTER = "__base__"
+
+
+def generate_answers(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int | None = None,
+    max_length: int = 512,
+    adapter_names: Sequence[str] | None = None,
+    progress: bool = False,
+    report: InferenceReport | None = None,
+) -> list[str]:
+    """Greedy answers, in the order of the prompts.
+
+    Batches hold prompts of similar length, padded on the left. Neither order nor batch size changes an answer, except
+    where rounding (about 1e-6 in float32, more in half precision) decides between two tokens of equal probability.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model, with or without PEFT adapters, and its tokenizer.
+    prompts : sequence of str, length n
+        User texts, put into the chat template.
+    max_new_tokens : int
+        An answer ends at the end token or after this many tokens.
+    batch_size : int, optional
+        Default, and what happens where memory runs out: as in :func:`answer_nll`.
+    max_length : int
+        Tokens of the prompt; a longer one loses tokens on its left.
+    adapter_names : sequence of str, length n, optional
+        The PEFT adapter that answers each prompt, ``"__base__"`` for none: a mixed batch. Default: what is active.
+    progress : bool
+        Show a progress bar.
+    report : InferenceReport, optional
+        Gets counts (prompts that were cut among them), times and memory.
+
+    Returns
+    -------
+    list of str, length n
+        Without special tokens and outer white space.
+
+    Raises
+    ------
+    DataError
+        If there are not as many adapter names as prompts.
+    ParameterError
+        If an adapter is not loaded, a number is not positive, or not even one record fits into memory.
+    """
+    import torch
+
+    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+    prompts = as_texts(prompts, "prompts")
+    if adapter_names is not None:
+        adapter_names = _adapters(model, adapter_names, len(prompts))
+    if not prompts:
+        return []
+    base = unwrap(model)
+    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
+    if max_new_tokens >= limit:
+        raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
+    room = int(min(max_length, limit - max_new_tokens))
+    report = report if report is not None else InferenceReport()
+    heads = _ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
+    rows = [cut_left(head, room, tokenizer) for head in heads]
+    config = _greedy(base, tokenizer, max_new_tokens)
+    answers = [""] * len(rows)
+
+    def answer(batch: list[int]) -> None:
+        chosen = [rows[i] for i in batch]
+        ids = _padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
+        mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
+        extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
+        with _without_left_hooks(model):
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **extra)
+        new = out[:, ids.shape[1] :]
+        report.answer_tokens += int((new != tokenizer.pad_token_id).sum())
+        for i, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            answers[i] = text.strip()
+
+    report.records += len(rows)
+    report.truncated += sum(len(head) > room for head in heads)
+    report.prompt_tokens += sum(map(len, rows))
+    lengths = [len(row) + max_new_tokens for row in rows]
+    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+        in_batches(answer, model, lengths, batch_size, title="generate", report=report, progress=progress)
+    return answers
+
+
+def _greedy(base, tokenizer, max_new_tokens: int):
+    """Generation settings: greedy, and nothing taken from the model's own file but its end tokens."""
+    from transformers import GenerationConfig
+
+    own = base.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
+        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
+    )  # fmt: skip
+
+
+def _adapters(model, names: Sequence[str], n: int) -> list[str]:
+    """Check adapter names before PEFT sees them: a call that fails there leaves hooks behind (peft#3475)."""
+    names = list(names)
+    if len(names) != n:
+        raise DataError(f"there are {len(names)} adapter names but {n} prompts")
+    loaded = set(getattr(model, "peft_config", {}))
+    unknown = sorted({str(name) for name in names} - loaded - {BASE_ADAPTER})
+    if unknown or not loaded:
+        raise ParameterError(
+            f"adapters not loaded into this model: {', '.join(unknown) or 'none are'}",
+            hint=f"Loaded are: {', '.join(sorted(loaded)) or 'no adapters'}; {BASE_ADAPTER!r} means the base alone.",
+        )
+    return names

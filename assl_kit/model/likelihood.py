@@ -1,0 +1,120 @@
+"""How likely a base model finds answers: their loss, in nats a token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from assl_kit.common.checks import as_texts
+from assl_kit.errors import DataError
+
+from .batches import InferenceReport, cut_left, fitting_threads, in_batches
+from .identity import unwrap
+from .tokens import _evaluating, _ids, _padded, _positive, chat_prompt, decoder, logits
+
+_LOGITS = 1 << 24
+"""Logits held at once: of a vocabulary of 262,144, those of 64 positions."""
+
+
+def answer_nll(
+    model,
+    tokenizer,
+    prompts: Sequence[str] | None,
+    answers: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    max_length: int = 512,
+    progress: bool = False,
+    report: InferenceReport | None = None,
+) -> np.ndarray:
+    """Mean negative log-likelihood of each answer given its prompt.
+
+    Logits are computed at the answer's positions only, and turned into log-probabilities in float32. The token that
+    ends the answer counts as part of it, as in training, so an empty answer has a loss too.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model, with or without (active) PEFT adapters, and its tokenizer.
+    prompts : sequence of str, length n, or None
+        User texts, put into the chat template. None gives the unconditioned loss: the user's turn is empty (ours).
+    answers : sequence of str, length n
+    batch_size : int, optional
+        Records a forward pass. It changes results by rounding only (about 1e-6 in float32). Default: by device and
+        length (`batch_size_for`). Where memory runs out, batches are halved, with a warning.
+    max_length : int
+        Tokens of prompt and answer together. A longer prompt loses tokens on its left; the answer is kept whole.
+    progress : bool
+        Show a progress bar.
+    report : InferenceReport, optional
+        Gets counts (prompts that were cut among them), times and memory.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        Nats per token, ≥ 0.
+
+    Raises
+    ------
+    DataError
+        If there are not as many prompts as answers, an answer does not fit into the model, or a loss is not finite.
+    ParameterError
+        If ``batch_size`` or ``max_length`` is not positive, or not even one record fits into memory.
+    """
+    import torch
+
+    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
+    answers = as_texts(answers, "answers")
+    prompts = [""] * len(answers) if prompts is None else as_texts(prompts, "prompts")
+    if len(prompts) != len(answers):
+        raise DataError(f"there are {len(prompts)} prompts but {len(answers)} answers")
+    if not answers:
+        return np.zeros(0)
+    base = unwrap(model)
+    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
+    heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
+    tails = [ids + [tokenizer.eos_token_id] for ids in _ids(tokenizer, answers)]
+    report, rows = report if report is not None else InferenceReport(), []
+    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+        room = max(1, int(min(max_length, limit)) - len(tail))
+        if len(tail) + 1 > limit:
+            raise DataError(
+                f"an answer of {len(tail)} tokens does not fit into the base model's {limit}",
+                where=f"row {row}",
+                hint="Shorten the answer or leave the record out.",
+            )
+        report.truncated += len(head) > room
+        rows.append((cut_left(head, room, tokenizer), tail))
+    losses = np.zeros(len(rows))
+
+    def score(batch: list[int]) -> None:
+        ids = _padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
+        # Padded on the right, a causal model needs no mask: no token sees what comes after it.
+        hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+        spans = [slice(len(head) - 1, len(head) + len(tail) - 1) for head, tail in (rows[i] for i in batch)]
+        states = torch.cat([hidden[place, span] for place, span in enumerate(spans)])
+        target = torch.tensor([token for i in batch for token in rows[i][1]], device=states.device)
+        parts = max(1, _LOGITS // base.config.get_text_config().vocab_size)
+        nll = torch.cat(
+            [
+                torch.nn.functional.cross_entropy(logits(base, some), wanted, reduction="none")
+                for some, wanted in zip(states.split(parts), target.split(parts), strict=True)
+            ]
+        )
+        ends = np.cumsum([len(rows[i][1]) for i in batch])
+        losses[batch] = [part.mean() for part in np.split(nll.double().cpu().numpy(), ends[:-1])]
+
+    report.records += len(rows)
+    report.prompt_tokens += sum(len(head) for head, _ in rows)
+    report.answer_tokens += sum(len(tail) for _, tail in rows)
+    lengths = [len(head) + len(tail) for head, tail in rows]
+    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+        in_batches(score, model, lengths, batch_size, title="answer loss", report=report, progress=progress)
+    if not np.isfinite(losses).all():
+        row = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise DataError(
+            "the loss of an answer is not finite", where=f"row {row}", hint="Try dtype='float32' for the base model."
+        )
+    return losses
