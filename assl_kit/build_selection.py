@@ -21,7 +21,7 @@ def redistributor(p: Parameters):
     if backend() == "ray":
         from .ray_stages import RayRedistributor as Redistributor
     else:
-        from .redistribute import Redistributor
+        from assl_kit.selection.redistribute import Redistributor
 
     return Redistributor(
         pool_factor=p.pool_factor,

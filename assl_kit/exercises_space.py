@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from assl_kit.selection.mmr import mmr_select
+
 from .exercises import Wrong, ask, check, number, numbers, rows
-from .mmr import mmr_select
 
 _TIE = 1e-5
 WEIGHTS = tuple(tenth / 10 for tenth in range(11))

@@ -16,7 +16,7 @@ from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
 from assl_kit.model.scoring import rank_normalise, score_records
-from assl_kit.redistribute import Redistributor
+from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.training_config import TrainingConfig
 

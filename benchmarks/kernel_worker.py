@@ -22,7 +22,7 @@ PRELOAD = [
     "sklearn.cluster",
     "torch",
     "tqdm",
-    "assl_kit.redistribute",
+    "assl_kit.selection.redistribute",
     "assl_kit.space.clusters",
 ]
 

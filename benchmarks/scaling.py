@@ -100,7 +100,7 @@ def mapped(folder: Path, n: int, d: int = D) -> np.ndarray:
 # growth --------------------------------------------------------------------------------------------------------------
 def growth(n: int, folder: str) -> dict:
     """k-means and the two stages on ``n`` mapped rows; a tenth is chosen."""
-    from assl_kit.redistribute import Redistributor
+    from assl_kit.selection.redistribute import Redistributor
     from assl_kit.space.clusters import SemanticKMeans
 
     work = Redistributor()
@@ -191,7 +191,7 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
 
     from assl_kit.data.records import block_starts, prompts, write_records
     from assl_kit.data.synthetic import make_corpus
-    from assl_kit.redistribute import Redistributor
+    from assl_kit.selection.redistribute import Redistributor
     from assl_kit.space.clusters import SemanticKMeans
     from assl_kit.space.embeddings import embed_block
     from assl_kit.space.encoder import load_encoder

@@ -11,9 +11,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from assl_kit import adbscan, thinning
-from assl_kit.adbscan import ADBSCAN
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.selection.adbscan import ADBSCAN
+from assl_kit.selection.table import adbscan, thinning
 from assl_kit.space import points
 from assl_kit.space import torch_points as device_points
 from assl_kit.space.torch_points import DevicePoints

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from assl_kit.errors import DataError
-from assl_kit.ids import id_order
+from assl_kit.selection.ids import id_order
 
 
 @pytest.mark.parametrize(

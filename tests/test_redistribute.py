@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assl_kit.adbscan import ADBSCAN
-from assl_kit.budgets import cluster_budgets
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.mmr import mmr_select
-from assl_kit.redistribute import Redistributor
-from assl_kit.selection import POOL_COLUMNS, TABLE_COLUMNS, Selection
+from assl_kit.selection.adbscan import ADBSCAN
+from assl_kit.selection.budgets import cluster_budgets
+from assl_kit.selection.mmr import mmr_select
+from assl_kit.selection.redistribute import Redistributor
+from assl_kit.selection.table import POOL_COLUMNS, TABLE_COLUMNS, Selection
 from assl_kit.space import points
 
 

@@ -32,7 +32,7 @@ from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import AsslError, DataError, ParameterError
 from assl_kit.parameters import resolve
 from assl_kit.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
-from assl_kit.redistribute import Redistributor
+from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.space.embeddings import embed_block, mapped_rows, read_embeddings, write_embeddings
 from assl_kit.space.encoder import load_encoder

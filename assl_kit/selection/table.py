@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .errors import DataError
+from assl_kit.errors import DataError
 
 POOL_COLUMNS = ("row", "id", "cluster", "label", "core_distance", "radius", "weight")
 TABLE_COLUMNS = (*POOL_COLUMNS, "relevance", "score", "max_similarity", "rank", "copies")

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 
 def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarray:

@@ -10,14 +10,14 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
+from assl_kit.errors import DataError, ParameterError
 from assl_kit.space.rows import check_rows, mean_direction
 
 from .adbscan import ADBSCAN
 from .budgets import cluster_budgets
-from .errors import DataError, ParameterError
 from .ids import id_order
 from .mmr import check_weights, mmr_select, mmr_terms
-from .selection import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
+from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 
 __all__ = ["Redistributor", "Selection", "cluster_budgets"]
 

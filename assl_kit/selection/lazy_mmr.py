@@ -15,8 +15,10 @@ from collections import namedtuple
 
 import numpy as np
 
+from assl_kit.common.device import full_float32, torch_device, upload
 from assl_kit.common.jit import jit
 from assl_kit.space.dots import dot, product, products, slack
+from assl_kit.space.lloyd import _ENTRIES
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
 _BLOCK = 1024  # rows brought up to date together
@@ -227,3 +229,19 @@ def _first_outside(bound, members):
     rival = -1 if bound[rival] == -np.inf else rival
     bound[members] = held
     return rival
+
+
+def torch_similarities(X, order, device):
+    """For `lazy_picks`: products of rows of X on a torch device, which holds X; ``order`` turns positions into rows."""
+    import torch
+
+    step = max(1, _ENTRIES // X.shape[1])
+    blocks = (np.ascontiguousarray(X[a : a + step], np.float32) for a in range(0, len(X), step))
+    there = upload(blocks, X.shape, torch_device(device))
+
+    def similarities(positions, picks):
+        left, right = (there[torch.tensor(order[at], device=there.device)] for at in (positions, picks))
+        with full_float32():
+            return (left @ right.T).cpu().numpy()
+
+    return similarities

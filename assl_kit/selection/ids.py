@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .errors import DataError
+from assl_kit.errors import DataError
 
 
 def id_order(ids, n, unique=False):

@@ -14,13 +14,12 @@ import numpy as np
 from assl_kit.common.device import torch_device
 from assl_kit.common.jit import jit
 from assl_kit.common.parallel import thread_count
+from assl_kit.errors import DataError, ParameterError
 from assl_kit.space.dots import dot, dots, slack
 from assl_kit.space.rows import check_rows, mean_direction, row_blocks
 
-from ._cuda import torch_similarities
-from ._lazy_mmr import TIES, lazy_picks
-from .errors import DataError, ParameterError
 from .ids import id_order
+from .lazy_mmr import TIES, lazy_picks, torch_similarities
 
 
 def mmr_select(

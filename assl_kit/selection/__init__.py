@@ -1,0 +1,1 @@
+"""Which records are kept: A-DBSCAN, MMR, the two stages."""
