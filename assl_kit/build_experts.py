@@ -41,7 +41,7 @@ def run_base(p: Parameters, device: str | None = None):
 
 def training_config(p: Parameters, **changes):
     """The run's ``TrainingConfig``, with changes. A step has ``train_batch_size`` records, however it is computed."""
-    from .training_config import TrainingConfig
+    from assl_kit.experts.training.config import TrainingConfig
 
     values = {
         "rank": p.lora_rank,
@@ -63,10 +63,9 @@ def training_config(p: Parameters, **changes):
 def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
     from assl_kit.data.records import prompts
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.likelihood import answer_nll
-
-    from .experts import adapted
-    from .training import train_adapter
 
     train = training_pool(parents["records"])
     n = p.affinity_records
@@ -95,10 +94,9 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The pool's model score, under the base warmed up on a small draw of the pool."""
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.scoring import rank_normalise, score_records
-
-    from .experts import adapted
-    from .training import train_adapter
 
     pool = parents["pool"]
     records = pool[["id"]].merge(parents["records"], on="id", how="left")
@@ -121,11 +119,10 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
 
 def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """One adapter a cluster, and the router beside them: the bank."""
+    from assl_kit.experts.train_experts import train_experts
+    from assl_kit.experts.training_table import MEASURED
     from assl_kit.model.identity import base_info
     from assl_kit.space.encoder import encoder_fingerprint
-
-    from .experts import train_experts
-    from .training_table import MEASURED
 
     records, selection = parents["records"], parents["selection"]
     train = None
@@ -173,10 +170,9 @@ def open_silversight(ws: Workspace, p: Parameters):
 
 
 def _silversight(experts: Path, encoder: Path, p: Parameters):
+    from assl_kit.experts.bank import ExpertBank
+    from assl_kit.experts.silversight import SilverSight
     from assl_kit.model.identity import base_info
-
-    from .bank import ExpertBank
-    from .silversight import SilverSight
 
     bank = ExpertBank.from_pretrained(experts)
     model, tokenizer = run_base(p)
@@ -229,7 +225,7 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     """
     from joblib import Parallel, delayed, parallel_config
 
-    from .bank import ExpertBank
+    from assl_kit.experts.bank import ExpertBank
 
     records, selection = parents["records"], parents["selection"]
     train, test = training_pool(records), evaluation_records(records, p)
@@ -272,10 +268,9 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
     if os.getpid() != asker:
         end_with_parent(asker)
     from assl_kit.data.records import prompts
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.generation import generate_answers
-
-    from .experts import adapted
-    from .training import train_adapter
 
     model, tokenizer = _base(p)
     if data is not None:

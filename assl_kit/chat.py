@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.data.records import prompts
+from assl_kit.experts.router import Routes, expert_centroids
+from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.embeddings import rows_of
 from assl_kit.space.encoder import encode
 
 from .errors import AsslError, ParameterError, WorkspaceError
-from .router import Routes, expert_centroids
-from .silversight import SilverSight
 from .steps import read
 from .workspace import Workspace
 

@@ -32,9 +32,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @json_option
 def route(text, run, bank, as_json) -> None:
     """Show which expert the question TEXT goes to."""
+    from assl_kit.experts.bank import ExpertBank
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
-
-    from .bank import ExpertBank
 
     _check_question(text)
     folder = bank or experts_folder(open_run(run))
@@ -90,7 +89,7 @@ def chat(run, bank, host, port) -> None:
     from .chat import Chat
 
     if bank is not None:
-        from .silversight import SilverSight
+        from assl_kit.experts.silversight import SilverSight
 
         opened = Chat(SilverSight.from_pretrained(bank), title=from_here(bank.resolve()))
     else:
@@ -103,7 +102,7 @@ def chat(run, bank, host, port) -> None:
 def _silversight(run: str, bank: Path | None):
     """The experts with base, encoder and router, and the run's longest prompt and answer (of a bank: the defaults)."""
     if bank is not None:
-        from .silversight import SilverSight
+        from assl_kit.experts.silversight import SilverSight
 
         return SilverSight.from_pretrained(bank), {}
     from .build_experts import open_silversight
@@ -126,7 +125,8 @@ def export() -> None:
 @click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
 def vllm(source, out, base, encoder) -> None:
     """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
-    from .bank import ExpertBank
+    from assl_kit.experts.bank import ExpertBank
+
     from .vllm_export import export_vllm
 
     if (Path(source) / "bank.json").is_file():

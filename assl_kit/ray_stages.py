@@ -161,7 +161,7 @@ def train_side_by_side(
     Parameters
     ----------
     jobs : mapping of str to mapping
-        By name, the arguments of `assl_kit.training.train_adapter` but for the model and the tokenizer.
+        By name, the arguments of `assl_kit.experts.training.adapter.train_adapter` but for the model and the tokenizer.
     base : str
         The base model, as for `assl_kit.model.generation.load_base`. Each worker loads it once.
     device : str
@@ -198,7 +198,7 @@ def _train(loaded: tuple, threads: int, job: dict[str, Any]) -> Any:
     """In the worker: one adapter."""
     import torch
 
-    from .training import train_adapter
+    from assl_kit.experts.training.adapter import train_adapter
 
     torch.set_num_threads(threads)
     model, tokenizer = _base(*loaded)

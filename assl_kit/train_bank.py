@@ -43,10 +43,9 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     ...
     assl_kit.errors.WorkspaceError: there is no run 'no-such-run'. Run 'assl run --to 05' first.
     """
+    from assl_kit.experts.train_experts import cluster_tables
+    from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.identity import base_info
-
-    from .experts import cluster_tables
-    from .training import train_adapter
 
     folder = find_run(run)
     if folder is None:
@@ -92,8 +91,8 @@ def main() -> None:
     except AsslError as error:
         sys.exit(f"assl_kit.train_bank: {error}")
     if int(os.environ.get("RANK", 0)) == 0:
-        from .bank import ExpertBank
-        from .training_table import training_table
+        from assl_kit.experts.bank import ExpertBank
+        from assl_kit.experts.training_table import training_table
 
         measured = ws.manifest().get("training", {})
         print(training_table(ExpertBank.from_pretrained(ws.path_of("experts")), measured).round(2).T.to_string())

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.bank_check import ADAPTER_FILES, HUB_ID, check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
 from assl_kit.model.identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
-from .bank import ExpertBank
-from .bank_check import ADAPTER_FILES, HUB_ID, check_match
 from .errors import BankError, ParameterError
 
 FORMAT = "assl-kit vLLM export"

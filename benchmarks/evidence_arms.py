@@ -16,12 +16,12 @@ from evidence_study import SHARES, K, Study, load, slug
 
 from assl_kit.common.files import write_json
 from assl_kit.data.records import prompts
+from assl_kit.experts.router import CentroidRouter, expert_centroids
 from assl_kit.metrics import baseline_answers
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.options import likeliest_options
-from assl_kit.router import CentroidRouter, expert_centroids
 
 Job = tuple[str, str]
 """Kind and name: ``("one", "random 10 %")``."""
@@ -99,8 +99,8 @@ def _base(study: Study, name: str) -> None:
 
 def _one(study: Study, name: str) -> None:
     """One adapter on the arm's rows."""
-    from assl_kit.experts import adapted
-    from assl_kit.training import train_adapter
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
 
     rows, (model, tokenizer) = study.rows_of(name), load(study)
     start = time.perf_counter()
@@ -130,9 +130,9 @@ def groups_of(study: Study, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _bank(study: Study, name: str) -> None:
-    from assl_kit.bank import ExpertBank
-    from assl_kit.experts import load_adapters
-    from assl_kit.training import train_adapter
+    from assl_kit.experts.adapters import load_adapters
+    from assl_kit.experts.bank import ExpertBank
+    from assl_kit.experts.training.adapter import train_adapter
 
     rows, copies, groups, encoder = groups_of(study, name)
     space, (model, tokenizer) = study.space(encoder), load(study)
@@ -172,7 +172,7 @@ def _routed(study, peft_model, tokenizer, bank, rows: pd.DataFrame, experts: np.
 
 def _others(study: Study, peft_model, tokenizer, bank, routes, n_train: int) -> None:
     """What else the same experts can do: each alone, merged two by two as the router says, merged all."""
-    from assl_kit.merging import merged
+    from assl_kit.experts.merging import merged
 
     mask = study.compared()
     rows = study.questions[mask]
@@ -212,8 +212,8 @@ def _arrow(study: Study, model, tokenizer, bank, n_train: int) -> None:
 def _affinity(study: Study, name: str) -> None:
     """Train on each task; the answer loss of held-out records of every task, question by question."""
     from assl_kit.data.splits import sample_by_task
-    from assl_kit.experts import adapted
-    from assl_kit.training import train_adapter
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
 
     train, n = study.part("train"), study.setting.affinity
     counts = train["task"].value_counts()

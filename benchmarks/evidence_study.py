@@ -15,10 +15,10 @@ from evidence_data import ENCODERS, embedder, load_study_records, without_instru
 from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
+from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.scoring import rank_normalise, score_records
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
-from assl_kit.training_config import TrainingConfig
 
 K = 6
 SHARES = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3)
@@ -214,8 +214,8 @@ def _clusters(study: Study, encoder: str) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _scores(study: Study, whole: bool) -> np.ndarray:
-    from assl_kit.experts import adapted
-    from assl_kit.training import train_adapter
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
 
     file = study.work / ("scores.parquet" if whole else "scores-pool.parquet")
     if not file.is_file():

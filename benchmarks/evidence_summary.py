@@ -16,8 +16,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
 from assl_kit.common.files import read_json
 from assl_kit.evaluation import evaluate, pooled_difference
+from assl_kit.experts.router import CentroidRouter, expert_centroids
 from assl_kit.metrics import metric_of, score_answers
-from assl_kit.router import CentroidRouter, expert_centroids
 from assl_kit.space.cluster_quality import cluster_task_agreement, task_centroids
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.stability import jaccard

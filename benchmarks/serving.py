@@ -52,7 +52,7 @@ def opened(options) -> Iterator[tuple]:
     from assl_kit.build_data import evaluation_records
     from assl_kit.data.records import prompts
     from assl_kit.data.synthetic import make_corpus
-    from assl_kit.silversight import SilverSight
+    from assl_kit.experts.silversight import SilverSight
     from assl_kit.steps import read
     from assl_kit.workspace import Workspace
 
@@ -72,15 +72,15 @@ def opened(options) -> Iterator[tuple]:
 
 
 def _bank(folder: Path, options, train):
-    from assl_kit.bank import ExpertBank
     from assl_kit.data.records import prompts
+    from assl_kit.experts.bank import ExpertBank
+    from assl_kit.experts.router import expert_centroids
+    from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.experts.training.config import TrainingConfig
     from assl_kit.model.identity import base_info
     from assl_kit.model.loading import load_base
-    from assl_kit.router import expert_centroids
     from assl_kit.space.clusters import SemanticKMeans
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
-    from assl_kit.training import train_adapter
-    from assl_kit.training_config import TrainingConfig
 
     encoder = load_encoder("fit", texts=prompts(train))
     X = encode(encoder, prompts(train))

@@ -12,7 +12,7 @@ from assl_kit import Redistributor, SilverSight, mmr_select
 from assl_kit.cli import main
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
-from assl_kit.experts import train_experts
+from assl_kit.experts.train_experts import train_experts
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.parameters import resolve

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from assl_kit.bank import ExpertBank, clean_adapter_config
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
+from assl_kit.experts.bank import ExpertBank, clean_adapter_config
 
 BASE = {"id": "/home/someone/models/my-base", "revision": None, "fingerprint": "b" * 64, "tokenizer": "t" * 64}
 ENCODER = {"id": "fit", "fingerprint": "e" * 64, "dim": 4}

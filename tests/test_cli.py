@@ -300,7 +300,7 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     from types import SimpleNamespace
 
     import assl_kit.build_experts as build
-    from assl_kit.router import CentroidRouter
+    from assl_kit.experts.router import CentroidRouter
 
     routes = CentroidRouter([[1, 0], [0, 1]]).route([[0.72, 0.7]])
     told = []
@@ -322,12 +322,12 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
 
 
 def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):
-    import assl_kit.bank
+    import assl_kit.experts.bank
     import assl_kit.vllm_export
 
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "bank.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(assl_kit.bank.ExpertBank, "from_pretrained", lambda source: ["one", "two"])
+    monkeypatch.setattr(assl_kit.experts.bank.ExpertBank, "from_pretrained", lambda source: ["one", "two"])
     told = []
     monkeypatch.setattr(
         assl_kit.vllm_export, "export_vllm", lambda bank, out, **options: told.append(options) or tmp_path / out

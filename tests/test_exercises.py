@@ -272,8 +272,8 @@ def test_the_schedule_and_the_labels_are_those_of_the_training(capsys):
     from transformers import get_cosine_schedule_with_warmup
 
     from assl_kit import make_corpus
+    from assl_kit.experts.training.data import encode_records
     from assl_kit.model.loading import load_base
-    from assl_kit.training_data import encode_records
 
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
     schedule = get_cosine_schedule_with_warmup(optimiser, 4, 40)

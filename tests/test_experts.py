@@ -11,18 +11,19 @@ import torch
 from helpers_models import make_test_base
 from safetensors.torch import load_file
 
-from assl_kit.bank import ExpertBank
 from assl_kit.common.files import sha256_file
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, DataError, ParameterError
-from assl_kit.experts import adapted, load_adapters, train_experts
+from assl_kit.experts.adapters import adapted, load_adapters
+from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.training.adapter import train_adapter
+from assl_kit.experts.training.config import TrainingConfig
+from assl_kit.experts.training.data import encode_records, training_order
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
 from assl_kit.model.tokens import chat_prompt
-from assl_kit.training import train_adapter
-from assl_kit.training_config import TrainingConfig
-from assl_kit.training_data import encode_records, training_order
 
 QUICK = TrainingConfig(epochs=2, learning_rate=5e-3, batch_size=4, max_length=128, checkpoint_steps=3)
 
@@ -270,7 +271,7 @@ def test_experts_are_the_adapters_of_their_clusters(base, bank, tmp_path):
 
 def test_a_bank_of_the_same_inputs_is_taken_as_it_is(base, bank, monkeypatch):
     bank, options = bank
-    monkeypatch.setattr("assl_kit.experts.train_adapter", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("assl_kit.experts.train_experts.train_adapter", lambda *a, **k: pytest.fail("trained again"))
     again = train_experts(*base, some_records(20), *chosen(), bank.path, QUICK, **options)
     assert again.info == bank.info and again.results[0].log.equals(bank.results[0].log)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
@@ -304,7 +305,7 @@ def test_all_adapters_load_and_are_frozen(base, bank):
 
 def test_bad_selections_end_before_training(base, bank, tmp_path, monkeypatch):
     _, options = bank
-    monkeypatch.setattr("assl_kit.experts.train_adapter", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("assl_kit.experts.train_experts.train_adapter", lambda *a, **k: pytest.fail("trained"))
     selection, X = chosen()
     records = some_records(20)
 

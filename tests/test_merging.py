@@ -7,7 +7,7 @@ import torch
 from helpers_models import make_test_base
 
 from assl_kit.errors import ParameterError
-from assl_kit.merging import merged
+from assl_kit.experts.merging import merged
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.loading import load_base
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assl_kit.bank import ExpertBank
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.router import CentroidRouter, expert_centroids
+from assl_kit.experts.router import CentroidRouter, expert_centroids
 
 
 def unit(n, d, seed=0):

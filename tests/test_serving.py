@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import serving  # noqa: E402
 
-from assl_kit.router import CentroidRouter  # noqa: E402
+from assl_kit.experts.router import CentroidRouter  # noqa: E402
 
 
 def test_a_share_is_routing_over_answer():

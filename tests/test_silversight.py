@@ -12,15 +12,16 @@ from helpers_models import make_test_base
 
 from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
-from assl_kit.experts import adapted, train_experts
-from assl_kit.merging import merged
+from assl_kit.experts.adapters import adapted
+from assl_kit.experts.merging import merged
+from assl_kit.experts.router import CentroidRouter
+from assl_kit.experts.silversight import Answer, SilverSight
+from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
-from assl_kit.router import CentroidRouter
-from assl_kit.silversight import Answer, SilverSight
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
-from assl_kit.training_config import TrainingConfig
 
 TASKS = {
     "sentiment": ("判断这条财经新闻的情感倾向。", "公司公告上半年净利润增长{}%，股价上涨。", ("积极", "消极", "中性")),
@@ -155,7 +156,7 @@ def test_no_question_and_bad_questions(silversight):
 def test_another_encoder_is_refused_before_the_base_is_loaded(parts, monkeypatch):
     folder, base_folder, encoder, records = parts
     other = load_encoder("fit", texts=prompts(records)[:12], dim=8, vocab_size=300)
-    monkeypatch.setattr("assl_kit.silversight.load_base", lambda *a, **k: pytest.fail("the base was loaded"))
+    monkeypatch.setattr("assl_kit.experts.silversight.load_base", lambda *a, **k: pytest.fail("the base was loaded"))
     with pytest.raises(BankError, match="another encoder"):
         SilverSight.from_pretrained(folder / "bank", base=str(base_folder), encoder=other)
 
@@ -273,14 +274,14 @@ def test_clear_questions_and_one_expert_are_not_merged(parts, silversight):
 
 def test_merged_adapters_in_memory_are_bounded(parts, silversight, monkeypatch):
     most = []
-    monkeypatch.setattr("assl_kit.silversight.MERGED_AT_ONCE", 2)
+    monkeypatch.setattr("assl_kit.experts.silversight.MERGED_AT_ONCE", 2)
     generate = generate_answers
 
     def counting(model, *arguments, **options):
         most.append(len(model.peft_config))
         return generate(model, *arguments, **options)
 
-    monkeypatch.setattr("assl_kit.silversight.generate_answers", counting)
+    monkeypatch.setattr("assl_kit.experts.silversight.generate_answers", counting)
     a, b, c = prompts(corpus(3))
     questions = [a + b, a + c, b + c, a + a + b, a + a + c, b + b + a, b + b + c, c + c + a, c + c + b, a + b + c]
     silversight.generate(questions, strategy="mixed", top_k=3, temperature=0.5, max_new_tokens=2)

@@ -10,8 +10,8 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from assl_kit.bank import ExpertBank
 from assl_kit.errors import WorkspaceError
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.parameters import resolve
 from assl_kit.steps import is_current, require
 from assl_kit.train_bank import train_bank

@@ -13,20 +13,21 @@ from helpers_models import make_test_base
 from safetensors.torch import load_file, save_file
 from test_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
 
-from assl_kit.bank import ExpertBank
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts import adapted, train_experts
+from assl_kit.experts.adapters import adapted
+from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.training.adapter import train_adapter
+from assl_kit.experts.training.config import TrainingConfig
+from assl_kit.experts.training.data import encode_records, hold_out, pack, plan_training
+from assl_kit.experts.training.trainer import Fit, answer_loss, check_packing
+from assl_kit.experts.training_table import MEASURED, training_results, training_table
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
-from assl_kit.training import train_adapter
-from assl_kit.training_config import TrainingConfig
-from assl_kit.training_data import encode_records, hold_out, pack, plan_training
-from assl_kit.training_loop import Fit, answer_loss, check_packing
-from assl_kit.training_table import MEASURED, training_results, training_table
 
 WEIGHTS = "adapter_model.safetensors"
 HELD = replace(QUICK, epochs=4, holdout_share=0.25, patience=2)
@@ -111,7 +112,7 @@ def test_stop_and_resume_with_held_out_records_gives_the_same_bits(base, tmp_pat
     config = replace(EAGER, dropout=0.1)
     straight = train_adapter(*base, opposed(), tmp_path / "straight", config)
     if at == "end":
-        monkeypatch.setattr("assl_kit.training.peak_memory_mb", lambda _: (_ for _ in ()).throw(Stop()))
+        monkeypatch.setattr("assl_kit.experts.training.adapter.peak_memory_mb", lambda _: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
         train_adapter(*base, opposed(), tmp_path / "a", config, callbacks=[stopper(at)] if at != "end" else [])
     monkeypatch.undo()

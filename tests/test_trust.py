@@ -19,14 +19,14 @@ import pytest
 from helpers_models import make_test_base
 from safetensors.numpy import save_file
 
-from assl_kit.adapter_check import check_adapter
-from assl_kit.bank import ExpertBank
 from assl_kit.common import files, trust
 from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records
 from assl_kit.data.records import read_records
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
+from assl_kit.experts.adapters import check_adapter
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.model.gguf import check_gguf
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
@@ -371,7 +371,7 @@ def test_only_plain_lora_is_given_to_peft(with_adapter, adapter, program, entrie
 
 def test_an_adapter_names_no_other_base_to_load(with_adapter, adapter, program):
     """Whatever stands there: the base is the one that is given, and nothing is imported."""
-    from assl_kit.experts import adapted
+    from assl_kit.experts.adapters import adapted
 
     library = {"base_model_class": "Evil", "parent_library": "evil_module"}
     change(adapter / "adapter_config.json", auto_mapping=library)

@@ -18,8 +18,8 @@ import torch
 from helpers_models import make_test_base
 
 from assl_kit import vllm_client
-from assl_kit.bank import ExpertBank
 from assl_kit.errors import BankError, ParameterError
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 
 class Patience(EarlyStoppingCallback):

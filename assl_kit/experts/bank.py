@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file
+from assl_kit.errors import BankError, ParameterError
 
 from .bank_check import (
     ADAPTER_FILES,
@@ -25,7 +26,6 @@ from .bank_check import (
     read_centroids,
     read_info,
 )
-from .errors import BankError, ParameterError
 from .router import CentroidRouter
 
 
@@ -116,7 +116,7 @@ class ExpertBank:
         adapters : sequence of path-like, length k
             PEFT folders with `adapter_config.json` and `adapter_model.safetensors`.
         centroids : array of shape (k, d)
-            Expert embeddings; see :func:`assl_kit.router.expert_centroids`.
+            Expert embeddings; see :func:`assl_kit.experts.router.expert_centroids`.
         base : mapping
             ``id``, ``revision``, ``fingerprint``: :func:`assl_kit.model.generation.base_info`.
         encoder : mapping
@@ -143,7 +143,7 @@ class ExpertBank:
         """
         from safetensors.numpy import save_file
 
-        from . import __version__
+        from assl_kit import __version__
 
         router = CentroidRouter(centroids, min_similarity=min_similarity)
         experts = list(experts) if experts is not None else [{} for _ in adapters]

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from assl_kit.errors import ParameterError
 from assl_kit.model.generation import BASE_ADAPTER
 
-from .errors import ParameterError
 from .router import Mixture
 
 COMBINATIONS = ("cat", "linear", "svd")
@@ -85,7 +85,7 @@ def serving(peft_model, names: Sequence[str], mixtures: Sequence[Mixture]) -> It
     names : sequence of str
         Name of each expert.
     mixtures : sequence of tuple of (int, float), length n ≥ 1
-        Experts and shares of each row (:meth:`assl_kit.router.Routes.mixtures`); empty for the base alone.
+        Experts and shares of each row (:meth:`assl_kit.experts.router.Routes.mixtures`); empty for the base alone.
 
     Yields
     ------

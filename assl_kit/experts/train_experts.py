@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .adapter_check import check_adapter
+from assl_kit.errors import AsslError, BankError, DataError
+
+from .adapters import adapted, load_adapters
 from .bank import ExpertBank
-from .errors import AsslError, BankError, DataError
 from .router import check_min_similarity, expert_centroids
-from .training import TrainingResult, train_adapter
-from .training_config import TrainingConfig, quantization_of, settings_of
-from .training_data import encode_records, plan_training
+from .training.adapter import TrainingResult, train_adapter
+from .training.config import TrainingConfig, quantization_of, settings_of
+from .training.data import encode_records, plan_training
 from .training_table import training_results, training_table
 
 __all__ = [
@@ -251,72 +251,3 @@ def _same_bank(bank_dir: Path, inputs: list[str], centroids: np.ndarray, describ
         return None
     bank.results = training_results(bank)
     return bank
-
-
-@contextmanager
-def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
-    """The base with one adapter on it, for the length of a ``with`` block.
-
-    Parameters
-    ----------
-    model
-        The base alone.
-    adapter : path-like
-        A PEFT folder, such as ``TrainingResult.path`` or an expert of a bank.
-
-    Yields
-    ------
-    peft.PeftModel
-        In ``eval`` mode, adapter active and frozen. The base is itself again afterwards.
-
-    Raises
-    ------
-    BankError
-        If the folder holds no safetensors adapter, or one that does not fit: other layers or sizes, or (where
-        `train_adapter` noted the base) another base.
-    """
-    peft_model = _wrap(model, adapter, "expert")
-    try:
-        yield peft_model
-    finally:
-        peft_model.unload()
-
-
-def load_adapters(model, bank: ExpertBank):
-    """Put all experts of a bank on a base.
-
-    Parameters
-    ----------
-    model
-        The base alone; PEFT changes its layers in place.
-    bank : ExpertBank
-
-    Returns
-    -------
-    peft.PeftModel
-        In ``eval`` mode, adapters named as the bank names them, all frozen, the first one active.
-
-    Raises
-    ------
-    BankError
-        If the model carries adapters already, or an adapter does not fit it.
-    """
-    first, *others = zip(bank.names, bank.expert_paths, strict=True)
-    for _, path in others:
-        check_adapter(model, path)
-    peft_model = _wrap(model, first[1], first[0])
-    for name, path in others:
-        peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
-    peft_model.set_adapter(first[0], inference_mode=True)
-    return peft_model.eval()
-
-
-def _wrap(model, adapter: str | os.PathLike, name: str):
-    from peft import PeftModel
-
-    if hasattr(model, "peft_config"):
-        raise BankError("the model carries adapters already", hint="Give the base alone: model.unload().")
-    check_adapter(model, adapter)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads settings that transformers has renamed
-        return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=False).eval()

@@ -18,14 +18,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from assl_kit.errors import ParameterError
 from assl_kit.model.batches import fitting_threads
 from assl_kit.model.identity import unwrap
 from assl_kit.model.tokens import decoder, logits
 
-from .errors import ParameterError
-from .training_callbacks import Patience, Steps, tensorboard
-from .training_config import TrainingConfig, quantization_of
-from .training_data import Encoded, Plan
+from .callbacks import Patience, Steps, tensorboard
+from .config import TrainingConfig, quantization_of
+from .data import Encoded, Plan
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
@@ -15,10 +16,9 @@ from assl_kit.model.streaming import stream_answers
 from assl_kit.model.tokens import _positive
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
+from .adapters import load_adapters
 from .bank import ExpertBank
 from .bank_check import check_match
-from .errors import AsslError, BankError, DataError, ParameterError
-from .experts import load_adapters
 from .merging import rounds, serving
 from .router import Mixture, Routes
 
@@ -204,7 +204,7 @@ class SilverSight:
             The expert of each question (−1: base alone) instead of the router's; for comparisons.
         top_k : int
             Merge up to so many nearest experts for each question, in the shares of :meth:`Routes.mixtures`
-            (:func:`assl_kit.merging.merged`, exactly). Merged adapters are removed again.
+            (:func:`assl_kit.experts.merging.merged`, exactly). Merged adapters are removed again.
         temperature : float
             See :meth:`Routes.mixtures`.
         progress : bool

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import read_json
+from assl_kit.errors import BankError
 from assl_kit.model.identity import base_fingerprint
 
+from .bank import ExpertBank
 from .bank_check import ADAPTER_FILES, check_adapter_config
-from .errors import BankError
 
 _HINT = "Use the base the adapter was trained on."
 
@@ -95,3 +99,72 @@ def _aimed_at(config: dict[str, Any], name: str) -> bool:
     if not isinstance(targets, list) or config.get("layers_to_transform") or config.get("exclude_modules"):
         return False
     return any(name == target or name.endswith("." + target) for target in targets)
+
+
+@contextmanager
+def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
+    """The base with one adapter on it, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    model
+        The base alone.
+    adapter : path-like
+        A PEFT folder, such as ``TrainingResult.path`` or an expert of a bank.
+
+    Yields
+    ------
+    peft.PeftModel
+        In ``eval`` mode, adapter active and frozen. The base is itself again afterwards.
+
+    Raises
+    ------
+    BankError
+        If the folder holds no safetensors adapter, or one that does not fit: other layers or sizes, or (where
+        `train_adapter` noted the base) another base.
+    """
+    peft_model = _wrap(model, adapter, "expert")
+    try:
+        yield peft_model
+    finally:
+        peft_model.unload()
+
+
+def load_adapters(model, bank: ExpertBank):
+    """Put all experts of a bank on a base.
+
+    Parameters
+    ----------
+    model
+        The base alone; PEFT changes its layers in place.
+    bank : ExpertBank
+
+    Returns
+    -------
+    peft.PeftModel
+        In ``eval`` mode, adapters named as the bank names them, all frozen, the first one active.
+
+    Raises
+    ------
+    BankError
+        If the model carries adapters already, or an adapter does not fit it.
+    """
+    first, *others = zip(bank.names, bank.expert_paths, strict=True)
+    for _, path in others:
+        check_adapter(model, path)
+    peft_model = _wrap(model, first[1], first[0])
+    for name, path in others:
+        peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+    peft_model.set_adapter(first[0], inference_mode=True)
+    return peft_model.eval()
+
+
+def _wrap(model, adapter: str | os.PathLike, name: str):
+    from peft import PeftModel
+
+    if hasattr(model, "peft_config"):
+        raise BankError("the model carries adapters already", hint="Give the base alone: model.unload().")
+    check_adapter(model, adapter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads settings that transformers has renamed
+        return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=False).eval()

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import sha256_of
+from assl_kit.errors import DataError
 from assl_kit.model.batches import cut_left
 from assl_kit.model.tokens import chat_prompt
 
-from .errors import DataError
-from .training_config import TrainingConfig
+from .config import TrainingConfig
 
 _MEGABATCH = 50
 LEAST_HELD_OUT = 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DataError, ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 _BLOCK = 8192
 Mixture = tuple[tuple[int, float], ...]  #: experts and their shares

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .bank import ExpertBank
-from .training import TrainingResult, held_out_table
+from .training.adapter import TrainingResult, held_out_table
 
 MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")
 

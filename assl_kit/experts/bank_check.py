@@ -12,8 +12,7 @@ import numpy as np
 
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.common.trust import check_encoder_folder, leads_out
-
-from .errors import BankError, ParameterError
+from assl_kit.errors import BankError, ParameterError
 
 FORMAT = "assl-kit expert bank"
 FORMAT_VERSION = 1

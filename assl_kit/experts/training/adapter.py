@@ -17,11 +17,11 @@ import pandas as pd
 
 from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.common.files import atomic_path, read_json, write_json
+from assl_kit.errors import ParameterError
 from assl_kit.model.identity import base_info
 
-from .errors import ParameterError
-from .training_config import TrainingConfig, settings_of
-from .training_data import LEAST_HELD_OUT, encode_records, plan_training
+from .config import TrainingConfig, settings_of
+from .data import LEAST_HELD_OUT, encode_records, plan_training
 
 _LOGGED = ("step", "epoch", "loss", "learning_rate")
 _HELD_OUT = ("step", "epoch", "loss")
@@ -165,13 +165,13 @@ def train_adapter(
 
 def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bool, summary, named) -> TrainingResult:
     with _quiet():
-        from .training_loop import Fit, check_packing, processes
+        from .trainer import Fit, check_packing, processes
     here = processes(model.device.type == "cpu")
     fit = Fit.of(config, here.count)
     if config.packing:
         check_packing(model, tokenizer, encoded)
     if named["log_dir"] is not None:
-        from .training_callbacks import check_tensorboard
+        from .callbacks import check_tensorboard
 
         check_tensorboard()
     work = output_dir.with_name(output_dir.name + ".partial")
@@ -219,7 +219,7 @@ def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bo
 
 def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig, fit, count: int, named):
     """Train with as much at a time as fits into memory; give the outcome and what had to be changed."""
-    from .training_loop import run
+    from .trainer import run
 
     told = []
     while True:

@@ -1,0 +1,1 @@
+"""LoRA experts: trained, kept in a bank, routed to, asked."""

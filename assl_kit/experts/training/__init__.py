@@ -1,0 +1,1 @@
+"""One adapter: its records, its trainer, its result."""
