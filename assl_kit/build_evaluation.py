@@ -18,11 +18,10 @@ from .workspace import Workspace
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The scores of every arm, the differences to the routed experts, the routing, the regret."""
+    from assl_kit.evaluation.intervals import evaluate, paired_difference
+    from assl_kit.evaluation.metrics import baseline_answers, metric_of, score_answers
+    from assl_kit.evaluation.routing import home_experts, regret_table, routing_table
     from assl_kit.space.cluster_quality import cluster_task_agreement, cluster_task_table
-
-    from .analysis import home_experts, regret_table, routing_table
-    from .evaluation import evaluate, paired_difference
-    from .metrics import baseline_answers, metric_of, score_answers
 
     records, selection = parents["records"], parents["selection"]
     train, test = training_pool(records), evaluation_records(records, p)

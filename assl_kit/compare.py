@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
-from .evaluation import paired_difference
+from assl_kit.evaluation.intervals import paired_difference
+from assl_kit.evaluation.stability import jaccard
+
 from .report import parameters_of, read_metrics
-from .stability import jaccard
 from .workspace import Workspace
 
 

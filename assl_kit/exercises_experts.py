@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .analysis import regret_table
+from assl_kit.evaluation.routing import regret_table
+
 from .exercises import Wrong, ask, check, number, numbers
 
 IGNORED = -100

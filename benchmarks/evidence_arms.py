@@ -16,12 +16,12 @@ from evidence_study import SHARES, K, Study, load, slug
 
 from assl_kit.common.files import write_json
 from assl_kit.data.records import prompts
+from assl_kit.evaluation.metrics import baseline_answers
+from assl_kit.evaluation.multiple_choice import likeliest_options
 from assl_kit.experts.router import CentroidRouter, expert_centroids
-from assl_kit.metrics import baseline_answers
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.options import likeliest_options
 
 Job = tuple[str, str]
 """Kind and name: ``("one", "random 10 %")``."""

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from evidence_data import ENCODERS, embedder, load_study_records, without_instruction
 
-from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
+from assl_kit.evaluation.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.scoring import rank_normalise, score_records
 from assl_kit.selection.redistribute import Redistributor

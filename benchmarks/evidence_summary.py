@@ -13,14 +13,15 @@ from evidence_study import VARIANTS, Study
 from joblib import Parallel, delayed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
 from assl_kit.common.files import read_json
-from assl_kit.evaluation import evaluate, pooled_difference
+from assl_kit.evaluation.affinity import affinity_vs_distance, task_affinity
+from assl_kit.evaluation.intervals import evaluate, pooled_difference
+from assl_kit.evaluation.metrics import metric_of, score_answers
+from assl_kit.evaluation.routing import home_experts, regret_table, routing_table
+from assl_kit.evaluation.stability import jaccard
 from assl_kit.experts.router import CentroidRouter, expert_centroids
-from assl_kit.metrics import metric_of, score_answers
 from assl_kit.space.cluster_quality import cluster_task_agreement, task_centroids
 from assl_kit.space.clusters import SemanticKMeans
-from assl_kit.stability import jaccard
 
 CHOSEN, ROUTED = "chosen 10 %", "experts by cluster"
 #: Differences that answer the paper's claims: experiment, arm, against.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assl_kit.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.stability import bootstrap_stability, jaccard
+from assl_kit.evaluation.baselines import k_center, k_means_medoids, random_rows
+from assl_kit.evaluation.stability import bootstrap_stability, jaccard
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 
-from assl_kit.analysis import affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
 from assl_kit.data.loading import load_records
 from assl_kit.errors import ParameterError
-from assl_kit.evaluation import evaluate, paired_difference, pooled_difference
-from assl_kit.metrics import (
+from assl_kit.evaluation.affinity import affinity_vs_distance, task_affinity
+from assl_kit.evaluation.intervals import evaluate, paired_difference, pooled_difference
+from assl_kit.evaluation.metrics import (
     TASK_METRICS,
     baseline_answers,
     f1_of,
@@ -26,6 +26,7 @@ from assl_kit.metrics import (
     normalise_answer,
     score_answers,
 )
+from assl_kit.evaluation.routing import home_experts, regret_table, routing_table
 
 
 def table(**tasks):

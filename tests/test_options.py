@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from assl_kit.errors import ParameterError
+from assl_kit.evaluation.multiple_choice import likeliest_options
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
 from assl_kit.model.tokens import chat_prompt
-from assl_kit.options import likeliest_options
 
 PROMPTS = [
     "下列哪一项是央行的职能？\nA. 甲\nB. 乙\nC. 丙\nD. 丁",

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from assl_kit.errors import ParameterError
 from assl_kit.model.batches import InferenceReport, cut_left, fitting_threads, in_batches
 from assl_kit.model.identity import unwrap
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.tokens import _evaluating, _ids, _padded, chat_prompt, decoder, logits
-
-from .errors import ParameterError
 
 __all__ = ["likeliest_options"]
 

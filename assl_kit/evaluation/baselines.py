@@ -6,9 +6,8 @@ import warnings
 
 import numpy as np
 
+from assl_kit.errors import ParameterError
 from assl_kit.space.rows import check_rows
-
-from .errors import ParameterError
 
 __all__ = ["k_center", "k_means_medoids", "random_rows"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 METRICS = ("accuracy", "f1", "exact_match", "rouge_l", "char_f1")
 #: The measure of each task this package knows by name.
@@ -158,7 +158,7 @@ def score_answers(references: Sequence[str], predictions: Sequence[str], metric:
     """Score of each answer in [0, 1].
 
     The mean is the metric itself, but for "f1": there it is the F1 of each example, whose mean is *not* the micro-F1
-    that `assl_kit.evaluation.evaluate` reports.
+    that `assl_kit.evaluation.intervals.evaluate` reports.
 
     Parameters
     ----------

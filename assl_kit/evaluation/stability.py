@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 __all__ = ["bootstrap_stability", "jaccard"]
 

@@ -1,6 +1,6 @@
 """Evaluation: measures with bootstrap intervals, and differences of arms.
 
-The measures themselves are in `assl_kit.metrics`, routing, regret and task affinity in `assl_kit.analysis`; their
+The measures themselves are in `metrics`, routing, regret and task affinity in `routing` and `affinity`; their
 public names can be imported from here.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .analysis import Affinity, Routing, affinity_vs_distance, home_experts, regret_table, routing_table, task_affinity
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
+
+from .affinity import Affinity, affinity_vs_distance, task_affinity
 from .metrics import (
     METRICS,
     TASK_METRICS,
@@ -26,6 +27,7 @@ from .metrics import (
     normalise_answer,
     score_answers,
 )
+from .routing import Routing, home_experts, regret_table, routing_table
 
 __all__ = [
     "METRICS",
