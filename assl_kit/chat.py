@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from assl_kit.artifacts.steps import read
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.records import prompts
 from assl_kit.experts.router import Routes, expert_centroids
 from assl_kit.experts.silversight import SilverSight
@@ -18,8 +20,6 @@ from assl_kit.space.embeddings import rows_of
 from assl_kit.space.encoder import encode
 
 from .errors import AsslError, ParameterError, WorkspaceError
-from .steps import read
-from .workspace import Workspace
 
 MAX_QUESTION = 1000  #: characters
 N_RECORDS = 3  #: nearest training records shown
@@ -152,7 +152,7 @@ class Chat:
     @classmethod
     def of_run(cls, ws: Workspace) -> Chat:
         """Open the experts of a run, with their training records and some of its test questions."""
-        from .build_experts import open_silversight
+        from assl_kit.artifacts.build_experts import open_silversight
 
         parameters = ws.current_parameters()
         chat = cls(open_silversight(ws, parameters), title=ws.display_path(), **parameters.lengths)

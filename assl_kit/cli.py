@@ -13,12 +13,13 @@ from pathlib import Path
 
 import click
 
+from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
+from assl_kit.artifacts.workspace import Workspace, runs_folder
+
 from . import __version__, cli_ask
 from .cli_ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
 from .errors import AsslError
-from .parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
-from .workspace import Workspace, runs_folder
 
 _backend_option = click.option(
     "--backend", type=click.Choice(["local", "ray"]), help="Where work is spread; default $ASSL_BACKEND, else local."
@@ -80,9 +81,10 @@ def _choose_backend(given: str | None) -> str:
 
 
 def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
-    from .parameters import load_profile
+    from assl_kit.artifacts.parameters import load_profile
+    from assl_kit.artifacts.steps import STEPS, state_of
+
     from .resume import is_finished
-    from .steps import STEPS, state_of
 
     usual = load_profile(DEFAULT_PROFILE) | load_profile(plan.profile)
     changed = {name: value for name, value in plan.parameters.model_dump().items() if usual.get(name) != value}

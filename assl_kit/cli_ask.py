@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from .build_experts import experts_folder
+from assl_kit.artifacts.build_experts import experts_folder
+from assl_kit.artifacts.parameters import DEFAULT_PROFILE, near
+from assl_kit.artifacts.store import STORE_FOLDER
+from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
+
 from .console import from_here, print_json, print_table
 from .errors import ParameterError, WorkspaceError
-from .parameters import DEFAULT_PROFILE, near
-from .sharing import STORE_FOLDER
-from .workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
 
 _run_option = click.option(
     "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
@@ -105,7 +106,7 @@ def _silversight(run: str, bank: Path | None):
         from assl_kit.experts.silversight import SilverSight
 
         return SilverSight.from_pretrained(bank), {}
-    from .build_experts import open_silversight
+    from assl_kit.artifacts.build_experts import open_silversight
 
     ws = open_run(run)
     experts_folder(ws)

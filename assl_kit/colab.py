@@ -17,15 +17,15 @@ from typing import Any
 
 import pandas as pd
 
+from assl_kit.artifacts.build_experts import experts_folder
+from assl_kit.artifacts.parameters import load_profile, read_parameters, resolve
+from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path
 
-from .build_experts import experts_folder
 from .errors import DataError, ParameterError
-from .parameters import load_profile, read_parameters, resolve
 from .plan import Plan
 from .run import NotebookError
-from .workspace import Workspace, runs_folder
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.evaluation.intervals import paired_difference
 from assl_kit.evaluation.stability import jaccard
 
 from .report import parameters_of, read_metrics
-from .workspace import Workspace
 
 
 def compare_runs(a: Workspace, b: Workspace) -> dict[str, pd.DataFrame]:
@@ -34,7 +34,7 @@ def compare_runs(a: Workspace, b: Workspace) -> dict[str, pd.DataFrame]:
     Examples
     --------
     >>> import tempfile
-    >>> from assl_kit.parameters import resolve
+    >>> from assl_kit.artifacts.parameters import resolve
     >>> a, b = (Workspace.open(tempfile.mkdtemp()) for _ in range(2))
     >>> _ = a.remember("tiny", resolve("tiny")), b.remember("tiny", resolve("tiny", seed=1))
     >>> compare_runs(a, b)["parameters"].to_dict("records")

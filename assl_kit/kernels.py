@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
-
-from .workspace import Workspace
 
 KERNEL = "python3"
 _PRELOAD = ("torch", "transformers", "sentence_transformers", "peft", "trl")

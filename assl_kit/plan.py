@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assl_kit.artifacts.build_data import check_enough, load_run_records, n_select_of
+from assl_kit.artifacts.parameters import (
+    DEFAULT_PROFILE,
+    KINDS,
+    NAMES,
+    Parameters,
+    check_names,
+    load_profile,
+    parse_assignment,
+    validate,
+)
 from assl_kit.common.cluster import backend
 from assl_kit.data.splits import training_pool
 
-from .build_data import check_enough, load_run_records, n_select_of
 from .errors import DataError, ParameterError
-from .parameters import DEFAULT_PROFILE, KINDS, NAMES, Parameters, check_names, load_profile, parse_assignment, validate
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
 PLACES = ("profile", "workspace")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from assl_kit.artifacts.parameters import describe
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_text
 from assl_kit.common.limits import check_size
 from assl_kit.common.trust import inside
 
 from .errors import AsslError, WorkspaceError
 from .html_page import render_page, show
-from .parameters import describe
-from .workspace import Workspace
 
 REPORT = "report.html"
 _COLUMNS = {

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from assl_kit.artifacts.parameters import NAMES
+from assl_kit.artifacts.steps import PICTURES, STEPS, code_hash, state_of
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import sha256_file, sha256_of, temporary_owner
 
 from .errors import WorkspaceError
-from .parameters import NAMES
 from .plan import ChainNotebook, Plan
-from .steps import PICTURES, STEPS, code_hash, state_of
-from .workspace import Workspace
 
 LOCK = ".run.lock"
 

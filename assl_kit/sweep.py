@@ -17,16 +17,16 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from assl_kit.artifacts.parameters import DEFAULT_PROFILE, check_names, read_parameter_file
+from assl_kit.artifacts.store import STORE, STORE_FOLDER
+from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.cluster import BACKEND, explained, total
 from assl_kit.common.files import write_json
 
 from .errors import AsslError, ParameterError, WorkspaceError
-from .parameters import DEFAULT_PROFILE, check_names, read_parameter_file
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
-from .sharing import STORE, STORE_FOLDER
-from .workspace import MANIFEST, SWEEP, Workspace, runs_folder
 
 MOST_JOBS = 10_000
 Plain = str | int | float | bool

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
 
 from .html_page import render_page
 from .plots import EXPERT_COLOURS, MARKERS, _figure, readable
 from .sweep import Outcome, sweep_table
-from .workspace import Workspace
 
 PAGE, TABLE = "sweep.html", "sweep.csv"
 _SHARES = ("routing accuracy", "cluster NMI", "mean regret")

@@ -10,10 +10,11 @@ import argparse
 import os
 import sys
 
-from .build_experts import LOGS, WORK, run_base, training_config
+from assl_kit.artifacts.build_experts import LOGS, WORK, run_base, training_config
+from assl_kit.artifacts.steps import is_current, read, require
+from assl_kit.artifacts.workspace import Workspace, find_run
+
 from .errors import AsslError, WorkspaceError
-from .steps import is_current, read, require
-from .workspace import Workspace, find_run
 
 
 def train_bank(run: str, *, progress: bool = False) -> Workspace:

@@ -223,8 +223,8 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
 
 
 def _on_ray(workers: int, few, labels, stages: Callable, picks: np.ndarray, file: Path, encoder: str) -> dict:
+    from assl_kit.artifacts.ray_stages import RayRedistributor, embed_side_by_side
     from assl_kit.common.cluster import connect
-    from assl_kit.ray_stages import RayRedistributor, embed_side_by_side
 
     start_s, ray = _timed(lambda: connect(num_cpus=workers, object_store_memory=400 * 2**20))
     try:

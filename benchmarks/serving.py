@@ -49,15 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
 @contextmanager
 def opened(options) -> Iterator[tuple]:
     """A SilverSight, the name of its base, and questions nobody was trained on."""
-    from assl_kit.build_data import evaluation_records
+    from assl_kit.artifacts.build_data import evaluation_records
+    from assl_kit.artifacts.steps import read
+    from assl_kit.artifacts.workspace import Workspace
     from assl_kit.data.records import prompts
     from assl_kit.data.synthetic import make_corpus
     from assl_kit.experts.silversight import SilverSight
-    from assl_kit.steps import read
-    from assl_kit.workspace import Workspace
 
     if options.run:
-        from assl_kit.build_experts import open_silversight
+        from assl_kit.artifacts.build_experts import open_silversight
 
         ws = Workspace.open(options.run)
         parameters = ws.current_parameters()

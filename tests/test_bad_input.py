@@ -9,16 +9,16 @@ import pytest
 from helpers_models import make_test_base
 
 from assl_kit import Redistributor, SilverSight, mmr_select
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.cli import main
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts.train_experts import train_experts
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
-from assl_kit.parameters import resolve
 from assl_kit.space.encoder import encode, load_encoder
-from assl_kit.steps import require
-from assl_kit.workspace import Workspace
 
 TEXTS = ["公司净利润同比增长三成", "董事会选举新任董事长", "债券市场收益率下行", "法院裁定公司破产"]
 

@@ -15,13 +15,13 @@ import pytest
 from helpers_browser import WAIT, chromium, chromium_path, watched
 
 from assl_kit import chat_page
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import read, require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.chat import MAX_QUESTION, Chat, Panels, TrainingRecords
 from assl_kit.errors import ParameterError, WorkspaceError
 from assl_kit.experts.silversight import SilverSight
-from assl_kit.parameters import resolve
 from assl_kit.space.encoder import encode
-from assl_kit.steps import read, require
-from assl_kit.workspace import Workspace
 
 SMALL = {
     "n_records": 240,

@@ -117,7 +117,7 @@ def test_a_dry_run_checks_the_backend_and_the_option_overrides_the_environment(a
 def test_a_report_that_cannot_be_written_after_a_run_is_exit_code_1(assl, tmp_path):
     write_notebook(
         tmp_path / "nb" / "00_only.ipynb",
-        "from assl_kit.workspace import Workspace",
+        "from assl_kit.artifacts.workspace import Workspace",
         "Workspace.open(workspace).write_json('metrics.json', {'table': [{'arm': [1], 'task': [2], 'value': 3}]})",
         parameters='profile = "tiny"\nworkspace = ""',
     )
@@ -132,7 +132,7 @@ def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
     ]
     write_notebook(
         tmp_path / "nb" / "00_only.ipynb",
-        "from assl_kit.workspace import Workspace",
+        "from assl_kit.artifacts.workspace import Workspace",
         f"Workspace.open(workspace).write_json('metrics.json', {{'table': {table}}})",
         "print(shown)",
         parameters='profile = "tiny"\nworkspace = ""\nshown = 1',
@@ -193,8 +193,8 @@ def test_own_parameters_of_a_notebook_are_checked_and_text_stays_text(assl, tmp_
 
 
 def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
+    from assl_kit.artifacts.workspace import Workspace
     from assl_kit.resume import run_lock
-    from assl_kit.workspace import Workspace
 
     ws = Workspace.open(tmp_path / "runs" / "mine")
     ws.update_manifest("notebooks", {"00_only": {"status": "running"}})
@@ -208,7 +208,7 @@ def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
 
 
 def test_a_damaged_run_is_listed_and_breaks_nothing_else(assl, tmp_path):
-    from assl_kit.workspace import Workspace
+    from assl_kit.artifacts.workspace import Workspace
 
     Workspace.open(tmp_path / "runs" / "whole").update_manifest("notebooks", {"00_only": {"status": "done"}})
     broken = tmp_path / "runs" / "broken" / "manifest.json"
@@ -231,7 +231,7 @@ def test_a_damaged_run_is_listed_and_breaks_nothing_else(assl, tmp_path):
 
 @pytest.mark.parametrize("mark", ["sweep.json", "shared/entry.json"])
 def test_jobs_of_a_sweep_are_listed_and_found(assl, tmp_path, mark):
-    from assl_kit.workspace import Workspace
+    from assl_kit.artifacts.workspace import Workspace
 
     for job in ("seed-0", "seed-1"):
         ws = Workspace.open(tmp_path / "runs" / "seeds" / job)
@@ -249,8 +249,8 @@ def test_jobs_of_a_sweep_are_listed_and_found(assl, tmp_path, mark):
 
 
 def test_two_runs_are_compared(assl, tmp_path):
-    from assl_kit.parameters import resolve
-    from assl_kit.workspace import Workspace
+    from assl_kit.artifacts.parameters import resolve
+    from assl_kit.artifacts.workspace import Workspace
 
     for name, seed in (("a", 0), ("b", 1)):
         Workspace.open(tmp_path / "runs" / name).remember("tiny", resolve("tiny", seed=seed))
@@ -299,7 +299,7 @@ def test_the_installed_command(tmp_path):
 def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    import assl_kit.build_experts as build
+    import assl_kit.artifacts.build_experts as build
     from assl_kit.experts.router import CentroidRouter
 
     routes = CentroidRouter([[1, 0], [0, 1]]).route([[0.72, 0.7]])

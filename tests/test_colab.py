@@ -20,10 +20,10 @@ import pytest
 from helpers_notebooks import write_notebook
 
 from assl_kit import SilverSight, Workspace, colab
+from assl_kit.artifacts.parameters import profile_names
 from assl_kit.common.device import Device
 from assl_kit.environment import check_environment
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
-from assl_kit.parameters import profile_names
 from assl_kit.plan import given_values, make_plan
 from assl_kit.run import NotebookError
 
@@ -326,7 +326,7 @@ def test_the_hub_token_is_handed_over_if_there_is_one(google, monkeypatch):
 # the run --------------------------------------------------------------------------------------------------------------
 STAND_IN = """
 import sys, time
-from assl_kit.workspace import Workspace, runs_folder
+from assl_kit.artifacts.workspace import Workspace, runs_folder
 ws = Workspace.open(runs_folder() / "mine")
 print("runs/mine: 2 notebooks", file=sys.stderr, flush=True)
 ws.update_manifest("notebooks", {"00_a": {"status": "done"}, "01_b": {"status": "running"}})

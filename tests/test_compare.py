@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.compare import compare_runs
-from assl_kit.parameters import resolve
-from assl_kit.workspace import Workspace
 
 RECORDS = pd.DataFrame(
     {"id": [f"r{i}" for i in range(40)], "instruction": "问", "input": "", "task": "sentiment", "source": "s",

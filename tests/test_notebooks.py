@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from assl_kit.artifacts.parameters import NAMES, load_profile
 from assl_kit.errors import ParameterError
-from assl_kit.parameters import NAMES, load_profile
 from assl_kit.plan import PLACES, read_notebook
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from assl_kit.errors import ParameterError
-from assl_kit.parameters import (
+from assl_kit.artifacts.parameters import (
     NAMES,
     Parameters,
     check_names,
@@ -17,6 +16,7 @@ from assl_kit.parameters import (
     read_parameters,
     resolve,
 )
+from assl_kit.errors import ParameterError
 
 
 def test_the_tiny_profile_is_complete_and_equals_the_defaults():

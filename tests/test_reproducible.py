@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"n_records": 240, "n_clusters": 3, "n_select": 30, "warmup_records": 8, "epochs": 1, "affinity_records": 0,
          "n_test": 2, "regret_per_task": 1, "max_new_tokens": 6, "max_length": 128, "full_epochs": 1}  # fmt: skip
 MEASURE = """
-from assl_kit.steps import require
-from assl_kit.workspace import Workspace
+from assl_kit.artifacts.steps import require
+from assl_kit.artifacts.workspace import Workspace
 ws = Workspace.open("runs/tiny")
 require(ws, "metrics", ws.current_parameters())
 """

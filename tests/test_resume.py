@@ -18,17 +18,17 @@ import pytest
 from helpers_notebooks import write_notebook
 
 import assl_kit.run as runner
+from assl_kit.artifacts.steps import STEPS, state_of
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, temporary_owner
 from assl_kit.errors import WorkspaceError
 from assl_kit.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
 from assl_kit.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
 from assl_kit.run import NotebookError, run_chain
-from assl_kit.steps import STEPS, state_of
-from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 200, "n_clusters": 3, "n_select": 24, "warmup_records": 8, "epochs": 2, "affinity_records": 0,
          "n_test": 2, "regret_per_task": 1, "max_new_tokens": 4, "max_length": 128, "full_epochs": 1}  # fmt: skip
-HEAD = "from assl_kit.steps import require\nfrom assl_kit.workspace import Workspace\n"
+HEAD = "from assl_kit.artifacts.steps import require\nfrom assl_kit.artifacts.workspace import Workspace\n"
 OPEN = "ws = Workspace.open(workspace)\nparams = ws.parameters(profile, seed=seed)"
 
 
@@ -161,7 +161,7 @@ def test_a_run_belongs_to_one_process(light, monkeypatch):
     ws, _ = run(light)
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a notebook was run"))
     assert not is_running(ws)
-    code = "import sys\nfrom assl_kit.resume import run_lock\nfrom assl_kit.workspace import Workspace\n"
+    code = "import sys\nfrom assl_kit.resume import run_lock\nfrom assl_kit.artifacts.workspace import Workspace\n"
     code += "with run_lock(Workspace.open('runs/run')):\n    print('held', flush=True)\n    sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
@@ -190,7 +190,7 @@ def test_half_written_files_of_dead_processes_are_removed_and_only_those(tmp_pat
 
 
 def test_two_processes_do_not_lose_each_others_entries(tmp_path):
-    code = "import sys\nfrom assl_kit.workspace import Workspace\nws = Workspace.open(sys.argv[1])\n"
+    code = "import sys\nfrom assl_kit.artifacts.workspace import Workspace\nws = Workspace.open(sys.argv[1])\n"
     code += "for i in range(20):\n    ws.update_manifest('artifacts', {f'{sys.argv[2]}{i}': {'sha256': ''}})"
     command = [sys.executable, "-c", code, str(tmp_path / "ws")]
     both = [subprocess.Popen([*command, letter]) for letter in "ab"]

@@ -24,7 +24,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_notebook(
         tmp_path / "nb" / "00_first.ipynb",
-        "import os, sys\nfrom assl_kit.workspace import Workspace",
+        "import os, sys\nfrom assl_kit.artifacts.workspace import Workspace",
         "ws = Workspace.open(workspace)\np = ws.parameters(profile, n_clusters=n_clusters)",
         "print(p.n_clusters, p.seed, learning_rate, os.environ['ASSL_NOTEBOOK'])\nprint(sys.executable)",
         "ws.write_json('a.json', 1)\nws.commit('a.json', key='k')",

@@ -13,7 +13,11 @@ from helpers_models import make_test_base
 from safetensors.numpy import save_file
 from sklearn.base import clone
 
-from assl_kit.build_experts import WORK
+from assl_kit.artifacts.build_experts import WORK
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
+from assl_kit.artifacts.steps import read, require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common import cluster as scale_out
 from assl_kit.common.cluster import (
     BACKEND,
@@ -30,14 +34,10 @@ from assl_kit.common.cluster import (
 from assl_kit.data import records as corpus
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import AsslError, DataError, ParameterError
-from assl_kit.parameters import resolve
-from assl_kit.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.space.embeddings import embed_block, mapped_rows, read_embeddings, write_embeddings
 from assl_kit.space.encoder import load_encoder
-from assl_kit.steps import read, require
-from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 360, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3, "select_share": 0.2}
 FEW = {"epochs": 1, "warmup_records": 0, "score": "column:given", "max_length": 128}
@@ -211,7 +211,7 @@ def test_a_failing_expert_is_named_and_finished_ones_are_kept(on_ray, local, tmp
         return results
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assl_kit.ray_stages.train_side_by_side", noting)
+        patch.setattr("assl_kit.artifacts.ray_stages.train_side_by_side", noting)
         require(ws, "experts", local[1])
     assert jobs == [finished, finished]
     made = ws.manifest()["artifacts"]["experts"]["sha256"]

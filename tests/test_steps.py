@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 from helpers_models import make_test_base
 
-from assl_kit import steps
-from assl_kit.build_data import evaluation_records, n_select_of
-from assl_kit.build_experts import open_silversight
+from assl_kit.artifacts import steps
+from assl_kit.artifacts.build_data import evaluation_records, n_select_of
+from assl_kit.artifacts.build_experts import open_silversight
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import STEPS, read, require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.records import prompts
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
-from assl_kit.parameters import resolve
 from assl_kit.space.embeddings import rows_of
-from assl_kit.steps import STEPS, read, require
-from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 240, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3}
 

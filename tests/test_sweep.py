@@ -12,11 +12,11 @@ import pytest
 from helpers_notebooks import write_notebook
 
 import assl_kit.sweep as sweep
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.cli import main
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
 from assl_kit.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
 from assl_kit.sweep_page import plot_sweep, write_sweep
-from assl_kit.workspace import Workspace
 
 GRID = """
 parameters: {n_records: 200}
@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr("assl_kit.plan.notebooks_folder", lambda: tmp_path / "nb")
     write_notebook(
         tmp_path / "nb" / "03_space.ipynb",
-        "from assl_kit.steps import require\nfrom assl_kit.workspace import Workspace",
+        "from assl_kit.artifacts.steps import require\nfrom assl_kit.artifacts.workspace import Workspace",
         "ws = Workspace.open(workspace)\nparams = ws.parameters(profile, n_clusters=n_clusters)",
         'require(ws, "clusters", params, notebook="03")',
         "if late and n_clusters == 4:\n    raise ValueError('four and late')",
@@ -81,8 +81,8 @@ def test_a_sweep_shares_tells_failures_draws_and_goes_on(here, monkeypatch, caps
 
 
 def test_a_damaged_shared_artifact_is_made_again(tmp_path, monkeypatch):
-    from assl_kit.parameters import resolve
-    from assl_kit.steps import require
+    from assl_kit.artifacts.parameters import resolve
+    from assl_kit.artifacts.steps import require
 
     monkeypatch.setenv("ASSL_SHARED", str(tmp_path / "store"))
     parameters = resolve("tiny", n_records=200)

@@ -10,12 +10,12 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import is_current, require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import WorkspaceError
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.parameters import resolve
-from assl_kit.steps import is_current, require
 from assl_kit.train_bank import train_bank
-from assl_kit.workspace import Workspace
 
 SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 12, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.workspace import Workspace, project_root, runs_folder
 from assl_kit.errors import ParameterError, WorkspaceError
-from assl_kit.parameters import resolve
-from assl_kit.workspace import Workspace, project_root, runs_folder
 
 
 @pytest.fixture

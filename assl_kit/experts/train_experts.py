@@ -101,7 +101,7 @@ def train_experts(
     train : callable, optional
         Trains the adapters elsewhere: gets by name (``"expert 0"`` …) the arguments of `train_adapter` but for model
         and tokenizer, and gives the results in that order. Default: one after the other, here. See
-        `assl_kit.ray_stages.train_side_by_side`.
+        `assl_kit.artifacts.ray_stages.train_side_by_side`.
 
     Returns
     -------

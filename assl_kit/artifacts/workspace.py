@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, write_json
 from assl_kit.common.limits import check_parquet
+from assl_kit.errors import AsslError, WorkspaceError
 
-from .errors import AsslError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ class Workspace:
         Raises
         ------
         ParameterError
-            As :func:`assl_kit.parameters.resolve`.
+            As :func:`assl_kit.artifacts.parameters.resolve`.
 
         Examples
         --------

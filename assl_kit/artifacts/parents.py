@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.limits import check_parquet
-
-from .errors import WorkspaceError
+from assl_kit.errors import WorkspaceError
 
 
 def read_artifact(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import ParameterError
+from assl_kit.errors import ParameterError
 
 DEFAULT_PROFILE = "tiny"
 _SCORE = r"^(nll|ifd|rouge_gap|column:.+)$"

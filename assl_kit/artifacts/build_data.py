@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.errors import DataError, ParameterError
 
-from .errors import DataError, ParameterError
 from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace

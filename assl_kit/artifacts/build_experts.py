@@ -16,12 +16,12 @@ from assl_kit.common.device import pick_device
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.errors import WorkspaceError
 from assl_kit.model.batches import is_small
 from assl_kit.space.embeddings import rows_of
 
 from .build_data import evaluation_records, n_select_of
 from .build_space import encoder_in
-from .errors import WorkspaceError
 from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace

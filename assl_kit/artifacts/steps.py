@@ -19,13 +19,13 @@ import pandas as pd
 
 from assl_kit.common.device import peak_memory_mb
 from assl_kit.common.files import read_json, sha256_file, sha256_of
+from assl_kit.errors import ParameterError
 from assl_kit.space.embeddings import read_embeddings
 
 from . import build_data, build_evaluation, build_experts, build_selection, build_space
-from .errors import ParameterError
 from .parameters import Parameters
 from .parents import Parents, read_artifact
-from .sharing import shared_artifact
+from .store import shared_artifact
 from .workspace import Workspace
 
 
@@ -168,7 +168,7 @@ def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str |
     Examples
     --------
     >>> import tempfile
-    >>> from assl_kit.parameters import resolve
+    >>> from assl_kit.artifacts.parameters import resolve
     >>> ws = Workspace.open(tempfile.mkdtemp())
     >>> records = require(ws, "records", resolve("tiny", n_records=200))
     >>> len(records)
@@ -237,7 +237,7 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
     Examples
     --------
     >>> import tempfile
-    >>> from assl_kit.parameters import resolve
+    >>> from assl_kit.artifacts.parameters import resolve
     >>> state_of(Workspace.open(tempfile.mkdtemp()), resolve("tiny"), ["records", "clusters"])
     {'records': 'missing', 'clusters': 'missing'}
     """
