@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from assl_kit.measured import evidence_results
-from assl_kit.verdicts import verdicts
+from assl_kit.teaching.evidence import evidence_results, verdicts
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"

@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from assl_kit.common.files import atomic_path, read_json
-from assl_kit.measured import KERNELS, plot_growth
+from assl_kit.teaching.evidence import KERNELS
+from assl_kit.teaching.evidence_plots import plot_growth
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 OURS, GREY, DARK, PEER = "#0072B2", "#BBBBBB", "#555555", "#E69F00"

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from assl_kit.measured import KERNELS
+from assl_kit.teaching.evidence import KERNELS
 
 
 def add_ratios(records: list[dict]) -> None:

@@ -15,8 +15,8 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path
 from assl_kit.data.splits import training_pool
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.plots import MARKERS, _figure, expert_colours, project, readable, task_colours
 from assl_kit.space.embeddings import rows_of
+from assl_kit.teaching.plots import MARKERS, _figure, expert_colours, project, readable, task_colours
 
 OUT = Path(__file__).resolve().parent / "results" / "overview.png"
 

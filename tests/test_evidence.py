@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from assl_kit.common.files import read_json
-from assl_kit.evidence_plots import plot_share_curve
-from assl_kit.measured import evidence_results
-from assl_kit.verdicts import verdict, verdicts
+from assl_kit.teaching.evidence import evidence_results, verdict, verdicts
+from assl_kit.teaching.evidence_plots import plot_share_curve
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))

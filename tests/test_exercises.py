@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assl_kit import exercises_experts as experts
-from assl_kit import exercises_space as space
-from assl_kit.exercises import UNANSWERED
+from assl_kit.teaching import exercises_experts as experts
+from assl_kit.teaching import exercises_space as space
+from assl_kit.teaching.exercises import UNANSWERED
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))

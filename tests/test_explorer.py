@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.explorer import KEPT_COLOURS, explore_space, hover_text, write_explorer
-from assl_kit.plots import expert_colours, task_colours
+from assl_kit.teaching.explorer import KEPT_COLOURS, explore_space, hover_text, write_explorer
+from assl_kit.teaching.plots import expert_colours, task_colours
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
-from assl_kit.environment import check_environment
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError, WorkspaceError
+from assl_kit.teaching.environment import check_environment
 
 
 @pytest.mark.parametrize("kind", [DataError, ParameterError, BankError, WorkspaceError])

@@ -11,7 +11,7 @@ import pytest
 from assl_kit.data.synthetic import TASKS, make_corpus, paraphrases
 from assl_kit.data.task_grammars import grammar_data
 from assl_kit.evaluation.metrics import TASK_METRICS
-from assl_kit.measured import evidence_results
+from assl_kit.teaching.evidence import evidence_results
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 
-from assl_kit import measured
 from assl_kit.errors import DataError
+from assl_kit.teaching import evidence as measured
 
 FIELDS = {"kernel", "system", "n", "d", "k", "data", "device"} | {
     "seconds", "seconds_all", "ratio_to_gemm", "peak_mb", "agrees", "note",

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assl_kit import plots
 from assl_kit.data.synthetic import TASKS
-from assl_kit.evidence_plots import plot_differences
+from assl_kit.teaching import plots
+from assl_kit.teaching.evidence_plots import plot_differences
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,113 @@
-"""What the measurements say about the paper's claims: "paper says · we measured · verdict", from the records alone."""
+"""What the benchmarks measured: the records of kernels and evidence, and time against number of rows as a figure."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
-from .evidence_plots import of_seeds
+from assl_kit.common.files import read_json
+from assl_kit.errors import DataError
+
+KERNELS = {
+    "knn": "k-NN",
+    "adbscan": "A-DBSCAN fit",
+    "thin": "thinning to a tenth",
+    "mmr": "MMR, a tenth picked",
+    "kmeans": "k-means, k = 6",
+    "stages": "the two stages",
+}
+"""Names of the kernels in the records, and what they are called in figures."""
+
+
+def kernel_results() -> dict[str, Any]:
+    """The measurements of the selection kernels beside their peers.
+
+    Returns
+    -------
+    dict
+        ``header`` (the machine, versions, data, threads), ``records`` (one a system, kernel and number of rows:
+        ``kernel, system, n, d, k, data, device, seconds, seconds_all, ratio_to_gemm, peak_mb, agrees, note``) and
+        ``slopes`` (exponents of growth).
+
+    Raises
+    ------
+    DataError
+        If the file is not there.
+
+    Notes
+    -----
+    Ours. The file is ``benchmarks/results/kernels.json`` of the checkout, else the package's own copy.
+
+    Examples
+    --------
+    >>> sorted(kernel_results())
+    ['done', 'header', 'records', 'slopes']
+    """
+    return _results("kernels.json")
+
+
+def evidence_results() -> pd.DataFrame:
+    """The measurements of what the paper claims and leaves open.
+
+    Returns
+    -------
+    DataFrame
+        One row a measurement: ``experiment, data, base, arm, task, metric, value, seed, n_train, device, seconds``,
+        and where they apply ``low`` and ``high`` (95 % bootstrap), ``n`` (questions), ``against``, ``seeds``,
+        ``p_value``. ``seed`` is NaN where seeds are pooled, ``task`` is "mean" for the mean over tasks and "all" where
+        a value is not of a task.
+
+    Raises
+    ------
+    DataError
+        If the file is not there.
+
+    Notes
+    -----
+    Ours. The file is ``benchmarks/results/evidence.json`` of the checkout, else the package's own copy.
+
+    Examples
+    --------
+    >>> {"experiment", "arm", "value", "seed"} <= set(evidence_results())
+    True
+    """
+    return pd.DataFrame(_results("evidence.json")["records"])
+
+
+def _results(name: str) -> dict[str, Any]:
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "benchmarks" / "results", package / "results"):
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    raise DataError("the measurements are not there", where=str(package / "results" / name), hint="Install it again.")
+
+
+def of_seeds(evidence: pd.DataFrame, arm: str, *, task: str = "mean", metric: str | None = None) -> pd.Series:
+    """The values of an arm, one a seed.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        From :func:`assl_kit.teaching.evidence.evidence_results`, narrowed to one data set and base.
+    arm, task : str
+    metric : str, optional
+        Default: any but differences.
+
+    Returns
+    -------
+    Series
+        Indexed by seed, ascending.
+    """
+    rows = evidence[(evidence["arm"] == arm) & (evidence["task"] == task) & evidence["seed"].notna()]
+    rows = rows[rows["metric"] == metric] if metric else rows[~rows["metric"].str.startswith("difference")]
+    return rows.set_index("seed")["value"].sort_index()
+
 
 ROUTED, CHOSEN, ENCODER = "experts by cluster", "chosen 10 %", "fitted static, 256"
+
+
 #: What is compared: claim, arm, against, and what the claim expects of the difference.
 CLAIMS = (
     ("A tenth of the data comes close to all of it", CHOSEN, "all data, 1 epoch", "close"),
@@ -20,7 +121,11 @@ CLAIMS = (
     ("Routing is better than a uniform merge", ROUTED, "uniform merge", "better"),
     ("… and than Arrow's routing in each layer", ROUTED, "Arrow", "better"),
 )
+
+
 NAMES = {("embedded", "tiny"): "embedded corpus, tiny base", ("CFLEB", "gemma3-270m"): "CFLEB, Gemma 3 270M"}
+
+
 CLOSE = 0.05
 """How much worse still counts as close."""
 
@@ -56,7 +161,7 @@ def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     evidence : DataFrame
-        From :func:`assl_kit.measured.evidence_results`.
+        From :func:`assl_kit.teaching.evidence.evidence_results`.
 
     Returns
     -------

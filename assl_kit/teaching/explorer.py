@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_text
+from assl_kit.errors import DataError, ParameterError
 
-from .errors import DataError, ParameterError
 from .plots import expert_colours, task_colours
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def explore_space(xy: np.ndarray, records: pd.DataFrame, *, title: str = "The se
     Parameters
     ----------
     xy : array of shape (n, 2)
-        The place of each record, as `assl_kit.plots.project` gives it.
+        The place of each record, as `assl_kit.teaching.plots.project` gives it.
     records : DataFrame, n rows in the order of ``xy``
         Columns ``id``, ``task``, ``input``, ``output`` and, if there, ``instruction``, ``cluster`` (whole numbers) and
         ``kept`` (true or false). There is one button for each of task, cluster and kept that is there. Kept records

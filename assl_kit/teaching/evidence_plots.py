@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from .evidence import KERNELS, of_seeds
 from .plots import TASK_COLOURS, _figure
 
 _SEED_MARKERS = "osD^v"
-
-
-def of_seeds(evidence: pd.DataFrame, arm: str, *, task: str = "mean", metric: str | None = None) -> pd.Series:
-    """The values of an arm, one a seed.
-
-    Parameters
-    ----------
-    evidence : DataFrame
-        From :func:`assl_kit.measured.evidence_results`, narrowed to one data set and base.
-    arm, task : str
-    metric : str, optional
-        Default: any but differences.
-
-    Returns
-    -------
-    Series
-        Indexed by seed, ascending.
-    """
-    rows = evidence[(evidence["arm"] == arm) & (evidence["task"] == task) & evidence["seed"].notna()]
-    rows = rows[rows["metric"] == metric] if metric else rows[~rows["metric"].str.startswith("difference")]
-    return rows.set_index("seed")["value"].sort_index()
 
 
 def plot_share_curve(evidence: pd.DataFrame) -> Figure:
@@ -156,3 +137,62 @@ def plot_sweeps(table: pd.DataFrame, *, by_chance: float) -> Figure:
         axes.set(title=name, ylim=(0, 1.05))
     np.atleast_1d(panels)[0].set_ylabel("Jaccard with the default")
     return figure
+
+
+_OURS, _PRODUCT = "#0072B2", "#000000"
+
+
+_PEERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")  # Okabe and Ito; Tol
+
+
+_MARKERS = "sD^vPX*"
+
+
+def growth_styles(systems: list[str]) -> dict[str, dict[str, Any]]:
+    """Line, colour and marker of each system of one panel: ours in blue, matrix products in black."""
+    styles, others = {}, 0
+    for system in systems:
+        if system == "assl-kit":
+            styles[system] = {"color": _OURS, "marker": "o", "linewidth": 2.4, "zorder": 3}
+        elif system.startswith("assl-kit"):
+            dashes = ":" if "k-NN" in system else "--"
+            styles[system] = {"color": _OURS, "marker": "o", "linewidth": 1.2, "linestyle": dashes}
+        elif system.startswith(("GEMM", "half")):
+            lines = {"GEMM, numpy": "--", "GEMM, torch": ":", "half of the product": "-."}
+            styles[system] = {"color": _PRODUCT, "linewidth": 1.0, "linestyle": lines[system]}
+        else:
+            styles[system] = {"color": _PEERS[others % 7], "marker": _MARKERS[others % 7], "linewidth": 1.2}
+            others += 1
+    return styles
+
+
+def plot_growth(results: dict[str, Any], kernel: str, axes) -> None:
+    """Seconds against rows of one kernel and its peers, both on log scales; the slopes are in the legend.
+
+    Parameters
+    ----------
+    results : dict
+        From `kernel_results`.
+    kernel : str
+        One of `KERNELS`.
+    axes : matplotlib.axes.Axes
+        Drawn on; the legend stands to its right.
+    """
+    from matplotlib.ticker import LogLocator
+
+    data = results["header"]["data"]
+    records = [r for r in results["records"] if r["seconds"] and r["data"] == data and r["kernel"] == kernel]
+    slopes = {s["system"]: s["slope"] for s in results["slopes"] if s["data"] == data and s["kernel"] == kernel}
+    for system, style in growth_styles(list(dict.fromkeys(r["system"] for r in records))).items():
+        points = sorted((r["n"], r["seconds"]) for r in records if r["system"] == system)
+        label = f"{system}, {slopes[system]:.2f}" if system in slopes else system
+        axes.plot(*zip(*points, strict=True), label=label, markersize=4.5, **style)
+    axes.set(xscale="log", yscale="log", title=KERNELS[kernel], xlabel="rows", ylabel="seconds")
+    axes.set_xticks(sizes := sorted({r["n"] for r in records}), [f"{n / 1000:g}k" for n in sizes])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.grid(color="#E6E6E6", linewidth=0.6)
+    title = "slope of log time" if slopes else None
+    axes.legend(title=title, fontsize=7.5, title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.02),
+                alignment="left", frameon=False)  # fmt: skip

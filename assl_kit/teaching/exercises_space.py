@@ -1,6 +1,6 @@
 """The checks of the exercises on the semantic space: embedding, clusters, density, MMR (notebooks 02 to 05).
 
-Each prints one line; see `assl_kit.exercises.check`. Its first argument is the learner's function.
+Each prints one line; see `assl_kit.teaching.exercises.check`. Its first argument is the learner's function.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Exercises: how a check asks a learner's function, and tells in words what is wrong instead of raising.
 
-The checks themselves are in `assl_kit.exercises_space` (notebooks 02 to 05) and `assl_kit.exercises_experts` (06 to
+The checks themselves are in `exercises_space` (notebooks 02 to 05) and `exercises_experts` (06 to
 08).
 """
 
