@@ -51,9 +51,9 @@ def app() -> None:
 @json_option
 def run(profile, data, name, assignments, file, first, last, force, dry_run, backend, as_json) -> None:
     """Run the notebooks in order and write a report. What is finished and unchanged is not run twice."""
-    from .plan import find_notebooks, given_values, make_plan, notebooks_folder
-    from .report import write_report
-    from .run import run_plan
+    from assl_kit.runner.plan import find_notebooks, given_values, make_plan, notebooks_folder
+    from assl_kit.runner.report import write_report
+    from assl_kit.runner.run import run_plan
 
     _choose_backend(backend)
     notebooks = find_notebooks(notebooks_folder(), first, last)
@@ -83,8 +83,7 @@ def _choose_backend(given: str | None) -> str:
 def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
     from assl_kit.artifacts.parameters import load_profile
     from assl_kit.artifacts.steps import STEPS, state_of
-
-    from .resume import is_finished
+    from assl_kit.runner.resume import is_finished
 
     usual = load_profile(DEFAULT_PROFILE) | load_profile(plan.profile)
     changed = {name: value for name, value in plan.parameters.model_dump().items() if usual.get(name) != value}
@@ -119,8 +118,8 @@ def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
 @json_option
 def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
     """Run every combination of the parameters in GRID.yaml, and draw what came out."""
-    from .sweep import plan_sweep, read_grid, run_sweep, sweep_table
-    from .sweep_page import write_sweep
+    from assl_kit.runner.sweep import plan_sweep, read_grid, run_sweep, sweep_table
+    from assl_kit.runner.sweep_page import write_sweep
 
     backend = _choose_backend(backend)
     found, name = read_grid(grid), name or grid.stem
@@ -145,7 +144,7 @@ def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
 @json_option
 def report(run, as_json) -> None:
     """Write the HTML report of RUN again and print its results."""
-    from .report import write_report
+    from assl_kit.runner.report import write_report
 
     ws = open_run(run)
     _print_run(ws, write_report(ws), as_json)
@@ -156,7 +155,7 @@ def report(run, as_json) -> None:
 @json_option
 def status(run, as_json) -> None:
     """Show which notebooks and artifacts of RUN are done, running, failed or broken off; without RUN, list the runs."""
-    from .resume import is_running
+    from assl_kit.runner.resume import is_running
 
     if run is None:
         rows = [{"run": name} | _state_in(folder) for name, folder in all_runs().items()]
@@ -200,7 +199,7 @@ def _told(row: dict[str, str]) -> str:
 
 
 def _state(ws: Workspace) -> str:
-    from .resume import is_running
+    from assl_kit.runner.resume import is_running
 
     running = is_running(ws)
     found = [_status(note, running) for note in ws.manifest()["notebooks"].values()]
@@ -215,7 +214,7 @@ def _state(ws: Workspace) -> str:
 @json_option
 def compare(a, b, as_json) -> None:
     """Put the runs A and B side by side: parameters, artifacts, selection, results."""
-    from .compare import compare_runs
+    from assl_kit.runner.compare import compare_runs
 
     found = compare_runs(open_run(a), open_run(b))
     if as_json:
@@ -252,7 +251,7 @@ def completion(shell) -> None:
 
 def main() -> None:
     """Entry point of the console command: an error a user can act on is one message on stderr, without a traceback."""
-    from .run import NotebookError
+    from assl_kit.runner.run import NotebookError
 
     try:
         app(prog_name="assl")
@@ -267,7 +266,7 @@ def _say(as_json: bool):
 
 
 def _print_run(ws: Workspace, page: Path, as_json: bool) -> None:
-    from .report import read_metrics, results_table
+    from assl_kit.runner.report import read_metrics, results_table
 
     metrics = read_metrics(ws)
     if as_json:

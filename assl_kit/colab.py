@@ -22,10 +22,10 @@ from assl_kit.artifacts.parameters import load_profile, read_parameters, resolve
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path
+from assl_kit.runner.plan import Plan
+from assl_kit.runner.run import NotebookError
 
 from .errors import DataError, ParameterError
-from .plan import Plan
-from .run import NotebookError
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")
@@ -136,7 +136,7 @@ def read_changes(text: str) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        If the text is not of that form; names and values are checked later, by `assl_kit.plan.make_plan`.
+        If the text is not of that form; names and values are checked later, by `assl_kit.runner.plan.make_plan`.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def run_shown(plan: Plan, *, show: Callable[[str], Any] | None = None, pause: fl
     Parameters
     ----------
     plan : Plan
-        From `assl_kit.plan.make_plan`.
+        From `assl_kit.runner.plan.make_plan`.
     show : callable, optional
         Takes the whole text each time it changes; default: an output of the cell that is replaced.
     pause : float

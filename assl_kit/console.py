@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .html_page import show
+from assl_kit.runner.page import show
 
 
 def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:

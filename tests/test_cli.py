@@ -10,7 +10,7 @@ import sys
 import pytest
 from helpers_notebooks import write_notebook
 
-import assl_kit.run as runner
+import assl_kit.runner.run as runner
 from assl_kit import __version__
 from assl_kit.cli import main
 
@@ -22,7 +22,7 @@ def assl(monkeypatch, capsys, tmp_path):
     """Run the command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ASSL_BACKEND", "")  # what a command sets is forgotten after the test
-    monkeypatch.setattr("assl_kit.plan.notebooks_folder", lambda: tmp_path / "nb")
+    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
     write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
 
     def call(*arguments):
@@ -194,7 +194,7 @@ def test_own_parameters_of_a_notebook_are_checked_and_text_stays_text(assl, tmp_
 
 def test_status_tells_a_running_run_from_one_that_broke_off(assl, tmp_path):
     from assl_kit.artifacts.workspace import Workspace
-    from assl_kit.resume import run_lock
+    from assl_kit.runner.resume import run_lock
 
     ws = Workspace.open(tmp_path / "runs" / "mine")
     ws.update_manifest("notebooks", {"00_only": {"status": "running"}})

@@ -23,8 +23,8 @@ from assl_kit import SilverSight, Workspace, colab
 from assl_kit.artifacts.parameters import profile_names
 from assl_kit.common.device import Device
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
-from assl_kit.plan import given_values, make_plan
-from assl_kit.run import NotebookError
+from assl_kit.runner.plan import given_values, make_plan
+from assl_kit.runner.run import NotebookError
 from assl_kit.teaching.environment import check_environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import pytest
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.compare import compare_runs
+from assl_kit.runner.compare import compare_runs
 
 RECORDS = pd.DataFrame(
     {"id": [f"r{i}" for i in range(40)], "instruction": "问", "input": "", "task": "sentiment", "source": "s",

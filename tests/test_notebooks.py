@@ -13,7 +13,7 @@ import pytest
 
 from assl_kit.artifacts.parameters import NAMES, load_profile
 from assl_kit.errors import ParameterError
-from assl_kit.plan import PLACES, read_notebook
+from assl_kit.runner.plan import PLACES, read_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAIN = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -11,8 +11,8 @@ from helpers_notebooks import write_notebook
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.html_page import show
-from assl_kit.report import results_table, write_report
+from assl_kit.runner.page import show
+from assl_kit.runner.report import results_table, write_report
 
 PNG = base64.b64encode(
     bytes.fromhex(

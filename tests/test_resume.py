@@ -17,14 +17,14 @@ import psutil
 import pytest
 from helpers_notebooks import write_notebook
 
-import assl_kit.run as runner
+import assl_kit.runner.run as runner
 from assl_kit.artifacts.steps import STEPS, state_of
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, temporary_owner
 from assl_kit.errors import WorkspaceError
-from assl_kit.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
-from assl_kit.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
-from assl_kit.run import NotebookError, run_chain
+from assl_kit.runner.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
+from assl_kit.runner.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
+from assl_kit.runner.run import NotebookError, run_chain
 
 SMALL = {"n_records": 200, "n_clusters": 3, "n_select": 24, "warmup_records": 8, "epochs": 2, "affinity_records": 0,
          "n_test": 2, "regret_per_task": 1, "max_new_tokens": 4, "max_length": 128, "full_epochs": 1}  # fmt: skip
@@ -161,7 +161,9 @@ def test_a_run_belongs_to_one_process(light, monkeypatch):
     ws, _ = run(light)
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a notebook was run"))
     assert not is_running(ws)
-    code = "import sys\nfrom assl_kit.resume import run_lock\nfrom assl_kit.artifacts.workspace import Workspace\n"
+    code = (
+        "import sys\nfrom assl_kit.runner.resume import run_lock\nfrom assl_kit.artifacts.workspace import Workspace\n"
+    )
     code += "with run_lock(Workspace.open('runs/run')):\n    print('held', flush=True)\n    sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
@@ -231,7 +233,7 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
     whole, said = run(chain, name="whole")
     assert said == ["done"] * 3
     given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
-    code = "import sys\nimport assl_kit.plan as plan\nfrom pathlib import Path\n"
+    code = "import sys\nimport assl_kit.runner.plan as plan\nfrom pathlib import Path\n"
     code += "folder = Path(sys.argv.pop(1))\nplan.notebooks_folder = lambda: folder\n"
     code += "from assl_kit.cli import main\nmain()"
     command = [sys.executable, "-c", code, str(chain), "run", "--from", "05", "--to", "08", *given, "--name"]
@@ -273,5 +275,5 @@ def test_a_kernel_whose_runner_is_gone_does_not_begin():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     environment = os.environ | {"JPY_PARENT_PID": str(gone.pid)}
-    command = [sys.executable, "-m", "assl_kit.kernels", "--log-level=50"]
+    command = [sys.executable, "-m", "assl_kit.runner.kernel", "--log-level=50"]
     assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == 1

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from helpers_notebooks import write_notebook
 
-import assl_kit.sweep as sweep
+import assl_kit.runner.sweep as sweep
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.cli import main
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
-from assl_kit.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
-from assl_kit.sweep_page import plot_sweep, write_sweep
+from assl_kit.runner.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
+from assl_kit.runner.sweep_page import plot_sweep, write_sweep
 
 GRID = """
 parameters: {n_records: 200}
@@ -32,7 +32,7 @@ to: 3
 def here(tmp_path, monkeypatch):
     """A folder with one notebook that makes the clusters, and fails for one combination."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("assl_kit.plan.notebooks_folder", lambda: tmp_path / "nb")
+    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
     write_notebook(
         tmp_path / "nb" / "03_space.ipynb",
         "from assl_kit.artifacts.steps import require\nfrom assl_kit.artifacts.workspace import Workspace",
@@ -175,7 +175,7 @@ def test_a_sweep_keeps_away_from_runs_and_data_is_read_once(here, monkeypatch):
         run_sweep(grid, "x", backend="dask")
     rows = [{"instruction": "判断情绪。", "input": f"第{i}条", "output": "中性"} for i in range(60)]
     (here / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    import assl_kit.plan as plan
+    import assl_kit.runner.plan as plan
 
     loaded, load = [], plan.load_run_records
     monkeypatch.setattr(plan, "load_run_records", lambda p: loaded.append(p) or load(p))

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from helpers_notebooks import write_notebook
 
-from assl_kit import report
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import MANIFEST, Workspace
@@ -19,7 +18,8 @@ from assl_kit.common import files
 from assl_kit.common import limits as bounds
 from assl_kit.console import print_table
 from assl_kit.errors import DataError, WorkspaceError
-from assl_kit.report import write_report
+from assl_kit.runner import report
+from assl_kit.runner.report import write_report
 
 links = pytest.mark.skipif(os.name == "nt", reason="making links needs rights on Windows")
 SCRIPT = "<script>alert(1)</script>"

@@ -15,7 +15,7 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
 from assl_kit.teaching.plots import EXPERT_COLOURS, MARKERS, _figure, readable
 
-from .html_page import render_page
+from .page import render_page
 from .sweep import Outcome, sweep_table
 
 PAGE, TABLE = "sweep.html", "sweep.csv"

@@ -23,8 +23,7 @@ from assl_kit.artifacts.parameters import (
 )
 from assl_kit.common.cluster import backend
 from assl_kit.data.splits import training_pool
-
-from .errors import DataError, ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
 PLACES = ("profile", "workspace")

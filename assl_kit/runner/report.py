@@ -15,9 +15,9 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_text
 from assl_kit.common.limits import check_size
 from assl_kit.common.trust import inside
+from assl_kit.errors import AsslError, WorkspaceError
 
-from .errors import AsslError, WorkspaceError
-from .html_page import render_page, show
+from .page import render_page, show
 
 REPORT = "report.html"
 _COLUMNS = {

@@ -15,8 +15,8 @@ from assl_kit.artifacts.parameters import NAMES
 from assl_kit.artifacts.steps import PICTURES, STEPS, code_hash, state_of
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import sha256_file, sha256_of, temporary_owner
+from assl_kit.errors import WorkspaceError
 
-from .errors import WorkspaceError
 from .plan import ChainNotebook, Plan
 
 LOCK = ".run.lock"
@@ -27,7 +27,7 @@ def inputs_of(book: ChainNotebook) -> list[str]:
 
     Examples
     --------
-    >>> from assl_kit.plan import notebooks_folder, read_notebook
+    >>> from assl_kit.runner.plan import notebooks_folder, read_notebook
     >>> inputs_of(read_notebook(next(notebooks_folder().glob("03_*.ipynb"))))
     ['records', 'encoder', 'embeddings', 'clusters', 'affinity']
     """

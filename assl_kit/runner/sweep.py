@@ -22,8 +22,8 @@ from assl_kit.artifacts.store import STORE, STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.cluster import BACKEND, explained, total
 from assl_kit.common.files import write_json
+from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
-from .errors import AsslError, ParameterError, WorkspaceError
 from .plan import Plan, make_plan
 from .resume import run_lock
 from .run import run_plan

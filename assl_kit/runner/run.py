@@ -14,9 +14,9 @@ from assl_kit.artifacts.parameters import DEFAULT_PROFILE
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.cluster import cluster
 from assl_kit.common.files import atomic_path, sha256_file
+from assl_kit.errors import AsslError
 
-from .errors import AsslError
-from .kernels import KERNEL, kernel_starter, peak_memory_mb, stop_kernel
+from .kernel import KERNEL, kernel_starter, peak_memory_mb, stop_kernel
 from .plan import ChainNotebook, Plan, make_plan
 from .resume import is_finished, notebook_key, remove_leftovers, run_lock
 

@@ -44,7 +44,7 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], object]]:
 
     started = []
     with tempfile.TemporaryDirectory(prefix="assl-kernel-") as folder:
-        argv = [sys.executable, "-m", "assl_kit.kernels", "--log-level=50", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "assl_kit.runner.kernel", "--log-level=50", "-f", "{connection_file}"]
         argv.append("--HistoryManager.hist_file=:memory:")
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
