@@ -22,7 +22,7 @@ TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 .PHONY: run test test-lowest test-newest lab lint notebooks exercises bench evidence install clean
 
 run: $(INSTALLED)
-	$(QUIET) $(BIN)/python -m assl_kit.cli run --profile $(PROFILE) $(ARGS)
+	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
 
 test: lint $(FOR_TESTS)
 	$(QUIET) $(BIN)/python -m pytest -q

@@ -9,10 +9,10 @@ import pytest
 from helpers_models import make_test_base
 
 from assl_kit import Redistributor, SilverSight, mmr_select
+from assl_kit.app.cli import main
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.cli import main
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts.train_experts import train_experts

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from assl_kit.badge import MARK, badge_line, write_badges
-from assl_kit.cli import main
+from assl_kit.app.badge import MARK, badge_line, write_badges
+from assl_kit.app.cli import main
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from helpers_browser import WAIT, chromium, chromium_path, watched
 
-from assl_kit import chat_page
+from assl_kit.app import chat_page
+from assl_kit.app.chat import MAX_QUESTION, Chat, Panels, TrainingRecords
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import read, require
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.chat import MAX_QUESTION, Chat, Panels, TrainingRecords
 from assl_kit.errors import ParameterError, WorkspaceError
 from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.encoder import encode
@@ -195,7 +195,7 @@ def test_a_stream_goes_from_thread_to_thread_and_can_be_left(chat):
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys, tmp_path):
-    from assl_kit import cli
+    from assl_kit.app import cli
 
     monkeypatch.setattr(chat_page, "find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["assl", "chat", "--run", str(tmp_path)])

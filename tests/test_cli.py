@@ -12,7 +12,7 @@ from helpers_notebooks import write_notebook
 
 import assl_kit.runner.run as runner
 from assl_kit import __version__
-from assl_kit.cli import main
+from assl_kit.app.cli import main
 
 GOOD = {"instruction": "判断情绪。", "input": "股价上涨", "output": "积极"}
 
@@ -283,7 +283,7 @@ def test_a_failed_notebook_is_exit_code_1(assl, tmp_path):
 def test_the_installed_command(tmp_path):
     def command(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "assl_kit.cli", *arguments],
+            [sys.executable, "-m", "assl_kit.app.cli", *arguments],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -309,8 +309,8 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     )
     lengths = {"max_length": 90, "max_new_tokens": 5}
     run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(lengths=lengths))
-    monkeypatch.setattr("assl_kit.cli_ask.open_run", lambda name: run)
-    monkeypatch.setattr("assl_kit.cli_ask.experts_folder", lambda ws: tmp_path)
+    monkeypatch.setattr("assl_kit.app.ask.open_run", lambda name: run)
+    monkeypatch.setattr("assl_kit.app.ask.experts_folder", lambda ws: tmp_path)
     monkeypatch.setattr(build, "open_silversight", lambda ws, parameters: silversight)
     code, out, _ = assl("ask", "情绪如何？", "--run", "mine")
     assert code == 0 and out.splitlines()[0] == "积极" and out.splitlines()[1].startswith("(expert-0, similarity")
@@ -322,15 +322,15 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
 
 
 def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):
+    import assl_kit.app.vllm_export
     import assl_kit.experts.bank
-    import assl_kit.vllm_export
 
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "bank.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(assl_kit.experts.bank.ExpertBank, "from_pretrained", lambda source: ["one", "two"])
     told = []
     monkeypatch.setattr(
-        assl_kit.vllm_export, "export_vllm", lambda bank, out, **options: told.append(options) or tmp_path / out
+        assl_kit.app.vllm_export, "export_vllm", lambda bank, out, **options: told.append(options) or tmp_path / out
     )
     code, out, _ = assl("export", "vllm", "bank", "served", "--base", "some/base")
     assert code == 0 and out.splitlines()[0] == "2 experts in served" and "served/serve.sh" in out

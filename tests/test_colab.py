@@ -19,7 +19,8 @@ import papermill
 import pytest
 from helpers_notebooks import write_notebook
 
-from assl_kit import SilverSight, Workspace, colab
+from assl_kit import SilverSight, Workspace
+from assl_kit.app import colab
 from assl_kit.artifacts.parameters import profile_names
 from assl_kit.common.device import Device
 from assl_kit.errors import DataError, ParameterError, WorkspaceError

@@ -34,7 +34,19 @@ def two_runs(tmp_path_factory):
     Notebook 08 itself asserts what only the full size shows.
     """
     given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "assl_kit.cli", "run", "--profile", "tiny", "--from", "07", "--to", "07", *given]
+    command = [
+        sys.executable,
+        "-m",
+        "assl_kit.app.cli",
+        "run",
+        "--profile",
+        "tiny",
+        "--from",
+        "07",
+        "--to",
+        "07",
+        *given,
+    ]
     starts, folders = [], []
     for name in ("one", "another-place"):
         folder = tmp_path_factory.mktemp(name) / "clone"

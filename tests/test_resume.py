@@ -235,7 +235,7 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
     given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
     code = "import sys\nimport assl_kit.runner.plan as plan\nfrom pathlib import Path\n"
     code += "folder = Path(sys.argv.pop(1))\nplan.notebooks_folder = lambda: folder\n"
-    code += "from assl_kit.cli import main\nmain()"
+    code += "from assl_kit.app.cli import main\nmain()"
     command = [sys.executable, "-c", code, str(chain), "run", "--from", "05", "--to", "08", *given, "--name"]
     draw, killed, names = random.Random(0), 0, ["broken-0"]
     while killed < 20:

@@ -12,8 +12,8 @@ import pytest
 from helpers_notebooks import write_notebook
 
 import assl_kit.runner.sweep as sweep
+from assl_kit.app.cli import main
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.cli import main
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
 from assl_kit.runner.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
 from assl_kit.runner.sweep_page import plot_sweep, write_sweep

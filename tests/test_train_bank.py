@@ -10,12 +10,12 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from assl_kit.app.train_bank import train_bank
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import is_current, require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import WorkspaceError
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.train_bank import train_bank
 
 SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 12, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
 
@@ -34,7 +34,7 @@ def test_two_processes_train_what_one_does(selected, tmp_path):
     two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, *launch, "-m", "assl_kit.train_bank", str(two.folder)]
+    command = [sys.executable, *launch, "-m", "assl_kit.app.train_bank", str(two.folder)]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # gloo instead of nccl
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -19,6 +19,7 @@ import pytest
 from helpers_models import make_test_base
 from safetensors.numpy import save_file
 
+from assl_kit.app.vllm_client import ClientError, Routes
 from assl_kit.common import files, trust
 from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
@@ -32,7 +33,6 @@ from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import load_encoder
 from assl_kit.space.static_encoder import fit_static_encoder
-from assl_kit.vllm_client import ClientError, Routes
 
 links = pytest.mark.skipif(os.name == "nt", reason="making links needs rights on Windows")
 NESTED = "[" * 200_000

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from helpers_notebooks import write_notebook
 
+from assl_kit.app.console import print_table
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import MANIFEST, Workspace
 from assl_kit.common import files
 from assl_kit.common import limits as bounds
-from assl_kit.console import print_table
 from assl_kit.errors import DataError, WorkspaceError
 from assl_kit.runner import report
 from assl_kit.runner.report import write_report

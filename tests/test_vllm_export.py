@@ -17,13 +17,13 @@ import pytest
 import torch
 from helpers_models import make_test_base
 
-from assl_kit import vllm_client
+from assl_kit.app import vllm_client
+from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
-from assl_kit.vllm_export import export_vllm, serve_script
 
 TEXTS = ["判断这条财经新闻的情感：股价上涨。", "央行下调存款准备金率，释放资金。", "为基金经理的新闻写一个标题。"]
 

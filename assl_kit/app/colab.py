@@ -22,15 +22,15 @@ from assl_kit.artifacts.parameters import load_profile, read_parameters, resolve
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path
+from assl_kit.errors import DataError, ParameterError
 from assl_kit.runner.plan import Plan
 from assl_kit.runner.run import NotebookError
-
-from .errors import DataError, ParameterError
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")
 _CHILD = (
-    "from assl_kit.common.parallel import end_with_parent; end_with_parent({}); from assl_kit.cli import main; main()"
+    "from assl_kit.common.parallel import end_with_parent; end_with_parent({}); "
+    "from assl_kit.app.cli import main; main()"
 )
 
 

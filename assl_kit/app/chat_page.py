@@ -6,8 +6,9 @@ import os
 from html import escape
 from importlib.util import find_spec
 
+from assl_kit.errors import ParameterError
+
 from .chat import MAX_QUESTION, Chat
-from .errors import ParameterError
 
 MAX_WAITING = 16  #: questions in the queue
 _FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "sans-serif")

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import click
 
+from assl_kit import __version__
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from assl_kit.artifacts.workspace import Workspace, runs_folder
+from assl_kit.errors import AsslError
 
-from . import __version__, cli_ask
-from .cli_ask import all_runs, json_option, open_run
+from . import ask as cli_ask
+from .ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
-from .errors import AsslError
 
 _backend_option = click.option(
     "--backend", type=click.Choice(["local", "ray"]), help="Where work is spread; default $ASSL_BACKEND, else local."

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.experts.bank_check import ADAPTER_FILES, HUB_ID, check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
 from assl_kit.model.identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
-
-from .errors import BankError, ParameterError
 
 FORMAT = "assl-kit vLLM export"
 FORMAT_VERSION = 1
@@ -198,7 +197,7 @@ def _folder_info(folder: Path) -> dict[str, Any]:
 def _write_routes(bank: ExpertBank, folder: Path, probe, rank: int) -> None:
     from safetensors.numpy import save_file
 
-    from . import __version__
+    from assl_kit import __version__
 
     tensors = {"centroids": bank.centroids, "probe": probe}
     save_file(tensors, folder / "router.safetensors", metadata={"format": "np"})

@@ -10,9 +10,9 @@ from assl_kit.artifacts.build_experts import experts_folder
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, near
 from assl_kit.artifacts.store import STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
+from assl_kit.errors import ParameterError, WorkspaceError
 
 from .console import from_here, print_json, print_table
-from .errors import ParameterError, WorkspaceError
 
 _run_option = click.option(
     "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."

@@ -14,12 +14,11 @@ import pandas as pd
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.records import prompts
+from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 from assl_kit.experts.router import Routes, expert_centroids
 from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.embeddings import rows_of
 from assl_kit.space.encoder import encode
-
-from .errors import AsslError, ParameterError, WorkspaceError
 
 MAX_QUESTION = 1000  #: characters
 N_RECORDS = 3  #: nearest training records shown

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from assl_kit.artifacts.workspace import project_root
 from assl_kit.common.files import atomic_path
-
-from .errors import DataError, ParameterError, WorkspaceError
+from assl_kit.errors import DataError, ParameterError, WorkspaceError
 
 MARK = "<!-- badge -->"
 _NAME = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[-._A-Za-z0-9]{1,100}")

@@ -1,4 +1,4 @@
-"""Train the experts of a run with several processes: ``accelerate launch -m assl_kit.train_bank RUN``.
+"""Train the experts of a run with several processes: ``accelerate launch -m assl_kit.app.train_bank RUN``.
 
 The run must have got as far as its selection (``assl run --to 05``). All processes train every expert together, each on
 its share of a step's records; the first one then writes the bank, and ``assl run`` goes on from there.
@@ -13,8 +13,7 @@ import sys
 from assl_kit.artifacts.build_experts import LOGS, WORK, run_base, training_config
 from assl_kit.artifacts.steps import is_current, read, require
 from assl_kit.artifacts.workspace import Workspace, find_run
-
-from .errors import AsslError, WorkspaceError
+from assl_kit.errors import AsslError, WorkspaceError
 
 
 def train_bank(run: str, *, progress: bool = False) -> Workspace:
@@ -84,13 +83,13 @@ def _take_own_gpu() -> None:
 
 
 def main() -> None:
-    """Entry point of ``-m assl_kit.train_bank``."""
-    parser = argparse.ArgumentParser(prog="assl_kit.train_bank", description=__doc__.splitlines()[0])
+    """Entry point of ``-m assl_kit.app.train_bank``."""
+    parser = argparse.ArgumentParser(prog="assl_kit.app.train_bank", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="name of a run under runs/, or its folder")
     try:
         ws = train_bank(parser.parse_args().run, progress=True)
     except AsslError as error:
-        sys.exit(f"assl_kit.train_bank: {error}")
+        sys.exit(f"assl_kit.app.train_bank: {error}")
     if int(os.environ.get("RANK", 0)) == 0:
         from assl_kit.experts.bank import ExpertBank
         from assl_kit.experts.training_table import training_table
