@@ -6,42 +6,52 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .version import __version__
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm shows plain bars where ipywidgets is missing
 
 _HOMES = {
-    "adbscan": ("ADBSCAN",),
-    "bank": ("ExpertBank",),
-    "corpus": ("load_records", "validate_records"),
-    "encoder": ("encode", "load_encoder"),
+    "artifacts.parameters": ("resolve",),
+    "artifacts.steps": ("require",),
+    "artifacts.workspace": ("Workspace",),
+    "data.loading": ("load_records",),
+    "data.records": ("prompts", "validate_records"),
+    "data.splits": ("training_pool",),
+    "data.synthetic": ("make_corpus",),
     "errors": ("AsslError", "BankError", "DataError", "ParameterError", "WorkspaceError"),
-    "mmr": ("mmr_select",),
-    "neighbors": ("knn",),
-    "redistribute": ("Redistributor",),
-    "router": ("CentroidRouter",),
-    "semantic": ("SemanticKMeans",),
-    "silversight": ("SilverSight",),
-    "synthetic": ("make_corpus",),
-    "workspace": ("Workspace",),
+    "experts.bank": ("ExpertBank",),
+    "experts.router": ("CentroidRouter",),
+    "experts.silversight": ("SilverSight",),
+    "selection.adbscan": ("ADBSCAN",),
+    "selection.mmr": ("mmr_select",),
+    "selection.redistribute": ("Redistributor",),
+    "space.clusters": ("SemanticKMeans",),
+    "space.embeddings": ("rows_of",),
+    "space.encoder": ("encode", "load_encoder"),
+    "space.neighbors": ("knn",),
 }
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
-    from .adbscan import ADBSCAN
-    from .bank import ExpertBank
-    from .corpus import load_records, validate_records
-    from .encoder import encode, load_encoder
+    from .artifacts.parameters import resolve
+    from .artifacts.steps import require
+    from .artifacts.workspace import Workspace
+    from .data.loading import load_records
+    from .data.records import prompts, validate_records
+    from .data.splits import training_pool
+    from .data.synthetic import make_corpus
     from .errors import AsslError, BankError, DataError, ParameterError, WorkspaceError
-    from .mmr import mmr_select
-    from .neighbors import knn
-    from .redistribute import Redistributor
-    from .router import CentroidRouter
-    from .semantic import SemanticKMeans
-    from .silversight import SilverSight
-    from .synthetic import make_corpus
-    from .workspace import Workspace
+    from .experts.bank import ExpertBank
+    from .experts.router import CentroidRouter
+    from .experts.silversight import SilverSight
+    from .selection.adbscan import ADBSCAN
+    from .selection.mmr import mmr_select
+    from .selection.redistribute import Redistributor
+    from .space.clusters import SemanticKMeans
+    from .space.embeddings import rows_of
+    from .space.encoder import encode, load_encoder
+    from .space.neighbors import knn
 
 
 def __getattr__(name: str):

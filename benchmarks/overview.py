@@ -16,7 +16,7 @@ from assl_kit.common.files import atomic_path
 from assl_kit.data.splits import training_pool
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.space.embeddings import rows_of
-from assl_kit.teaching.plots import MARKERS, _figure, expert_colours, project, readable, task_colours
+from assl_kit.teaching.plots import MARKERS, expert_colours, project, readable, styled_figure, task_colours
 
 OUT = Path(__file__).resolve().parent / "results" / "overview.png"
 
@@ -28,7 +28,7 @@ def main(run: str = "runs/tiny") -> Path:
     clusters = train[["id"]].merge(read(ws, "clusters"), on="id")["cluster"].to_numpy()
     n = len(train)
     xy = project(np.vstack([rows_of(space, train["id"]), rows_of(space, routed["id"]), bank.centroids]))
-    figure, (left, middle, right) = _figure(13, 4.4, columns=3)
+    figure, (left, middle, right) = styled_figure(13, 4.4, columns=3)
     colours = task_colours(train["task"])
     names = sorted(set(train["task"]))
     for marker, task, label in zip(MARKERS, names, readable(names), strict=False):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 
-from assl_kit import __version__
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.errors import AsslError
+from assl_kit.version import __version__
 
-from . import ask as cli_ask
+from . import ask
 from .ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
 
@@ -228,7 +228,7 @@ def compare(a, b, as_json) -> None:
 
 
 # more -----------------------------------------------------------------------------------------------------------------
-for _command in (cli_ask.route, cli_ask.ask, cli_ask.chat, cli_ask.export):
+for _command in (ask.route, ask.ask, ask.chat, ask.export):
     app.add_command(_command)
 
 

@@ -14,7 +14,7 @@ from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.experts.bank_check import ADAPTER_FILES, HUB_ID, check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
-from assl_kit.model.identity import TINY_BASE, _weight_files, base_info, base_source, tokenizer_fingerprint
+from assl_kit.model.identity import TINY_BASE, base_info, base_source, tokenizer_fingerprint, weight_files
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
@@ -181,7 +181,7 @@ def _folder_info(folder: Path) -> dict[str, Any]:
     """Id, fingerprint and tokenizer of a base in a folder, without loading its weights (as `base_info` has them)."""
     from transformers import AutoTokenizer
 
-    files = _weight_files(str(folder), None)
+    files = weight_files(str(folder), None)
     if not files:
         raise ParameterError("the base model has no safetensors weights", where=str(folder))
     converted = conversion_record(folder)
@@ -197,7 +197,7 @@ def _folder_info(folder: Path) -> dict[str, Any]:
 def _write_routes(bank: ExpertBank, folder: Path, probe, rank: int) -> None:
     from safetensors.numpy import save_file
 
-    from assl_kit import __version__
+    from assl_kit.version import __version__
 
     tensors = {"centroids": bank.centroids, "probe": probe}
     save_file(tensors, folder / "router.safetensors", metadata={"format": "np"})

@@ -146,7 +146,7 @@ def profile_names() -> list[str]:
     >>> "tiny" in profile_names()
     True
     """
-    files = (resources.files("assl_kit") / "profiles").iterdir()
+    files = (resources.files(__package__) / "profiles").iterdir()
     return sorted(file.name[: -len(".yaml")] for file in files if file.name.endswith(".yaml"))
 
 
@@ -211,7 +211,7 @@ def load_profile(name: str) -> dict[str, Any]:
         hint = near(str(name), known)
         known_text = f"The profiles are {', '.join(known)}."
         raise ParameterError(f"unknown profile {name!r}", hint=f"{hint} {known_text}" if hint else known_text)
-    file = resources.files("assl_kit") / "profiles" / f"{name}.yaml"
+    file = resources.files(__package__) / "profiles" / f"{name}.yaml"
     return read_parameters(file.read_text(encoding="utf-8"), where=f"profile {name}")
 
 

@@ -1,8 +1,8 @@
 """The steps of a run: how each artifact is built, from which parents, with which parameters.
 
 A notebook shows an idea, then asks for its artifact; a later notebook asks for it again. Whoever asks first builds it;
-everyone else finds it. An artifact is *current* while the parameters it depends on, its parents and the package's code
-are what they were.
+everyone else finds it. An artifact is *current* while the parameters it depends on, its parents and the code of its
+room and of those below are what they were.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,22 @@ STEPS: dict[str, Step] = {
         read=read_json,
     ),
 }  # fmt: skip
-#: Modules that change what a notebook shows, but no artifact.
-PICTURES = ("plots", "explorer", "evidence_plots", "measured", "verdicts")
+#: The rooms of the method, and those each is built on. The key of an artifact counts its room and these.
+ROOMS = {
+    "common": (),
+    "data": ("common",),
+    "space": ("common", "data"),
+    "model": ("common", "data"),
+    "selection": ("common", "data", "space"),
+    "experts": ("common", "data", "space", "model"),
+    "evaluation": ("common", "data", "space", "model"),
+}
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def room_of(name: str) -> str:
+    """The room of an artifact: that of the file which builds it, ``build_<room>.py``."""
+    return STEPS[name].build.__module__.rpartition(".build_")[2]
 
 
 def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str | None = None) -> Any:
@@ -277,26 +291,29 @@ def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
             values[parameter] = sha256_file(values[parameter])
     made = ws.manifest()["artifacts"]
     parents = {parent: made[STEPS[parent].file]["sha256"] for parent in step.parents}
-    return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": code_hash()})
+    return sha256_of({"artifact": name, "parameters": values, "parents": parents, "code": code_hash(room_of(name))})
 
 
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """Hash of the package's files that can change an artifact: sources, grammars and the tiny base."""
-    folder = Path(__file__).parent
-    aside = {*PICTURES, "workspace", "sharing", "plan", "resume", "kernels", "run", "sweep", "sweep_page", "compare"}
-    aside |= {"html_page", "report", "console", "cli", "colab", "badge"}
-    aside |= {"exercises", "exercises_space", "exercises_experts", "cli_ask", "chat", "chat_page"}
-    aside |= {
-        "vllm_client",
-        "vllm_export",
-        "environment",
-        "train_bank",
-        "__init__",
-        "baselines",
-        "options",
-        "stability",
-    }
-    files = [f for f in folder.glob("*.py") if f.stem not in aside]
-    files += [f for part in ("grammar", "assets") for f in (folder / part).rglob("*") if f.is_file()]
-    return sha256_of([[f.relative_to(folder).as_posix(), sha256_file(f)] for f in sorted(files)])
+@cache
+def code_hash(room: str) -> str:
+    """Hash of all that can change an artifact of a room: every file of it, of the rooms below, and their builders."""
+    files = [_PACKAGE / "errors.py"]
+    for name in (*ROOMS[room], room):
+        files += [*_files_of(name), _PACKAGE / "artifacts" / f"build_{name}.py"]
+    return _hash_of(files)
+
+
+@cache
+def notebook_code_hash() -> str:
+    """Hash of all that can change what a notebook shows: the method, how artifacts are made, figures and exercises."""
+    return _hash_of(
+        [_PACKAGE / "errors.py", *(f for name in (*ROOMS, "artifacts", "teaching") for f in _files_of(name))]
+    )
+
+
+def _files_of(room: str) -> list[Path]:
+    return sorted(f for f in (_PACKAGE / room).rglob("*") if f.is_file() and "__pycache__" not in f.parts)
+
+
+def _hash_of(files: Iterable[Path]) -> str:
+    return sha256_of([[f.relative_to(_PACKAGE).as_posix(), sha256_file(f)] for f in files if f.is_file()])

@@ -46,6 +46,17 @@ def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:
     return int(value)
 
 
+def positive(**numbers: Any) -> None:
+    """Each a whole number of at least 1, or a ``ParameterError`` that names the one which is not.
+
+    Examples
+    --------
+    >>> positive(batch_size=8, max_length=512)
+    """
+    for name, value in numbers.items():
+        whole(name, value, 1)
+
+
 def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, inside: bool = False) -> float:
     """A finite number between two bounds.
 

@@ -126,3 +126,26 @@ def read_json(path: str | os.PathLike) -> Any:
     """
     check_size(path, MAX_JSON)
     return parse_json(Path(path).read_text(encoding="utf-8"))
+
+
+def shipped(name: str) -> Path:
+    """A folder that a checkout holds beside the package, and a wheel within it.
+
+    Parameters
+    ----------
+    name : str
+        As the package calls it: ``"notebooks"``, or ``"results"`` (in a checkout ``benchmarks/results``).
+
+    Returns
+    -------
+    pathlib.Path
+        That of the checkout; else the package's copy, which may be missing from a broken installation.
+
+    Examples
+    --------
+    >>> shipped("notebooks").name
+    'notebooks'
+    """
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / ("benchmarks/results" if name == "results" else name)
+    return checkout if (package.parent / "pyproject.toml").is_file() and checkout.is_dir() else package / name

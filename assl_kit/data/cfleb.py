@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from assl_kit.common import limits as bounds
+from assl_kit.common import limits
 from assl_kit.common.limits import check_size, parse_json
 from assl_kit.common.trust import inside
 from assl_kit.errors import DataError
@@ -126,7 +126,7 @@ def _split_of(path: Path) -> str | None:
 
 def _rows(path: Path) -> list:
     """All rows of one file: a JSON list, or tab-separated lines (.txt, FinRE)."""
-    check_size(path, bounds.MAX_LIST)
+    check_size(path, limits.MAX_LIST)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":

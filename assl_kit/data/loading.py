@@ -13,7 +13,7 @@ from assl_kit.errors import DataError, ParameterError
 from .cfleb import is_cfleb, iter_cfleb
 from .fineval import is_fineval, iter_fineval
 from .readers import iter_hub, iter_json_list, iter_jsonl, iter_parquet
-from .records import _validated, validate_records
+from .records import validate_records, validated
 from .splits import draw_records, ensure_splits
 
 FORMATS = ("auto", "embedded", "jsonl", "alpaca", "parquet", "cfleb", "fineval", "hub")
@@ -121,7 +121,7 @@ def load_records(
         raise DataError(f"the folder does not have the layout of {kind}", where=source)
     pairs = iter_hub(source, config) if kind == "hub" else _READERS[kind](path)
     stem = path.name if path.is_dir() else path.name.split(".")[0] if kind != "hub" else source
-    records, has_split = _validated(pairs, source, stem)
+    records, has_split = validated(pairs, source, stem)
     if not has_split:
         records = ensure_splits(records, test_share=test_share, seed=seed)
     return records if n_records is None else draw_records(records, int(n_records), seed)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from assl_kit.common import limits as bounds
+from assl_kit.common import limits
 from assl_kit.common.limits import open_records, parquet_rows, parse_json
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
@@ -30,11 +30,11 @@ def iter_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         with open_records(path) as handle:
-            while raw := handle.readline(bounds.MAX_LINE + 1):
+            while raw := handle.readline(limits.MAX_LINE + 1):
                 number += 1
                 place = f"{path}:{number}"
-                if len(raw) > bounds.MAX_LINE:
-                    raise DataError(f"the line has more than {bounds.MAX_LINE:,} bytes", where=place)
+                if len(raw) > limits.MAX_LINE:
+                    raise DataError(f"the line has more than {limits.MAX_LINE:,} bytes", where=place)
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     if line:
@@ -52,14 +52,14 @@ def iter_json_list(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, object) for each element of a JSON list (Alpaca); a file of JSON lines under this ending is read too."""
     try:
         with io.TextIOWrapper(open_records(path), encoding="utf-8-sig") as handle:
-            text = handle.read(bounds.MAX_LIST + 1)
+            text = handle.read(limits.MAX_LIST + 1)
     except UnicodeDecodeError as error:
         raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError("the gzip file is damaged or cut off", where=str(path)) from error
-    if len(text) > bounds.MAX_LIST:
+    if len(text) > limits.MAX_LIST:
         raise DataError(
-            f"the file has more than {bounds.MAX_LIST:,} characters, too many to be read as one list",
+            f"the file has more than {limits.MAX_LIST:,} characters, too many to be read as one list",
             where=str(path),
             hint="Write one record a line (.jsonl).",
         )

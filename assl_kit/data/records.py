@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from assl_kit.common import limits as bounds
+from assl_kit.common import limits
 from assl_kit.common.files import atomic_path
 from assl_kit.errors import DataError
 
@@ -74,12 +74,12 @@ class _Checker:
                 value = self._text(label, name, value)
             self.columns[name].append(value)
         self.places.append(label)
-        if len(self.places) > bounds.MAX_RECORDS:
-            raise DataError(f"there are more than {bounds.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
+        if len(self.places) > limits.MAX_RECORDS:
+            raise DataError(f"there are more than {limits.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
         for name, value in record.items():
             if name not in COLUMNS:
-                if str(name) not in self.extras and len(self.extras) >= bounds.MAX_COLUMNS:
-                    raise DataError(f"the records have more than {bounds.MAX_COLUMNS:,} different fields", where=place)
+                if str(name) not in self.extras and len(self.extras) >= limits.MAX_COLUMNS:
+                    raise DataError(f"the records have more than {limits.MAX_COLUMNS:,} different fields", where=place)
                 column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
                 column.append(
                     json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else value
@@ -150,7 +150,7 @@ def _fill(records: pd.DataFrame, checker: _Checker, source: str) -> pd.DataFrame
     return records.astype({name: _TEXT for name in COLUMNS})
 
 
-def _validated(pairs: Iterable[tuple[str, Any]], where: str, source: str) -> tuple[pd.DataFrame, bool]:
+def validated(pairs: Iterable[tuple[str, Any]], where: str, source: str) -> tuple[pd.DataFrame, bool]:
     checker = _Checker(where)
     for place, record in pairs:
         checker.add(place, record)
@@ -196,7 +196,7 @@ def validate_records(records: pd.DataFrame | Iterable[dict], *, where: str = "re
     if isinstance(records, pd.DataFrame):
         records = records.to_dict("records")
     pairs = ((f"{where}, row {number}", record) for number, record in enumerate(records, 1))
-    return _validated(pairs, where, where)[0]
+    return validated(pairs, where, where)[0]
 
 
 def user_prompt(instruction: str, input: str = "") -> str:
@@ -233,7 +233,7 @@ def read_records(path: str | os.PathLike) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), hint="Write it with write_records first.")
-    return _validated(iter_parquet(path), str(path), path.stem)[0]
+    return validated(iter_parquet(path), str(path), path.stem)[0]
 
 
 def block_starts(path: str | os.PathLike) -> np.ndarray:

@@ -20,7 +20,7 @@ def grammar_data(name: str) -> dict[str, Any]:
     """The parsed grammar file of a task, or the "lexicon"."""
     import yaml
 
-    text = resources.files(__package__).joinpath("grammar", f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("grammars", f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 

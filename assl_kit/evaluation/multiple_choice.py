@@ -10,7 +10,7 @@ from assl_kit.errors import ParameterError
 from assl_kit.model.batches import InferenceReport, cut_left, fitting_threads, in_batches
 from assl_kit.model.identity import unwrap
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.model.tokens import _evaluating, _ids, _padded, chat_prompt, decoder, logits
+from assl_kit.model.tokens import chat_prompt, decoder, evaluating, logits, padded, token_ids
 
 __all__ = ["likeliest_options"]
 
@@ -71,18 +71,18 @@ def likeliest_options(
         )
         found = -losses.reshape(len(prompts), len(options))
     else:
-        heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
+        heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
         heads = [cut_left(head, max_length, tokenizer) for head in heads]
         wanted = torch.tensor([ids[0] for ids in tokens])
         base, found = unwrap(model), np.zeros((len(prompts), len(options)))
 
         def score(batch: list[int]) -> None:
-            ids = _padded([heads[i] for i in batch], tokenizer.pad_token_id, left=False)
+            ids = padded([heads[i] for i in batch], tokenizer.pad_token_id, left=False)
             hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
             last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
             found[batch] = logits(base, last).log_softmax(-1)[:, wanted.to(last.device)].double().cpu().numpy()
 
         lengths, report = [len(head) for head in heads], InferenceReport()
-        with _evaluating(model), fitting_threads(model), torch.inference_mode():
+        with evaluating(model), fitting_threads(model), torch.inference_mode():
             in_batches(score, model, lengths, batch_size, title="options", report=report)
     return [options[k] for k in found.argmax(axis=1)], found

@@ -143,7 +143,7 @@ class ExpertBank:
         """
         from safetensors.numpy import save_file
 
-        from assl_kit import __version__
+        from assl_kit.version import __version__
 
         router = CentroidRouter(centroids, min_similarity=min_similarity)
         experts = list(experts) if experts is not None else [{} for _ in adapters]

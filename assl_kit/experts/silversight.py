@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from assl_kit.common.checks import positive
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.model.streaming import stream_answers
-from assl_kit.model.tokens import _positive
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
 from .adapters import load_adapters
@@ -292,7 +292,7 @@ class SilverSight:
         Returns
         -------
         iterator of (int, str)
-            Number of the question, and a piece of its answer; see :func:`assl_kit.model.streaming.stream_answers`. Routing
+            Number of the question, and a piece of its answer; see `stream_answers`. Routing
             is done at the call. Closing the iterator, dropping it, or an interrupt stops the answers; until it has
             ended, this object answers nothing else.
 
@@ -302,7 +302,7 @@ class SilverSight:
             As :meth:`generate`; those about questions at the call.
         """
         questions = _questions(questions)
-        _positive(max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length)
+        positive(max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length)
         routes = self.route(questions, min_similarity=min_similarity)
         mixtures = self._mixtures(routes, experts, top_k, temperature)
         return self._stream(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from assl_kit.common.checks import as_texts
+from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import DataError, ParameterError
 
 from .batches import InferenceReport, cut_left, fitting_threads, in_batches
 from .identity import TINY_BASE, base_info, unwrap
 from .likelihood import answer_nll
 from .loading import load_base
-from .tokens import _evaluating, _ids, _padded, _positive, _without_left_hooks, chat_prompt
+from .tokens import chat_prompt, evaluating, padded, token_ids, without_left_hooks
 
 __all__ = [
     "BASE_ADAPTER",
@@ -78,10 +78,10 @@ def generate_answers(
     """
     import torch
 
-    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+    positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
     prompts = as_texts(prompts, "prompts")
     if adapter_names is not None:
-        adapter_names = _adapters(model, adapter_names, len(prompts))
+        adapter_names = loaded_adapters(model, adapter_names, len(prompts))
     if not prompts:
         return []
     base = unwrap(model)
@@ -90,17 +90,17 @@ def generate_answers(
         raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
     room = int(min(max_length, limit - max_new_tokens))
     report = report if report is not None else InferenceReport()
-    heads = _ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
+    heads = token_ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
     rows = [cut_left(head, room, tokenizer) for head in heads]
-    config = _greedy(base, tokenizer, max_new_tokens)
+    config = greedy_settings(base, tokenizer, max_new_tokens)
     answers = [""] * len(rows)
 
     def answer(batch: list[int]) -> None:
         chosen = [rows[i] for i in batch]
-        ids = _padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
-        mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
+        ids = padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
+        mask = padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
         extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
-        with _without_left_hooks(model):
+        with without_left_hooks(model):
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **extra)
         new = out[:, ids.shape[1] :]
         report.answer_tokens += int((new != tokenizer.pad_token_id).sum())
@@ -111,12 +111,12 @@ def generate_answers(
     report.truncated += sum(len(head) > room for head in heads)
     report.prompt_tokens += sum(map(len, rows))
     lengths = [len(row) + max_new_tokens for row in rows]
-    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+    with report.timed(model), evaluating(model), fitting_threads(model), torch.inference_mode():
         in_batches(answer, model, lengths, batch_size, title="generate", report=report, progress=progress)
     return answers
 
 
-def _greedy(base, tokenizer, max_new_tokens: int):
+def greedy_settings(base, tokenizer, max_new_tokens: int):
     """Generation settings: greedy, and nothing taken from the model's own file but its end tokens."""
     from transformers import GenerationConfig
 
@@ -130,7 +130,7 @@ def _greedy(base, tokenizer, max_new_tokens: int):
     )  # fmt: skip
 
 
-def _adapters(model, names: Sequence[str], n: int) -> list[str]:
+def loaded_adapters(model, names: Sequence[str], n: int) -> list[str]:
     """Check adapter names before PEFT sees them: a call that fails there leaves hooks behind (peft#3475)."""
     names = list(names)
     if len(names) != n:

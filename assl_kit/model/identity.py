@@ -12,7 +12,7 @@ from assl_kit.errors import ParameterError
 
 from .gguf import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
 
-TINY_BASE = Path(__file__).resolve().parent / "assets" / "tiny_base"
+TINY_BASE = Path(__file__).resolve().parent / "tiny_base"
 
 
 def unwrap(model):
@@ -70,7 +70,7 @@ def base_fingerprint(model, name: str | None = None) -> str:
     source = _source(base, name)
     if source and (converted := conversion_record(Path(source).expanduser())):
         return sha256_of([converted["sha256"]])  # the same on every machine, whatever version converted it
-    files = _weight_files(source, getattr(base.config, "_commit_hash", None))
+    files = weight_files(source, getattr(base.config, "_commit_hash", None))
     if not files:
         return _tensor_fingerprint(base)
     return sha256_of([_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
@@ -87,7 +87,7 @@ def _source(base, name: str | None) -> str:
     return str(base.config._name_or_path) if is_gguf(source) else source
 
 
-def _weight_files(source: str, revision: str | None) -> list[Path]:
+def weight_files(source: str, revision: str | None) -> list[Path]:
     """The safetensors files of a folder or of a cached hub model, sorted by name; empty when there are none."""
     folder = Path(source).expanduser() if source else None
     if folder is None or not folder.is_dir():

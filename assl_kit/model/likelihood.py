@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assl_kit.common.checks import as_texts
+from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import DataError
 
 from .batches import InferenceReport, cut_left, fitting_threads, in_batches
 from .identity import unwrap
-from .tokens import _evaluating, _ids, _padded, _positive, chat_prompt, decoder, logits
+from .tokens import chat_prompt, decoder, evaluating, logits, padded, token_ids
 
 _LOGITS = 1 << 24
 """Logits held at once: of a vocabulary of 262,144, those of 64 positions."""
@@ -65,7 +65,7 @@ def answer_nll(
     """
     import torch
 
-    _positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
+    positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
     answers = as_texts(answers, "answers")
     prompts = [""] * len(answers) if prompts is None else as_texts(prompts, "prompts")
     if len(prompts) != len(answers):
@@ -74,8 +74,8 @@ def answer_nll(
         return np.zeros(0)
     base = unwrap(model)
     limit = getattr(base.config, "max_position_embeddings", None) or math.inf
-    heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
-    tails = [ids + [tokenizer.eos_token_id] for ids in _ids(tokenizer, answers)]
+    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
+    tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, answers)]
     report, rows = report if report is not None else InferenceReport(), []
     for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
         room = max(1, int(min(max_length, limit)) - len(tail))
@@ -90,7 +90,7 @@ def answer_nll(
     losses = np.zeros(len(rows))
 
     def score(batch: list[int]) -> None:
-        ids = _padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
+        ids = padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
         # Padded on the right, a causal model needs no mask: no token sees what comes after it.
         hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
         spans = [slice(len(head) - 1, len(head) + len(tail) - 1) for head, tail in (rows[i] for i in batch)]
@@ -110,7 +110,7 @@ def answer_nll(
     report.prompt_tokens += sum(len(head) for head, _ in rows)
     report.answer_tokens += sum(len(tail) for _, tail in rows)
     lengths = [len(head) + len(tail) for head, tail in rows]
-    with report.timed(model), _evaluating(model), fitting_threads(model), torch.inference_mode():
+    with report.timed(model), evaluating(model), fitting_threads(model), torch.inference_mode():
         in_batches(score, model, lengths, batch_size, title="answer loss", report=report, progress=progress)
     if not np.isfinite(losses).all():
         row = int(np.flatnonzero(~np.isfinite(losses))[0])

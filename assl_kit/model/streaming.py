@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
-from assl_kit.common.checks import as_texts
+from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import ParameterError
 
 from .batches import cut_left, fitting_threads
-from .generation import _adapters, _greedy
+from .generation import greedy_settings, loaded_adapters
 from .identity import unwrap
-from .tokens import _evaluating, _ids, _padded, _positive, _without_left_hooks, chat_prompt
+from .tokens import chat_prompt, evaluating, padded, token_ids, without_left_hooks
 
 
 def stream_answers(
@@ -60,28 +60,28 @@ def stream_answers(
     >>> {row for row, _ in pieces}
     {0}
     """
-    _positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+    positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
     prompts = as_texts(prompts, "prompts")
     if adapter_names is not None:
-        adapter_names = _adapters(model, adapter_names, len(prompts))
+        adapter_names = loaded_adapters(model, adapter_names, len(prompts))
     base = unwrap(model)
     limit = getattr(base.config, "max_position_embeddings", None) or math.inf
     if max_new_tokens >= limit:
         raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
     room = int(min(max_length, limit - max_new_tokens))
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
-    rows = [cut_left(ids, room, tokenizer) for ids in _ids(tokenizer, texts)] if texts else []
+    rows = [cut_left(ids, room, tokenizer) for ids in token_ids(tokenizer, texts)] if texts else []
 
     def work(put: Callable[[tuple[int, str]], None], stop: threading.Event) -> None:
         import torch
 
-        config = _greedy(base, tokenizer, max_new_tokens)
-        with _evaluating(model), _without_left_hooks(model), fitting_threads(model), torch.inference_mode():
+        config = greedy_settings(base, tokenizer, max_new_tokens)
+        with evaluating(model), without_left_hooks(model), fitting_threads(model), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 batch = range(start, min(start + batch_size, len(rows)))
                 chosen = [rows[i] for i in batch]
-                ids = _padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
-                mask = _padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
+                ids = padded(chosen, tokenizer.pad_token_id, left=True).to(base.device)
+                mask = padded([[1] * len(row) for row in chosen], 0, left=True).to(base.device)
                 extra = {} if adapter_names is None else {"adapter_names": [adapter_names[i] for i in batch]}
                 model.generate(
                     input_ids=ids,

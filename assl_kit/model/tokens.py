@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 from assl_kit.errors import ParameterError
 
 
@@ -48,7 +46,7 @@ def logits(base, states):
     return cap * torch.tanh(values / cap) if cap else values
 
 
-def _padded(rows: list[list[int]], pad: int, *, left: bool):
+def padded(rows: list[list[int]], pad: int, *, left: bool):
     """Rows of tokens as one tensor of shape (b, longest), padded on one side."""
     import torch
 
@@ -60,7 +58,7 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool):
 
 
 @contextmanager
-def _without_left_hooks(model) -> Iterator[None]:
+def without_left_hooks(model) -> Iterator[None]:
     """Remove the hooks of a mixed batch when it is interrupted (peft#3475), so that later calls are right."""
     before = {module: set(module._forward_pre_hooks) for module in model.modules()}
     try:
@@ -74,7 +72,7 @@ def _without_left_hooks(model) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model) -> Iterator[None]:
+def evaluating(model) -> Iterator[None]:
     """Put a model into eval mode, and back afterwards if it was training."""
     training = model.training
     model.eval()
@@ -85,13 +83,7 @@ def _evaluating(model) -> Iterator[None]:
             model.train()
 
 
-def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
+def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
-
-
-def _positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ParameterError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -22,6 +22,7 @@ from assl_kit.artifacts.parameters import (
     validate,
 )
 from assl_kit.common.cluster import backend
+from assl_kit.common.files import shipped
 from assl_kit.data.splits import training_pool
 from assl_kit.errors import DataError, ParameterError
 
@@ -103,11 +104,10 @@ def notebooks_folder() -> Path:
     DataError
         If neither is there.
     """
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "notebooks", package / "notebooks"):
-        if any(folder.glob("00_*.ipynb")):
-            return folder
-    raise DataError("the notebooks are not there", where=str(package), hint="Install assl-kit again.")
+    folder = shipped("notebooks")
+    if not any(folder.glob("00_*.ipynb")):
+        raise DataError("the notebooks are not there", where=str(folder), hint="Install assl-kit again.")
+    return folder
 
 
 def read_notebook(path: Path) -> ChainNotebook:

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from assl_kit.artifacts.parameters import NAMES
-from assl_kit.artifacts.steps import PICTURES, STEPS, code_hash, state_of
+from assl_kit.artifacts.steps import STEPS, notebook_code_hash, state_of
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import sha256_file, sha256_of, temporary_owner
 from assl_kit.errors import WorkspaceError
@@ -59,13 +59,12 @@ def notebook_key(ws: Workspace, book: ChainNotebook, plan: Plan) -> str:
     named = {name for name in NAMES if re.search(rf"\b{name}\b", book.source)}
     named |= {parameter for name in inputs for parameter in STEPS[name].parameters}
     made = ws.manifest()["artifacts"]
-    package = Path(__file__).parent
     return sha256_of(
         {
             "notebook": book.source,
             "values": plan.values_for(book) | {name: values[name] for name in sorted(named)},
             "inputs": {name: made.get(STEPS[name].file, {}).get("sha256") for name in inputs},
-            "code": [code_hash(), *(sha256_file(package / f"{name}.py") for name in PICTURES)],
+            "code": notebook_code_hash(),
         }
     )
 

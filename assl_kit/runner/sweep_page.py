@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
-from assl_kit.teaching.plots import EXPERT_COLOURS, MARKERS, _figure, readable
+from assl_kit.teaching.plots import EXPERT_COLOURS, MARKERS, readable, styled_figure
 
 from .page import render_page
 from .sweep import Outcome, sweep_table
@@ -109,7 +109,7 @@ def plot_sweep(table: pd.DataFrame, parameter: str, varied: Sequence[str]) -> Fi
     values = list(dict.fromkeys(done[parameter]))
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     place = {v: v if numeric else i for i, v in enumerate(values)}
-    figure, axes = _figure(6.5 * len(groups), 4.0, columns=len(groups), squeeze=False)
+    figure, axes = styled_figure(6.5 * len(groups), 4.0, columns=len(groups), squeeze=False)
     for axis, (label, columns) in zip(axes[0], groups.items(), strict=True):
         for i, column in enumerate(columns):
             rows = done.dropna(subset=[column])

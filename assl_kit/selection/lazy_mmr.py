@@ -18,7 +18,7 @@ import numpy as np
 from assl_kit.common.device import full_float32, torch_device, upload
 from assl_kit.common.jit import jit
 from assl_kit.space.dots import dot, product, products, slack
-from assl_kit.space.lloyd import _ENTRIES
+from assl_kit.space.lloyd import ENTRIES_ON_DEVICE
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
 _BLOCK = 1024  # rows brought up to date together
@@ -235,7 +235,7 @@ def torch_similarities(X, order, device):
     """For `lazy_picks`: products of rows of X on a torch device, which holds X; ``order`` turns positions into rows."""
     import torch
 
-    step = max(1, _ENTRIES // X.shape[1])
+    step = max(1, ENTRIES_ON_DEVICE // X.shape[1])
     blocks = (np.ascontiguousarray(X[a : a + step], np.float32) for a in range(0, len(X), step))
     there = upload(blocks, X.shape, torch_device(device))
 

@@ -214,7 +214,7 @@ def _spread_rows(X, k, rng):
     return chosen
 
 
-_ENTRIES = 2**25  # of a block on the device: 128 MB as float32
+ENTRIES_ON_DEVICE = 2**25  # of a block on the device: 128 MB as float32
 
 
 class TorchLloyd(Lloyd):
@@ -231,7 +231,7 @@ class TorchLloyd(Lloyd):
         before, (n, d), k = self.labels.copy(), self.X.shape, len(self.centers)
         centers = torch.tensor(self.centers, device=self.X.device)
         sums = torch.zeros((k, d), dtype=torch.float64, device=self.X.device)
-        step = max(1, _ENTRIES // d)
+        step = max(1, ENTRIES_ON_DEVICE // d)
         for start in range(0, n, step):
             X = self.X[start : start + step]
             with full_float32():

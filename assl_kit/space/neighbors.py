@@ -14,7 +14,7 @@ import numpy as np
 from assl_kit.common.parallel import for_each, thread_count
 from assl_kit.errors import ParameterError
 
-from . import tiles as _tiles
+from . import tiles
 from .points import Points
 from .rows import check_rows
 
@@ -49,9 +49,9 @@ class Graph:
             i, j, distance = points.near(side, a, side, b, *reach, either=True, tighten=(k - 1) * own)
             rows, columns = side.rows[a][i], side.rows[b][j]
             with locks[tile[0]]:
-                _tiles.push(squared[a], index[a], i, columns, distance)
+                tiles.push(squared[a], index[a], i, columns, distance)
             with locks[tile[1]]:
-                _tiles.push(squared[b], index[b], j, rows, distance)
+                tiles.push(squared[b], index[b], j, rows, distance)
 
         if k > 1:
             title = "nearest neighbours" if points.progress else None
@@ -122,7 +122,7 @@ def knn(X, k, *, n_jobs=None, device="cpu", verbose=False):
     members = np.argsort(points.inverse, kind="stable")
     starts = np.concatenate([[0], np.cumsum(points.counts)])
     distances, indices = np.empty((len(X), k), np.float32), np.empty((len(X), k), np.int64)
-    _tiles.expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
+    tiles.expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
     return distances, indices
 
 
@@ -156,7 +156,7 @@ def components(points, numbers, limit, graph):
     parent = np.arange(len(points))
     allowed = np.full(len(points), -1.0)
     allowed[numbers] = limit[numbers]
-    _tiles.unite_graph(parent, graph.squared, graph.index, allowed)
+    tiles.unite_graph(parent, graph.squared, graph.index, allowed)
     side, lock = points.side(numbers), Lock()
     blocks = side.blocks(points.block)
     reach = limit[side.rows]
@@ -164,17 +164,17 @@ def components(points, numbers, limit, graph):
     def link(tile):
         a, b = (blocks[t] for t in tile)
         with lock:
-            groups = _tiles.roots(parent, side.rows[a]), _tiles.roots(parent, side.rows[b])
+            groups = tiles.roots(parent, side.rows[a]), tiles.roots(parent, side.rows[b])
         if (groups[0] == groups[1][0]).all() and (groups[1] == groups[0][0]).all():
             return
-        i, j, distance = points.near(side, a, side, b, reach[a], reach[b], mode=_tiles.DIFFERENT, groups=groups)
+        i, j, distance = points.near(side, a, side, b, reach[a], reach[b], mode=tiles.DIFFERENT, groups=groups)
         linked = distance <= np.minimum(reach[a][i], reach[b][j])
         with lock:
-            _tiles.unite(parent, side.rows[a][i[linked]], side.rows[b][j[linked]])
+            tiles.unite(parent, side.rows[a][i[linked]], side.rows[b][j[linked]])
 
-    tiles = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
-    for_each(link, tiles, points.threads, "components" if points.progress else None)
-    return np.unique(_tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
+    pairs = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
+    for_each(link, pairs, points.threads, "components" if points.progress else None)
+    return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
 
 
 def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=None, group=None, any_one=False):
@@ -215,11 +215,11 @@ def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=
         used[columns] = True
         group_of = np.zeros(u, np.int64) if group is None else group
         found = graph.squared, graph.index, used, limit, place, group_of, tie
-        unsettled = rows[~_tiles.nearest_known(rows, *found, nearest, squared)]
+        unsettled = rows[~tiles.nearest_known(rows, *found, nearest, squared)]
     if len(unsettled) and len(columns):
         left, right = points.side(unsettled), points.side(columns)
         columns_in = right.blocks(points.block)
-        mode = _tiles.ANY if group is None else _tiles.EQUAL
+        mode = tiles.ANY if group is None else tiles.EQUAL
 
         def search(a):
             ours, most = left.rows[a], limit[left.rows[a]]
@@ -240,7 +240,7 @@ def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=
                     tighten=2 * open_end,
                     exact=not any_one,
                 )
-                _tiles.improve(nearest, squared, ours[i], theirs[j], distance, limit, place, tie)
+                tiles.improve(nearest, squared, ours[i], theirs[j], distance, limit, place, tie)
 
         size = min(points.block, max(64, -(-len(left) // (2 * points.threads))))
         for_each(search, left.blocks(size), points.threads)

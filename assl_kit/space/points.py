@@ -17,7 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from assl_kit.common.parallel import for_each
 
-from . import tiles as _tiles
+from . import tiles
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
@@ -141,7 +141,7 @@ class Points:
 
         def read(part):
             rows = np.ascontiguousarray(self.X[self.source[part]], dtype=np.float32) + np.float32(0)  # no -0
-            _tiles.digest(rows.view(np.uint32), digests[part])
+            tiles.digest(rows.view(np.uint32), digests[part])
             squared[part] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
             total.append((part.start, rows.sum(axis=0, dtype=np.float64)))
             largest.append(max(float(rows.max()), -float(rows.min())))
@@ -229,13 +229,13 @@ class Points:
         """Squared distances of pairs of distinct rows: float64, in one fixed order of summation."""
         if self.X.dtype == np.float32 and self.X.flags.c_contiguous:
             at, other = self.source[self.first[numbers]], self.source[self.first[others]]
-            return _tiles.squared_distances(self.X, at, self.X, other)
+            return tiles.squared_distances(self.X, at, self.X, other)
         rows, at = np.unique(numbers, return_inverse=True)
         columns, other = np.unique(others, return_inverse=True)
-        return _tiles.squared_distances(self.raw(rows), at, self.raw(columns), other)
+        return tiles.squared_distances(self.raw(rows), at, self.raw(columns), other)
 
     def near(
-        self, left, a, right, b, reach_l, reach_r, *, either=False, mode=_tiles.ANY, groups=None, tighten=0, exact=True
+        self, left, a, right, b, reach_l, reach_r, *, either=False, mode=tiles.ANY, groups=None, tighten=0, exact=True
     ):
         """Pairs of one tile that may lie within reach, each with its squared distance.
 
@@ -290,7 +290,7 @@ class Points:
         l_all, r_all = a.start + at, b.start + other
         reach_l, reach_r = reach_l[at], reach_r[other]
         if tighten:
-            apart = (groups[0][:, None] != groups[1]) if mode == _tiles.EQUAL else None
+            apart = (groups[0][:, None] != groups[1]) if mode == tiles.EQUAL else None
             reach_l = np.minimum(reach_l, self._kth(product, left, l_all, right, r_all, tighten, diagonal, apart))
             reach_r = reach_l if diagonal else reach_r
         groups = tuple(group[part] if len(group) else group for group, part in zip(groups, (at, other), strict=True))
@@ -312,7 +312,7 @@ class Points:
         """Upper bounds of the squared distances of pairs surely within both radii; the others are measured."""
         norms = left.norm[a][i] + right.norm[b][j]
         squared = left.squared[a][i], right.squared[b][j]
-        squared = _tiles.at_most(product, *squared, norms, self.bound, float(self.scale) ** 2)
+        squared = tiles.at_most(product, *squared, norms, self.bound, float(self.scale) ** 2)
         unsure = np.flatnonzero(squared > np.minimum(reach_l[i], reach_r[j]))
         squared[unsure] = self.distances(left.rows[a][i[unsure]], right.rows[b][j[unsure]])
         return squared
@@ -325,9 +325,9 @@ class Points:
         """
         squared, scale = self.squared[rows], float(self.scale) ** 2
         norm = np.sqrt(squared)
-        low = _tiles.cuts(squared, norm, limit[rows] * scale, norm.max(), self.bound, 0.0)
+        low = tiles.cuts(squared, norm, limit[rows] * scale, norm.max(), self.bound, 0.0)
         tile = self._pairs_product(rows), low, (squared / 2).astype(np.float32), squared, norm, self.bound, scale
-        _tiles.greedy_tile(*tile, rows, self.raw(rows), limit, group, hint, hint_squared, state)
+        tiles.greedy_tile(*tile, rows, self.raw(rows), limit, group, hint, hint_squared, state)
 
     def _pairs_product(self, rows):
         lines = self.centred(self.raw(rows))
@@ -336,7 +336,7 @@ class Points:
     def _scan(self, product, left, a, right, b, reach_l, reach_r, rest, room, short=False):
         """Count of the pairs that may matter, and the first ``room`` of them."""
         i, j = np.empty(room, np.int64), np.empty(room, np.int64)
-        found = _tiles.scan(product, *self._cuts(left, a, right, b, reach_l, reach_r, short), *rest, i, j)
+        found = tiles.scan(product, *self._cuts(left, a, right, b, reach_l, reach_r, short), *rest, i, j)
         return found, i[:found], j[:found]
 
     def _cuts(self, left, a, right, b, reach_l, reach_r, short=False):
@@ -345,8 +345,8 @@ class Points:
         half_l, half_r = (left.short_half, right.short_half) if short else (left.half, right.half)
         norm_l, norm_r = left.norm[a], right.norm[b]
         scale, shift = float(self.scale) ** 2, self.shift if short else 0.0
-        low_l = _tiles.cuts(squared_l[a], norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
-        low_r = _tiles.cuts(squared_r[b], norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
+        low_l = tiles.cuts(squared_l[a], norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
+        low_r = tiles.cuts(squared_r[b], norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
         return low_l, half_l[a], low_r, half_r[b]
 
     def _kth(self, product, left, a, right, b, k, diagonal, apart):
@@ -363,5 +363,5 @@ class Points:
     def _about(self, left, a, right, b, value):
         """A squared distance that a pair of this ``half - product`` is surely not beyond."""
         norms = left.norm[a] + right.norm[b].max()
-        about = left.squared[a] + 2 * value + 2 * self.bound * norms**2 + 2 * _tiles.TINY
+        about = left.squared[a] + 2 * value + 2 * self.bound * norms**2 + 2 * tiles.TINY
         return np.maximum(about, 0) / float(self.scale) ** 2

@@ -1,7 +1,7 @@
 """`Points` whose tiles are multiplied, filtered and measured on a torch device; the decisions stay where they are.
 
 Full float32 products, no projection: a GPU multiplies faster than short vectors could spare it. The float64 distances
-are summed in the order of ``_tiles.squared_distance``, so the results are the same bits. Nothing here is particular to
+are summed in the order of ``tiles.squared_distance``, so the results are the same bits. Nothing here is particular to
 CUDA: the tests run it on torch's own CPU device.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from assl_kit.common.device import full_float32, torch_device, upload
 
-from . import tiles as _tiles
+from . import tiles
 from .points import STEP, Points
 
 BLOCK = 8192  # rows and columns of a tile: 256 MB as float32
@@ -91,9 +91,9 @@ class DevicePoints(Points):
         rows, columns = left.rows[a], right.rows[b]
         product = self._product(rows, columns)
         apart = None
-        if mode != _tiles.ANY:
+        if mode != tiles.ANY:
             same = self._tensor(groups[0])[:, None] == self._tensor(groups[1])
-            apart = same if mode == _tiles.DIFFERENT else ~same
+            apart = same if mode == tiles.DIFFERENT else ~same
         if tighten:
             value = self._tensor((right.squared[b] / 2).astype(np.float32)) - product
             if diagonal:

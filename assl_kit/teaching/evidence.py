@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from assl_kit.common.files import read_json
+from assl_kit.common.files import read_json, shipped
 from assl_kit.errors import DataError
 
 KERNELS = {
@@ -77,11 +76,10 @@ def evidence_results() -> pd.DataFrame:
 
 
 def _results(name: str) -> dict[str, Any]:
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "benchmarks" / "results", package / "results"):
-        if (folder / name).is_file():
-            return read_json(folder / name)
-    raise DataError("the measurements are not there", where=str(package / "results" / name), hint="Install it again.")
+    file = shipped("results") / name
+    if not file.is_file():
+        raise DataError("the measurements are not there", where=str(file), hint="Install assl-kit again.")
+    return read_json(file)
 
 
 def of_seeds(evidence: pd.DataFrame, arm: str, *, task: str = "mean", metric: str | None = None) -> pd.Series:

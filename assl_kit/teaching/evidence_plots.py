@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from .evidence import KERNELS, of_seeds
-from .plots import TASK_COLOURS, _figure
+from .plots import TASK_COLOURS, styled_figure
 
 _SEED_MARKERS = "osD^v"
 
@@ -28,7 +28,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     -------
     Figure
     """
-    figure, axes = _figure(7.0, 4.0)
+    figure, axes = styled_figure(7.0, 4.0)
     measured: set[int] = set()
     for kind, colour, marker in (("chosen", TASK_COLOURS[0], "o"), ("random", TASK_COLOURS[5], "s")):
         arms = evidence["arm"].str.extract(rf"^{kind} (\d+) %$")[0].dropna().astype(int)
@@ -69,7 +69,7 @@ def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *
     rows = evidence[(evidence["metric"] == "difference in mean") & (evidence["task"] == "mean")]
     rows = rows.drop_duplicates(["arm", "against"]).set_index(["arm", "against"])
     rows = [(pair, rows.loc[pair]) for pair in pairs if pair in rows.index]
-    figure, axes = _figure(7.5, 1.2 + 0.32 * len(rows))
+    figure, axes = styled_figure(7.5, 1.2 + 0.32 * len(rows))
     for place, (_, row) in enumerate(rows):
         sure = row["low"] > 0 or row["high"] < 0
         colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if sure else "#777777"
@@ -99,7 +99,7 @@ def plot_sensitivity(evidence: pd.DataFrame, arms: Sequence[str], metrics: Seque
     -------
     Figure
     """
-    figure, panels = _figure(3.2 + 2.6 * len(metrics), 1.4 + 0.3 * len(arms), columns=len(metrics), sharey=True)
+    figure, panels = styled_figure(3.2 + 2.6 * len(metrics), 1.4 + 0.3 * len(arms), columns=len(metrics), sharey=True)
     for axes, metric in zip(np.atleast_1d(panels), metrics, strict=True):
         for place, arm in enumerate(arms):
             values = of_seeds(evidence, arm, task="all", metric=metric)
@@ -130,7 +130,7 @@ def plot_sweeps(table: pd.DataFrame, *, by_chance: float) -> Figure:
     Figure
     """
     groups = list(table.groupby("parameter", sort=False))
-    figure, panels = _figure(2.3 * len(groups), 2.8, columns=len(groups), sharey=True)
+    figure, panels = styled_figure(2.3 * len(groups), 2.8, columns=len(groups), sharey=True)
     for axes, (name, part) in zip(np.atleast_1d(panels), groups, strict=True):
         axes.plot(part["value"], part["jaccard"], "o-", color=TASK_COLOURS[0])
         axes.axhline(by_chance, color="#777777", linestyle=":", linewidth=1)

@@ -98,7 +98,7 @@ def expert_colours(n: int) -> list[str]:
     return [EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(n)]
 
 
-def _figure(width: float = 7.5, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
+def styled_figure(width: float = 7.5, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
     families = [f for f in (cjk_font(),) if f] + ["DejaVu Sans"]
     plt.rcParams.update(_STYLE | {"font.sans-serif": families, "font.family": "sans-serif"})
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
@@ -133,7 +133,7 @@ def plot_route_map() -> Figure:
         ("corpus", "01"), ("embeddings", "02"), ("clusters", "03"), ("A-DBSCAN\npool", "04"),
         ("model score\n+ MMR", "05"), ("six LoRA\nexperts", "06"), ("centroid\nrouter", "07"), ("evaluation", "08"),
     ]  # fmt: skip
-    figure, axes = _figure(11.5, 1.3)
+    figure, axes = styled_figure(11.5, 1.3)
     for i, (name, notebook) in enumerate(stops):
         box = FancyBboxPatch((i - 0.36, -0.2), 0.72, 0.4, boxstyle="round,pad=0.02", fc="#EAF2FA", ec="#0072B2")
         axes.add_patch(box)
@@ -152,7 +152,7 @@ def plot_long_tail(records: pd.DataFrame) -> Figure:
     counts = records.groupby(["source", "task"]).size().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     colours = task_colours(counts.columns)
-    figure, axes = _figure(8.5, 0.24 * len(counts) + 1.2)
+    figure, axes = styled_figure(8.5, 0.24 * len(counts) + 1.2)
     names = readable(counts.index)
     left = np.zeros(len(counts))
     for task, label in zip(counts.columns, readable(counts.columns), strict=True):
@@ -173,7 +173,7 @@ def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict
     names = sorted(set(labels), key=lambda name: (name.isdigit() and len(name), name))
     colours = colours or task_colours(names)
     if axes is None:
-        figure, axes = _figure(7.5, 5.0)
+        figure, axes = styled_figure(7.5, 5.0)
     size = float(np.clip(6000 / max(len(labels), 1), 9, 24))  # few points: larger ones
     for i, (name, shown) in enumerate(zip(names, readable(names), strict=True)):
         here = labels == name
@@ -186,7 +186,7 @@ def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict
 
 def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str, str]) -> Figure:
     """Two maps of the same points side by side: by task (left) and by cluster (right)."""
-    figure, axes = _figure(11.0, 4.4, columns=2)
+    figure, axes = styled_figure(11.0, 4.4, columns=2)
     plot_map(xy, left, title=titles[0], axes=axes[0])
     colours = {str(k): expert_colours(int(k) + 1)[-1] for k in set(right)}
     plot_map(xy, right, title=titles[1], axes=axes[1], colours=colours)
@@ -197,7 +197,7 @@ def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: fl
     """A labelled matrix as a heat map with its numbers. ``centre`` picks a diverging scale around that value."""
     values = table.to_numpy(dtype=float)
     if axes is None:
-        figure, axes = _figure(1.9 + 0.85 * values.shape[1], 1.4 + 0.45 * values.shape[0])
+        figure, axes = styled_figure(1.9 + 0.85 * values.shape[1], 1.4 + 0.45 * values.shape[0])
     if centre is None:
         image = axes.imshow(values, cmap="Blues", aspect="auto")
     else:
@@ -220,7 +220,7 @@ def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: fl
 def plot_affinity(affinity: pd.DataFrame, distances: pd.DataFrame) -> Figure:
     """The affinity of every pair of tasks (left) beside the distance between their centroids (right)."""
     side = 0.66 * len(affinity)
-    figure, axes = _figure(2 * side + 3.2, 0.6 * side + 2.0, columns=2)
+    figure, axes = styled_figure(2 * side + 3.2, 0.6 * side + 2.0, columns=2)
     plot_matrix(affinity, title="Affinity: relative fall of the loss", fmt=".2f", centre=0.0, axes=axes[0])
     plot_matrix(distances, title="Distance between the centroids", fmt=".2f", axes=axes[1])
     axes[1].set_yticklabels([])
@@ -229,7 +229,7 @@ def plot_affinity(affinity: pd.DataFrame, distances: pd.DataFrame) -> Figure:
 
 def plot_choice_of_k(table: pd.DataFrame, chosen: int) -> Figure:
     """Silhouette and stability over seeds for each number of clusters."""
-    figure, axes = _figure(9.0, 3.2, columns=2)
+    figure, axes = styled_figure(9.0, 3.2, columns=2)
     for ax, column, colour in zip(axes, ("silhouette", "stability"), (TASK_COLOURS[0], TASK_COLOURS[5]), strict=True):
         ax.plot(table["n_clusters"], table[column], marker="o", color=colour)
         ax.axvline(chosen, color="#7A7A7A", linestyle="--", linewidth=1)
@@ -239,7 +239,7 @@ def plot_choice_of_k(table: pd.DataFrame, chosen: int) -> Figure:
 
 def plot_core_distances(core_distances: np.ndarray, eps: float, min_samples: int) -> Figure:
     """The k-distance curve: sorted core distances, and the radius ``eps`` that plain DBSCAN would use for all."""
-    figure, axes = _figure(7.5, 3.4)
+    figure, axes = styled_figure(7.5, 3.4)
     ordered = np.sort(core_distances)
     axes.plot(np.arange(len(ordered)), ordered, color=TASK_COLOURS[0])
     axes.axhline(eps, color=TASK_COLOURS[5], linestyle="--", label=f"eps = {eps:.3f}")
@@ -251,7 +251,7 @@ def plot_core_distances(core_distances: np.ndarray, eps: float, min_samples: int
 def plot_radii(X: np.ndarray, radii: np.ndarray, *, title: str, kept: np.ndarray | None = None, axes=None) -> Figure:
     """Points in the plane with their radii; kept points filled, dropped ones hollow."""
     if axes is None:
-        figure, axes = _figure(5.2, 4.4)
+        figure, axes = styled_figure(5.2, 4.4)
     kept = np.ones(len(X), bool) if kept is None else np.isin(np.arange(len(X)), kept)
     for point, radius, keep in zip(X, radii, kept, strict=True):
         if keep:
@@ -270,7 +270,7 @@ def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density
     floor = 1e-4
     before, after = np.log10(np.maximum(before, floor)), np.log10(np.maximum(after, floor))
     bins = np.linspace(min(before.min(), after.min()), max(before.max(), after.max()), 40)
-    figure, axes = _figure(7.5, 3.4)
+    figure, axes = styled_figure(7.5, 3.4)
     all_, kept = (np.full(len(x), 1 / len(x)) for x in (before, after))
     axes.hist(before, bins, weights=all_, color="#7A7A7A", alpha=0.55, label=f"all {len(before)}")
     style = {"histtype": "step", "color": TASK_COLOURS[0], "linewidth": 2}
@@ -283,7 +283,7 @@ def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density
 def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str, axes=None) -> Figure:
     """Share kept in each tenth of the records, from the densest to the sparsest."""
     if axes is None:
-        figure, axes = _figure(7.5, 3.2)
+        figure, axes = styled_figure(7.5, 3.2)
     order = np.argsort(core_distances, kind="stable")
     flags = np.isin(np.arange(len(core_distances)), kept)[order]
     shares = [chunk.mean() for chunk in np.array_split(flags, 10)]
@@ -296,7 +296,7 @@ def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str,
 
 def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title: str = "Selection path") -> Figure:
     """The order in which MMR picks points on a map: the first fifteen numbered and joined by a line."""
-    figure, axes = _figure(6.4, 4.8)
+    figure, axes = styled_figure(6.4, 4.8)
     axes.scatter(*xy.T, s=9, color="#BBBBBB", label="pool")
     picks = np.asarray(picks)
     axes.plot(*xy[picks[:15]].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
@@ -313,7 +313,7 @@ def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title:
 
 def plot_loss(logs: dict[str, pd.DataFrame]) -> Figure:
     """Training loss by step, one line an expert."""
-    figure, axes = _figure(7.5, 3.8)
+    figure, axes = styled_figure(7.5, 3.8)
     for (name, log), colour in zip(logs.items(), expert_colours(len(logs)), strict=True):
         axes.plot(log["step"], log["loss"], color=colour, marker=".", label=name)
     axes.set(xlabel="step", ylabel="loss on the answer (nats a token)", title="Training loss of each expert")
@@ -324,7 +324,7 @@ def plot_loss(logs: dict[str, pd.DataFrame]) -> Figure:
 def plot_decision_map(xy: np.ndarray, experts: Sequence[int], margin: Sequence[float], *, centroids=None) -> Figure:
     """Questions on the map, coloured by the chosen expert; the fainter the point, the smaller the margin."""
     experts, margin = np.asarray(experts), np.asarray(margin, dtype=float)
-    figure, axes = _figure(7.5, 5.0)
+    figure, axes = styled_figure(7.5, 5.0)
     alpha = 0.2 + 0.8 * np.clip(margin / (np.quantile(margin, 0.9) or 1.0), 0, 1)
     for expert in sorted(set(experts.tolist())):
         here = experts == expert
@@ -349,7 +349,7 @@ def plot_results(table: pd.DataFrame) -> Figure:
     """
     tasks = list(dict.fromkeys(table["task"]))
     arms = list(dict.fromkeys(table["arm"]))
-    figure, axes = _figure(10.5, 4.4)
+    figure, axes = styled_figure(10.5, 4.4)
     width = 0.8 / len(arms)
     for i, arm in enumerate(arms):
         rows = table[table["arm"] == arm].set_index("task").reindex(tasks)
@@ -369,7 +369,7 @@ def plot_results(table: pd.DataFrame) -> Figure:
 
 def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
     """A plain scatter plot of two measures."""
-    figure, axes = _figure(5.6, 4.0)
+    figure, axes = styled_figure(5.6, 4.0)
     axes.scatter(x, y, s=22, color=TASK_COLOURS[0], alpha=0.8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
@@ -377,7 +377,7 @@ def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
 
 def plot_lines(x, lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
     """Several curves over the same x."""
-    figure, axes = _figure(6.8, 3.4)
+    figure, axes = styled_figure(6.8, 3.4)
     for (name, y), colour, marker in zip(lines.items(), TASK_COLOURS, MARKERS, strict=False):
         axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

@@ -13,7 +13,7 @@ import pandas as pd
 from assl_kit.common.files import sha256_of
 from assl_kit.errors import DataError
 from assl_kit.model.batches import cut_left
-from assl_kit.model.tokens import chat_prompt
+from assl_kit.model.tokens import chat_prompt, token_ids
 
 from .config import TrainingConfig
 
@@ -64,8 +64,8 @@ def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> 
         raise DataError("there is no record to train on")
     from assl_kit.data.records import prompts
 
-    heads = _ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts(records)])
-    tails = [ids + [tokenizer.eos_token_id] for ids in _ids(tokenizer, list(records["output"]))]
+    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts(records)])
+    tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, list(records["output"]))]
     limit = getattr(model.config, "max_position_embeddings", None) or max_length
     input_ids, labels, cut = [], [], 0
     for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
@@ -205,7 +205,3 @@ def training_order(lengths: Sequence[int], epochs: int, batch_size: int, seed: i
         done.extend(batches[i] for i in rng.permutation(len(batches)))
         left = rows[whole:]
     return np.concatenate([*done, left])
-
-
-def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
