@@ -12,8 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.selection import adbscan, thinning
 from assl_kit.selection.adbscan import ADBSCAN
-from assl_kit.selection.table import adbscan, thinning
 from assl_kit.space import points
 from assl_kit.space import torch_points as device_points
 from assl_kit.space.torch_points import DevicePoints

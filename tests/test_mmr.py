@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.selection import lazy_mmr as _lazy_mmr
 from assl_kit.selection.mmr import mmr_select, mmr_terms
-from assl_kit.selection.table import lazy_mmr as _lazy_mmr
 from assl_kit.space import neighbors
 from assl_kit.space.rows import mean_direction
 
