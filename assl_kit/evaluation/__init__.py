@@ -1,0 +1,1 @@
+"""How good answers, routes and selections are, with intervals."""

@@ -1,0 +1,163 @@
+"""Characters as numbers: TF-IDF of hashed character n-grams, and what a tagger sees around a character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from assl_kit._compile import jit
+
+LONGEST = 1000  #: characters of a text that are read
+N_COLUMNS = 1 << 18  #: of the hashed n-grams
+N_SEEN = 28  #: features of a character
+_MIX = np.int64(-7046029254386353131)  # 0x9E3779B97F4A7C15, the golden ratio of 64 bits
+
+
+def codes_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The characters of all texts one after the other, and where each text begins.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The first `LONGEST` characters of each are taken.
+
+    Returns
+    -------
+    codes : ndarray of int32
+        Unicode numbers.
+    starts : ndarray of shape (n + 1,), int64
+
+    Examples
+    --------
+    >>> codes, starts = codes_of(["ab", "", "c"])
+    >>> codes.tolist(), starts.tolist()
+    ([97, 98, 99], [0, 2, 2, 3])
+    """
+    texts = [text[:LONGEST] for text in texts]
+    starts = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in texts], out=starts[1:])
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.int32)
+    return codes, starts
+
+
+def hashed_ngrams(texts: Sequence[str]) -> sparse.csr_matrix:
+    """Counts of character n-grams of 1 to 3 characters, hashed into `N_COLUMNS` columns.
+
+    Returns
+    -------
+    csr_matrix of shape (n, N_COLUMNS), float32
+        ``1 + log(count)`` of each n-gram of the first `LONGEST` characters.
+
+    Examples
+    --------
+    >>> hashed_ngrams(["涨停", ""]).getnnz(axis=1).tolist()
+    [3, 0]
+    """
+    columns, values, ends = _ngrams(*codes_of(texts))
+    rows = (np.log(values) + 1).astype(np.float32), columns, ends
+    return sparse.csr_matrix(rows, shape=(len(texts), N_COLUMNS))
+
+
+def tf_idf(counts: sparse.csr_matrix, of: sparse.csr_matrix | None = None) -> sparse.csr_matrix:
+    """Rows of unit length, each n-gram weighted by how rare it is among the rows ``of`` (default: the same rows).
+
+    Examples
+    --------
+    >>> rows = tf_idf(hashed_ngrams(["涨停", "涨", "跌"]))
+    >>> [round(float(rows[i].dot(rows[i].T).sum()), 4) for i in range(3)]
+    [1.0, 1.0, 1.0]
+    """
+    of = counts if of is None else of
+    found = np.bincount(of.indices, minlength=N_COLUMNS)
+    weight = (np.log((1 + of.shape[0]) / (1 + found)) + 1).astype(np.float32)
+    rows = counts.copy()
+    rows.data *= weight[rows.indices]
+    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    rows.data /= np.repeat(np.where(length > 0, length, 1), np.diff(rows.indptr)).astype(np.float32)
+    return rows
+
+
+@jit
+def _ngrams(codes, starts):
+    """Columns, counts and ends of the rows of a CSR matrix, columns ascending in each row."""
+    n = len(starts) - 1
+    columns, values = np.empty(3 * len(codes), np.int32), np.empty(3 * len(codes), np.float32)
+    ends, place = np.zeros(n + 1, np.int64), 0
+    for row in range(n):
+        a, b = starts[row], starts[row + 1]
+        found = np.empty(3 * (b - a), np.int64)
+        count = 0
+        for i in range(a, b):
+            h = np.int64(0)
+            for j in range(i, min(i + 3, b)):
+                h = _next(h, codes[j])
+                found[count] = h & (N_COLUMNS - 1)
+                count += 1
+        found[:count].sort()
+        for k in range(count):
+            if k and found[k] == found[k - 1]:
+                values[place - 1] += 1
+            else:
+                columns[place], values[place] = found[k], 1
+                place += 1
+        ends[row + 1] = place
+    return columns[:place].copy(), values[:place].copy(), ends
+
+
+@jit
+def _next(h, code):
+    """A hash that has also seen ``code``."""
+    h = (h ^ np.int64(code)) * _MIX
+    return h ^ (h >> 31)
+
+
+@jit
+def kind_of(code):
+    """0 other, 1 digit, 2 Latin letter, 3 Chinese character, 4 white space, 5 punctuation."""
+    if 48 <= code <= 57:
+        return 1
+    if 65 <= code <= 90 or 97 <= code <= 122:
+        return 2
+    if 0x4E00 <= code <= 0x9FFF:
+        return 3
+    if code == 32 or code == 10 or code == 9 or code == 13 or code == 0x3000:
+        return 4
+    if code < 128 or 0x3000 <= code <= 0x303F or 0xFF00 <= code <= 0xFF65 or 0x2010 <= code <= 0x2030:
+        return 5
+    return 0
+
+
+@jit
+def seen_around(codes, keys, marks, short, long, seen):
+    """Fill ``seen`` (characters, N_SEEN) with the hashed features of each character of one text.
+
+    ``keys``: a number for what names the character's line; ``marks``: whether it is in the question (1), elsewhere in
+    the text (2), or both (3); ``short`` and ``long``: the question's last characters as numbers.
+    """
+    n, top = len(codes), np.int64(seen[0, 0])
+    for i in range(n):
+        c0 = np.int64(codes[i])
+        b1 = np.int64(codes[i - 1]) if i > 0 else np.int64(-1)
+        b2 = np.int64(codes[i - 2]) if i > 1 else np.int64(-2)
+        a1 = np.int64(codes[i + 1]) if i + 1 < n else np.int64(-1)
+        a2 = np.int64(codes[i + 2]) if i + 2 < n else np.int64(-2)
+        shape = np.int64(0)
+        for j in range(i - 3, i + 4):
+            shape = shape * 7 + (kind_of(codes[j]) if 0 <= j < n else 6)
+        near = (shape // 49) % 343
+        m, key, k = np.int64(marks[i]), np.int64(keys[i]), 0
+        for a, b, c in (
+            (c0, 0, 0), (b1, 0, 0), (a1, 0, 0), (b2, 0, 0), (a2, 0, 0),
+            (b1, c0, 0), (c0, a1, 0), (b2, b1, 0), (a1, a2, 0),
+            (b1, c0, a1), (b2, b1, c0), (c0, a1, a2),
+            (shape, 0, 0), (near, 0, 0), (near, m, 0),
+            (key, 0, 0), (key, m, 0), (key, m, near), (m, c0, 0), (key, b1, 0),
+            (short, near, 0), (long, near, 0), (short, c0, 0), (short, b1, b2),
+            (short, a1, a2), (long, b1, 0), (long, key, m), (short, key, m),
+        ):  # fmt: skip
+            h = _next(np.int64(k + 1), a)
+            h = _next(_next(h, b), c)
+            seen[i, k] = h & top
+            k += 1
