@@ -29,7 +29,7 @@ class TaggedTexts:
     --------
     >>> texts = TaggedTexts(["问题：谁减持？\\n材料：甲公司减持。"], [""])
     >>> len(texts), int(texts.starts[1])
-    (1, 18)
+    (1, 17)
     """
 
     def __init__(self, inputs: Sequence[str], questions: Sequence[str]):
