@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from .judge import Judge
 from .learning_curves import SIZES, Curve, fit_curve
 
 RANDOM, BALANCED = "random", "balanced random"
+_OWN = re.compile(rf"({RANDOM}|{BALANCED})( [\d,]+)?")
 _MEANS = ("mean", "mean without smallest")
 
 
@@ -258,7 +260,7 @@ def _check(n_draws, level, pools) -> None:
 
 def _arm(judge: Judge, name: str, given, pools: list[np.ndarray]) -> list[np.ndarray]:
     """The rows of an arm in every draw."""
-    if name.startswith((RANDOM, BALANCED)):
+    if _OWN.fullmatch(name):
         raise ParameterError(f"the name {name!r} is the referee's own", where="selections", hint="Choose another name.")
     if callable(given):
         parts = [given(draw, judge.train.iloc[np.sort(pool)]) for draw, pool in enumerate(pools)]
