@@ -39,11 +39,15 @@ class Judge:
     Attributes
     ----------
     train, held : DataFrame
-        The training pool and the questions, row by row as in ``records``.
+        The training pool and the questions, in order of id, so that the order of ``records`` does not matter.
     groups : tuple of str
         The measured groups, in alphabetical order.
+    group_rows : dict of ndarray
+        The rows in ``train`` of every group, measured or not.
     kinds, metrics : dict
-        The kind of learner and the measure of each.
+        The kind of learner and the measure of each measured group.
+    right : dict of list of str
+        The right answers to the questions of each.
     left_out : dict
         Groups that cannot be measured, and why.
 
@@ -75,6 +79,9 @@ class Judge:
             raise ParameterError(f"questions is {questions!r}", hint="Give a whole number of at least 1.")
         _check(records, by)
         self.by, self.seed = by, seed
+        records = records.sort_values(
+            "id", kind="stable", key=lambda ids: ids.astype(str)
+        )  # the order given is no matter
         self.train = records[records["split"] != "test"].reset_index(drop=True)
         self.place = pd.Index(self.train["id"])
         self.group_rows = {str(k): v for k, v in sorted(self.train.groupby(by, sort=True).indices.items())}
@@ -84,9 +91,7 @@ class Judge:
         self.n_known = len(new) - sum(new)
         held = held[np.array(new, bool)].reset_index(drop=True)
         self.learners, self.kinds, self.metrics, self.left_out, kept = {}, {}, {}, {}, []
-        self._local = np.zeros(len(self.train), np.int64)
         for number, (group, rows) in enumerate(self.group_rows.items()):
-            self._local[rows] = np.arange(len(rows))
             own, asked = self.train.iloc[rows], held[held[by].astype(str) == group]
             if len(asked) > questions:
                 drawn = np.random.default_rng([seed, number]).permutation(len(asked))[:questions]
@@ -104,7 +109,7 @@ class Judge:
             raise DataError(f"no group can be measured: {why}", where=f"column {by!r}", hint=hint)
         self.held = pd.concat(kept, ignore_index=True)
         self.groups = tuple(self.learners)
-        self._right = {group: list(part["output"]) for group, part in zip(self.groups, kept, strict=True)}
+        self.right = {group: list(part["output"]) for group, part in zip(self.groups, kept, strict=True)}
         self._known: dict[tuple, np.ndarray] = {}
 
     def rows_of(self, ids: Sequence, where: str = "ids") -> np.ndarray:
@@ -151,7 +156,7 @@ class Judge:
         return {group: self._group(group, chosen[self.group_rows[group]], seed) for group in groups or self.groups}
 
     def _group(self, group: str, copies: np.ndarray, seed: int) -> np.ndarray:
-        right, rows = self._right[group], np.flatnonzero(copies)
+        right, rows = self.right[group], np.flatnonzero(copies)
         if len(rows) == 0:
             return np.zeros(len(right))
         seed = seed if self.kinds[group] == "copied" else 0

@@ -218,4 +218,3 @@ def learner_for(records: pd.DataFrame, questions: pd.DataFrame):
         return form.kind, CopyLearner(form, train, held, records, questions)
     learner = LabelLearner if form.kind == "labels" else NearestLearner
     return form.kind, learner(train, held, list(records["output"]))
-

@@ -95,6 +95,7 @@ def fit_curve(group: str, sizes, scores, n_records: int, *, tolerance: float = 0
         x = sizes**-c
         spread = ((x - x.mean()) ** 2).sum()
         b = max(0.0, -((x - x.mean()) * (scores - scores.mean())).sum() / spread) if spread > 0 else 0.0
+        b = b if b > 1e-9 else 0.0
         a = scores.mean() + b * x.mean()
         if a > 1:  # a score cannot pass 1
             a, b = 1.0, max(0.0, ((1 - scores) * x).sum() / (x * x).sum())

@@ -133,9 +133,15 @@ def referee(
     ['random', 'balanced random', 'ten of each task']
     """
     _check(n_draws, level, pools)
-    judge = records if isinstance(records, Judge) else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
-    pool_rows = [judge.rows_of(pool, f"pool {d}") for d, pool in enumerate(pools)] if pools is not None else None
-    pool_rows = pool_rows or [np.arange(len(judge.train))] * n_draws
+    if not selections:
+        raise ParameterError("there is no selection", where="selections", hint="Give at least one, by name.")
+    judge = (
+        records
+        if isinstance(records, Judge)
+        else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
+    )
+    whole = [np.arange(len(judge.train))] * n_draws
+    pool_rows = whole if pools is None else [np.unique(judge.rows_of(ids, f"pool {d}")) for d, ids in enumerate(pools)]
     arms = {str(name): _arm(judge, str(name), given, pool_rows) for name, given in selections.items()}
     against = {}  # arm -> its references
     references: dict[str, list[np.ndarray]] = {}
@@ -159,9 +165,20 @@ def referee(
         row for name, others in against.items() for other in others
         for row in _differences(judge, name, other, scores[name], scores[other], smallest, level)
     ]  # fmt: skip
-    columns = ["arm", "against", "task", "difference", "low", "high", "se_draws", "se_questions", "n_draws", "n_questions"]
+    columns = [
+        "arm",
+        "against",
+        "task",
+        "difference",
+        "low",
+        "high",
+        "se_draws",
+        "se_questions",
+        "n_draws",
+        "n_questions",
+    ]
     found = learning_curves(judge, n_draws=n_draws, seed=seed, progress=progress) if curves else ()
-    asked = {group: len(judge._right[group]) for group in judge.groups}
+    asked = {group: len(judge.right[group]) for group in judge.groups}
     about = {
         "n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest, "kinds": judge.kinds,
         "metrics": judge.metrics, "questions": asked, "left_out": judge.left_out, "n_known": judge.n_known,
@@ -207,7 +224,11 @@ def learning_curves(
     >>> all(0 <= curve.a <= 1 and curve.b >= 0 for curve in curves)
     True
     """
-    judge = records if isinstance(records, Judge) else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
+    judge = (
+        records
+        if isinstance(records, Judge)
+        else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
+    )
     inside = np.ones(len(judge.train), bool)
     if pool is not None:
         inside[:] = False
@@ -263,7 +284,7 @@ def _arm(judge: Judge, name: str, given, pools: list[np.ndarray]) -> list[np.nda
     if _OWN.fullmatch(name):
         raise ParameterError(f"the name {name!r} is the referee's own", where="selections", hint="Choose another name.")
     if callable(given):
-        parts = [given(draw, judge.train.iloc[np.sort(pool)]) for draw, pool in enumerate(pools)]
+        parts = [given(draw, judge.train.iloc[pool]) for draw, pool in enumerate(pools)]
     else:
         given = list(given)
         nested = len(given) > 0 and not isinstance(given[0], str) and np.ndim(given[0]) == 1
@@ -308,7 +329,9 @@ def _table(judge: Judge, every, scores, smallest: str) -> pd.DataFrame:
         chosen = {g: np.mean([np.isin(r, judge.group_rows[g]).sum() for r in every[name]]) for g in judge.groups}
         for task, parts in _means(judge.groups, smallest).items():
             value = np.array([np.mean([draw[group].mean() for group in parts]) for draw in draws])
-            rows.append((name, task, float(sum(chosen[g] for g in parts)), float(value.mean()), float(value.std(ddof=1))))
+            rows.append(
+                (name, task, float(sum(chosen[g] for g in parts)), float(value.mean()), float(value.std(ddof=1)))
+            )
     return pd.DataFrame(rows, columns=["arm", "task", "n", "score", "sd"])
 
 

@@ -69,7 +69,9 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
     >>> [part.shape[0] for part in text_rows(rows, rows.head(1))]
     [2, 1]
     """
-    texts = [[a if a.strip() else b for a, b in zip(f["input"], f["instruction"], strict=True)] for f in (records, questions)]
+    texts = [
+        [a if a.strip() else b for a, b in zip(f["input"], f["instruction"], strict=True)] for f in (records, questions)
+    ]
     names, blocks = part_names(texts[0]), ([], [])
     for side, (frame, own) in enumerate(zip((records, questions), texts, strict=True)):
         columns = list(zip(*(divided(text, names) for text in own), strict=True)) if names else [own]
