@@ -1,4 +1,4 @@
-"""The form of a task's answers: labels, parts of the input, or free text; and how parts of the input are put together."""
+"""The form of a task's answers: labels, parts of the input, or free text."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def answer_form(answers: Sequence[str], inputs: Sequence[str]) -> AnswerForm:
     >>> answer_form(["涨", "跌", "涨", "跌"], [""] * 4).kind
     'labels'
     >>> names = [f"{a}{b}公司" for a in "甲乙丙丁戊己庚辛壬癸" for b in "子丑寅卯辰巳午未申酉戌亥"]
-    >>> form = answer_form([f"是，{name}" for name in names] + ["否"] * 20, [name + "违规" for name in names] + [""] * 20)
+    >>> answers, inputs = [f"是，{name}" for name in names], [name + "违规" for name in names]
+    >>> form = answer_form([*answers, *["否"] * 20], [*inputs, *[""] * 20])
     >>> form.kind, form.constants, form.split("是，甲子公司", "甲子公司违规")
     ('copied', ('否', '是'), (('是',), [(0, '甲子公司')]))
     """

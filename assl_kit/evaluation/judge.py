@@ -79,9 +79,7 @@ class Judge:
             raise ParameterError(f"questions is {questions!r}", hint="Give a whole number of at least 1.")
         _check(records, by)
         self.by, self.seed = by, seed
-        records = records.sort_values(
-            "id", kind="stable", key=lambda ids: ids.astype(str)
-        )  # the order given is no matter
+        records = records.sort_values("id", kind="stable", key=lambda ids: ids.astype(str))
         self.train = records[records["split"] != "test"].reset_index(drop=True)
         self.place = pd.Index(self.train["id"])
         self.group_rows = {str(k): v for k, v in sorted(self.train.groupby(by, sort=True).indices.items())}

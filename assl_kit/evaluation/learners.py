@@ -23,7 +23,9 @@ _ABOVE = 0.35
 
 
 def solve_ridge(X: sparse.csr_matrix, Y: np.ndarray, copies: np.ndarray, ridge: float = _RIDGE) -> np.ndarray:
-    """Dual weights of a ridge regression, by conjugate gradients with one thread: ``(X Xᵀ + ridge · diag(1/copies)) A = Y``.
+    """Dual weights A of a ridge regression: ``(X Xᵀ + ridge · diag(1/copies)) A = Y``.
+
+    By conjugate gradients, with one thread, so that the numbers are the same everywhere.
 
     Parameters
     ----------

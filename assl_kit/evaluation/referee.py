@@ -19,6 +19,7 @@ from .learning_curves import SIZES, Curve, fit_curve
 
 RANDOM, BALANCED = "random", "balanced random"
 _OWN = re.compile(rf"({RANDOM}|{BALANCED})( [\d,]+)?")
+_COLUMNS = ("arm", "against", "task", "difference", "low", "high", "se_draws", "se_questions", "n_draws", "n_questions")
 _MEANS = ("mean", "mean without smallest")
 
 
@@ -36,7 +37,9 @@ class RefereeResult:
     curves : tuple of Curve
         Of each group, if asked for.
     about : dict
-        Settings and what was left out: ``n_draws, seed, level, smallest, kinds, metrics, questions, left_out, n_known``.
+        ``n_draws, seed, level, smallest, kinds, metrics, questions, left_out, n_known``: the settings, the smallest
+        task, the learner, measure and number of questions of each task, tasks that could not be measured, and how many
+        questions were left out because the training pool holds them.
     """
 
     table: pd.DataFrame
@@ -135,11 +138,7 @@ def referee(
     _check(n_draws, level, pools)
     if not selections:
         raise ParameterError("there is no selection", where="selections", hint="Give at least one, by name.")
-    judge = (
-        records
-        if isinstance(records, Judge)
-        else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
-    )
+    judge = _judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
     whole = [np.arange(len(judge.train))] * n_draws
     pool_rows = whole if pools is None else [np.unique(judge.rows_of(ids, f"pool {d}")) for d, ids in enumerate(pools)]
     arms = {str(name): _arm(judge, str(name), given, pool_rows) for name, given in selections.items()}
@@ -165,25 +164,13 @@ def referee(
         row for name, others in against.items() for other in others
         for row in _differences(judge, name, other, scores[name], scores[other], smallest, level)
     ]  # fmt: skip
-    columns = [
-        "arm",
-        "against",
-        "task",
-        "difference",
-        "low",
-        "high",
-        "se_draws",
-        "se_questions",
-        "n_draws",
-        "n_questions",
-    ]
     found = learning_curves(judge, n_draws=n_draws, seed=seed, progress=progress) if curves else ()
     asked = {group: len(judge.right[group]) for group in judge.groups}
     about = {
         "n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest, "kinds": judge.kinds,
         "metrics": judge.metrics, "questions": asked, "left_out": judge.left_out, "n_known": judge.n_known,
     }  # fmt: skip
-    return RefereeResult(table, pd.DataFrame(rows, columns=columns), tuple(found), about)
+    return RefereeResult(table, pd.DataFrame(rows, columns=_COLUMNS), tuple(found), about)
 
 
 def learning_curves(
@@ -224,11 +211,7 @@ def learning_curves(
     >>> all(0 <= curve.a <= 1 and curve.b >= 0 for curve in curves)
     True
     """
-    judge = (
-        records
-        if isinstance(records, Judge)
-        else Judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
-    )
+    judge = _judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
     inside = np.ones(len(judge.train), bool)
     if pool is not None:
         inside[:] = False
@@ -268,6 +251,10 @@ def balanced_rows(groups: Sequence[np.ndarray], n_select: int, rng: np.random.Ge
         else:
             quota[open_] += np.minimum(left // len(open_), sizes[open_] - quota[open_])
     return np.concatenate([rng.permutation(rows)[:n] for rows, n in zip(groups, quota, strict=True)])
+
+
+def _judge(records, **settings) -> Judge:
+    return records if isinstance(records, Judge) else Judge(records, **settings)
 
 
 def _check(n_draws, level, pools) -> None:

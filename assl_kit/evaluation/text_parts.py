@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
@@ -69,9 +70,7 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
     >>> [part.shape[0] for part in text_rows(rows, rows.head(1))]
     [2, 1]
     """
-    texts = [
-        [a if a.strip() else b for a, b in zip(f["input"], f["instruction"], strict=True)] for f in (records, questions)
-    ]
+    texts = [_inputs(records), _inputs(questions)]
     names, blocks = part_names(texts[0]), ([], [])
     for side, (frame, own) in enumerate(zip((records, questions), texts, strict=True)):
         columns = list(zip(*(divided(text, names) for text in own), strict=True)) if names else [own]
@@ -84,10 +83,12 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
     return tuple(_unit(sparse.hstack(parts, format="csr")) for parts in (train, held))
 
 
+def _inputs(records: pd.DataFrame) -> list[str]:
+    return [a if a.strip() else b for a, b in zip(records["input"], records["instruction"], strict=True)]
+
+
 def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:
     """Rows of unit length."""
-    import numpy as np
-
     length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     rows.data /= np.repeat(np.where(length > 0, length, 1), np.diff(rows.indptr)).astype(np.float32)
     return rows
