@@ -344,9 +344,7 @@ def test_test_ids_cannot_be_chosen(corpus, judge):
 
 def test_more_than_there_are_is_refused(corpus, judge):
     ids = ids_of(corpus)
-    with pytest.raises(
-        ParameterError, match=f"{len(ids) + 1} records are chosen.*has {len(ids)}"
-    ):
+    with pytest.raises(ParameterError, match=f"{len(ids) + 1} records are chosen.*has {len(ids)}"):
         referee(judge, {"a": [*ids, ids[0]]})
 
 
@@ -392,6 +390,19 @@ def test_bad_records(corpus):
         Judge(corpus.head(0))
     with pytest.raises(ParameterError, match="questions"):
         Judge(corpus, questions=0)
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": ()}, {"sizes": (0, 10)}, {"sizes": (2.5,)}, {"n_draws": 0}])
+def test_curves_out_of_range(judge, wrong):
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        learning_curves(judge, **wrong)
+
+
+def test_learning_beats_the_baseline(judge):
+    whole, least = judge.scores(judge.train["id"]), judge.baseline()
+    assert set(least) == set(judge.groups)
+    labels = [group for group in judge.groups if judge.kinds[group] == "labels"]
+    assert np.mean([whole[group].mean() - least[group] for group in labels]) > 0.1
 
 
 def test_bad_curves():

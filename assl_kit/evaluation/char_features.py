@@ -147,8 +147,8 @@ def seen_around(codes, keys, marks, short, long, seen):
         for j in range(i - 3, i + 4):
             shape = shape * 7 + (kind_of(codes[j]) if 0 <= j < n else 6)
         near = (shape // 49) % 343
-        m, key, k = np.int64(marks[i]), np.int64(keys[i]), 0
-        for a, b, c in (
+        m, key = np.int64(marks[i]), np.int64(keys[i])
+        views = (
             (c0, 0, 0), (b1, 0, 0), (a1, 0, 0), (b2, 0, 0), (a2, 0, 0),
             (b1, c0, 0), (c0, a1, 0), (b2, b1, 0), (a1, a2, 0),
             (b1, c0, a1), (b2, b1, c0), (c0, a1, a2),
@@ -156,8 +156,7 @@ def seen_around(codes, keys, marks, short, long, seen):
             (key, 0, 0), (key, m, 0), (key, m, near), (m, c0, 0), (key, b1, 0),
             (short, near, 0), (long, near, 0), (short, c0, 0), (short, b1, b2),
             (short, a1, a2), (long, b1, 0), (long, key, m), (short, key, m),
-        ):  # fmt: skip
-            h = _next(np.int64(k + 1), a)
-            h = _next(_next(h, b), c)
-            seen[i, k] = h & top
-            k += 1
+        )  # fmt: skip
+        for k in range(N_SEEN):
+            a, b, c = views[k]
+            seen[i, k] = _next(_next(_next(np.int64(k + 1), a), b), c) & top

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.metrics import metric_of, normalise_answer, score_answers
+from assl_kit.metrics import baseline_answers, metric_of, normalise_answer, score_answers
 
 from .learners import learner_for
 
@@ -109,6 +109,19 @@ class Judge:
         self.groups = tuple(self.learners)
         self.right = {group: list(part["output"]) for group, part in zip(self.groups, kept, strict=True)}
         self._known: dict[tuple, np.ndarray] = {}
+
+    def baseline(self) -> dict[str, float]:
+        """Mean score by group of the majority answer or the lead, as `assl_kit.metrics.baseline_answers` gives them.
+
+        A group where no training set comes above it is one that its learner cannot learn: it tells nothing of
+        selections. Examples are multiple choice and the matching of two texts.
+        """
+        found = {}
+        for group in self.groups:
+            own = [part[part[self.by].astype(str) == group] for part in (self.train, self.held)]
+            said = baseline_answers(*(part.assign(task=group) for part in own))
+            found[group] = float(score_answers(self.right[group], said, self.metrics[group]).mean())
+        return found
 
     def rows_of(self, ids: Sequence, where: str = "ids") -> np.ndarray:
         """Rows of the training pool of ids, which may repeat.

@@ -37,9 +37,9 @@ class RefereeResult:
     curves : tuple of Curve
         Of each group, if asked for.
     about : dict
-        ``n_draws, seed, level, smallest, kinds, metrics, questions, left_out, n_known``: the settings, the smallest
-        task, the learner, measure and number of questions of each task, tasks that could not be measured, and how many
-        questions were left out because the training pool holds them.
+        ``n_draws, seed, level, smallest, kinds, metrics, questions, baseline, left_out, n_known``: the settings, the
+        smallest task, the learner, measure, number of questions and score of the majority or lead of each task, tasks
+        that could not be measured, and how many questions were left out because the training pool holds them.
     """
 
     table: pd.DataFrame
@@ -168,7 +168,8 @@ def referee(
     asked = {group: len(judge.right[group]) for group in judge.groups}
     about = {
         "n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest, "kinds": judge.kinds,
-        "metrics": judge.metrics, "questions": asked, "left_out": judge.left_out, "n_known": judge.n_known,
+        "metrics": judge.metrics, "questions": asked, "baseline": judge.baseline(),
+        "left_out": judge.left_out, "n_known": judge.n_known,
     }  # fmt: skip
     return RefereeResult(table, pd.DataFrame(rows, columns=_COLUMNS), tuple(found), about)
 
@@ -204,6 +205,11 @@ def learning_curves(
     tuple of Curve
         One a measured group, in alphabetical order.
 
+    Raises
+    ------
+    DataError, ParameterError
+        As `Judge`; ``sizes`` or ``n_draws`` that are no positive whole numbers; ids of the pool that are unknown.
+
     Examples
     --------
     >>> from assl_kit.synthetic import make_corpus
@@ -216,6 +222,10 @@ def learning_curves(
     if pool is not None:
         inside[:] = False
         inside[judge.rows_of(pool, "pool")] = True
+    if not len(sizes) or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in sizes):
+        raise ParameterError(f"sizes are {sizes!r}", hint="Give whole numbers of at least 1.")
+    if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 1:
+        raise ParameterError(f"n_draws is {n_draws!r}", hint="Give a whole number of at least 1.")
     found, bar = [], tqdm(judge.groups, desc="learning curves", unit="group", disable=not progress, leave=False)
     with blas().limit(limits=1):
         for number, group in enumerate(bar):
