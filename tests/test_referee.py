@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.evaluation.answer_form import answer_form
 from assl_kit.evaluation.judge import Judge, hold_out
-from assl_kit.evaluation.learners import LabelLearner, learner_for, ridge_values, solve_ridge
+from assl_kit.evaluation.learners import LabelLearner, answer_form, learner_for, ridge_values, solve_ridge
 from assl_kit.evaluation.learning_curves import Curve, fit_curve
 from assl_kit.evaluation.referee import balanced_rows, crossed_interval, learning_curves, referee
 from assl_kit.evaluation.tagger import TaggedTexts, tag, train_tagger
@@ -113,14 +112,14 @@ def test_forms_of_answers():
 
 @pytest.mark.parametrize("answer", ["是，甲公司；乙公司", "否", "甲公司"])
 def test_a_copied_answer_is_put_together_again(answer):
-    from assl_kit.evaluation.answer_form import AnswerForm
+    from assl_kit.evaluation.learners import AnswerForm
 
     form = AnswerForm("copied", ("否", "是"), ("\0",), "；")
     assert form.join(*form.split(answer, "甲公司与乙公司")).replace("；", "，") == answer.replace("；", "，")
 
 
 def test_an_answer_that_is_not_in_the_text_cannot_be_copied():
-    from assl_kit.evaluation.answer_form import AnswerForm
+    from assl_kit.evaluation.learners import AnswerForm
 
     assert AnswerForm("copied", ("否",), ("\0",), "；").split("丙公司", "甲公司与乙公司") is None
 
