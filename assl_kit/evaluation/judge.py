@@ -111,7 +111,7 @@ class Judge:
         self._known: dict[tuple, np.ndarray] = {}
 
     def baseline(self) -> dict[str, float]:
-        """Mean score by group of the majority answer or the lead, as `assl_kit.evaluation.metrics.baseline_answers` gives them.
+        """Mean score by group of the majority answer or the lead, as `baseline_answers` gives them.
 
         A group where no training set comes above it is one that its learner cannot learn: it tells nothing of
         selections. Examples are multiple choice and the matching of two texts.
