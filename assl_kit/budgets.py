@@ -77,7 +77,9 @@ def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarra
     return budgets
 
 
-def cell_budgets(group_of, sizes, n_select, power, capacities, *, floor=False, curves=None, distinct=None, weights=None):
+def cell_budgets(
+    group_of, sizes, n_select, power, capacities, *, floor=False, curves=None, distinct=None, weights=None
+):
     """Two levels: divide a number among groups, then each group's share among its cells, by their sizes.
 
     Parameters

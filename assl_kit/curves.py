@@ -55,8 +55,8 @@ def fit_curves(points: pd.DataFrame) -> pd.DataFrame:
         raise DataError("a point of a learning curve is not finite, or n is below 1")
     fitted = {}
     for name, group in points.groupby("group", sort=True):
-        able = group["n"].nunique() >= 3
-        fitted[name] = _fit(group["n"].to_numpy(np.float64), group["score"].to_numpy(np.float64)) if able else [np.nan] * 4
+        n, score = group[["n", "score"]].to_numpy(np.float64).T
+        fitted[name] = _fit(n, score) if len(np.unique(n)) >= 3 else [np.nan] * 4
     curves = pd.DataFrame.from_dict(fitted, orient="index", columns=[*CURVE_COLUMNS, "error"]).rename_axis("group")
     known = curves.dropna()
     if known.empty:

@@ -36,8 +36,8 @@ PAPER = {
 class Redistributor(BaseEstimator):
     """Choose a small training set: budgets for groups, then thin with A-DBSCAN and pick with MMR in each cell.
 
-    A cell is where a group (a task, a source: see `assl_kit.groups.assign_groups`) and a cluster meet. `Redistributor.paper`
-    gives what the paper says literally.
+    A cell is where a group (a task, a source: see `assl_kit.groups.assign_groups`) and a cluster meet.
+    `Redistributor.paper` gives what the paper says literally.
 
     Parameters
     ----------
@@ -178,7 +178,8 @@ class Redistributor(BaseEstimator):
         if n_select == 0:
             return empty_table(POOL_COLUMNS)
         names = [space.name(i) for i in range(len(space.members))]
-        fits = self._each("A-DBSCAN", "_fit", space.X, {name: (m,) for name, m in zip(names, space.members, strict=True)})
+        rows = {name: (members,) for name, members in zip(names, space.members, strict=True)}
+        fits = self._each("A-DBSCAN", "_fit", space.X, rows)
         able = np.array([count for count, _ in fits])
         usable = able if self.noise == "drop" else every
         budgets = self._budgets(space, n_select, curves, usable, able)
@@ -190,8 +191,9 @@ class Redistributor(BaseEstimator):
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
     def select(
-        self, X, clusters, pool, n_select, *, groups=None, curves=None, exclude=None, scores=None, centroids=None, ids=None
-    ) -> Selection:
+        self, X, clusters, pool, n_select, *,
+        groups=None, curves=None, exclude=None, scores=None, centroids=None, ids=None,
+    ) -> Selection:  # fmt: skip
         """Second stage: pick from the pool of each cell by MMR, and repeat where a group wants more than it has.
 
         Parameters
@@ -255,8 +257,9 @@ class Redistributor(BaseEstimator):
         )
 
     def fit_select(
-        self, X, clusters, n_select, *, groups=None, curves=None, exclude=None, scores=None, ids=None, centroids=None
-    ) -> Selection:
+        self, X, clusters, n_select, *,
+        groups=None, curves=None, exclude=None, scores=None, ids=None, centroids=None,
+    ) -> Selection:  # fmt: skip
         """Both stages: `pool`, then `select`; ``scores`` are over all rows, and those with NaN are excluded."""
         n = np.shape(X)[0]
         if scores is not None:

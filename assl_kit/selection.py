@@ -11,7 +11,8 @@ from .errors import DataError, ParameterError
 
 POOL_COLUMNS = ("row", "id", "cluster", "group", "label", "core_distance", "radius", "weight")
 TABLE_COLUMNS = (*POOL_COLUMNS, "relevance", "score", "max_similarity", "rank", "copies")
-_TYPES = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64) | {"id": object, "group": object}
+_TYPES = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64)
+_TYPES |= dict.fromkeys(("id", "group"), object)
 
 
 def empty_table(columns) -> pd.DataFrame:
@@ -68,9 +69,10 @@ class Selection:
         Returns
         -------
         DataFrame
-            Index: the clusters or groups; ``n`` (records there were), ``pool``, ``budget``, ``distinct`` (records chosen),
-            ``copies`` (second and further; distinct + copies = budget), ``noise`` (chosen records that are noise),
-            ``mean_weight``, ``mean_relevance``, ``mean_score``, ``mean_max_similarity`` (NaN where none was chosen).
+            Index: the clusters or groups; ``n`` (records there were), ``pool``, ``budget``, ``distinct`` (records
+            chosen), ``copies`` (second and further; distinct + copies = budget), ``noise`` (chosen records that are
+            noise), ``mean_weight``, ``mean_relevance``, ``mean_score``, ``mean_max_similarity`` (NaN where none was
+            chosen).
         """
         sizes = {"cluster": self.sizes, "group": self.group_sizes}.get(by)
         if sizes is None:

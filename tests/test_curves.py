@@ -42,7 +42,9 @@ def test_curves_are_found_again():
 
 
 def test_a_group_too_small_to_measure_gets_the_medians():
-    points = pd.concat([measured(a=(0.8, 1, 0.5), b=(0.6, 1, 0.5)), pd.DataFrame({"group": ["c"], "n": [25], "score": [0.1]})])
+    points = pd.concat(
+        [measured(a=(0.8, 1, 0.5), b=(0.6, 1, 0.5)), pd.DataFrame({"group": ["c"], "n": [25], "score": [0.1]})]
+    )
     curves = fit_curves(points)
     assert np.allclose(curves.loc["c", ["a", "b", "c"]].astype(float), curves.loc[["a", "b"], ["a", "b", "c"]].median())
     assert np.isnan(curves.loc["c", "error"])

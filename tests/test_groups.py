@@ -13,7 +13,9 @@ from assl_kit.ranks import rank_within
 
 def records(n=40, **columns):
     same = {"task": "qa", "source": "one", "instruction": [f"question {i}" for i in range(n)]}
-    return pd.DataFrame({name: column if not isinstance(column, str) else [column] * n for name, column in (same | columns).items()})
+    return pd.DataFrame(
+        {name: column if not isinstance(column, str) else [column] * n for name, column in (same | columns).items()}
+    )
 
 
 @pytest.mark.parametrize(
