@@ -72,7 +72,7 @@ def test_everything_adds_up():
     X, clusters = space()
     rng = np.random.default_rng(0)
     scores = rng.random(len(X))
-    chosen = Redistributor().fit_select(X, clusters, 60, scores=scores)
+    chosen = Redistributor.paper().fit_select(X, clusters, 60, scores=scores)
     assert isinstance(chosen, Selection)
     assert chosen.repeats.sum() == 60 and chosen.repeats.max() == 2
     assert len(set(chosen.indices.tolist())) == len(chosen.indices)
@@ -98,7 +98,7 @@ def test_everything_adds_up():
 
 def test_each_stage_is_the_kernels_work():
     X, clusters = space(300, seed=2)
-    redistributor = Redistributor(min_samples=5, repeat_share=0)
+    redistributor = Redistributor.paper(min_samples=5, repeat_share=0)
     chosen = redistributor.fit_select(X, clusters, 45)
     for name, budget in chosen.budgets.items():
         rows = np.flatnonzero(clusters == name)
@@ -128,7 +128,7 @@ def test_permuting_rows_gives_the_same_ids(seed, n, share, duplicates, noise, po
     rng = np.random.default_rng(seed)
     ids = np.array([f"id-{i}" for i in rng.permutation(n)])
     scores, order, wanted = rng.random(n), rng.permutation(n), round(share * n)
-    model = Redistributor(noise=noise, budget_power=power, max_repeat=max_repeat, min_samples=6)
+    model = Redistributor.paper(noise=noise, budget_power=power, max_repeat=max_repeat, min_samples=6)
     first = model.fit_select(X, clusters, wanted, scores=scores, ids=ids)
     second = model.fit_select(X[order], clusters[order], wanted, scores=scores[order], ids=ids[order])
     assert first.repeats.sum() == wanted
@@ -172,7 +172,7 @@ def test_the_size_is_exact_or_refused(seed, n, share, power, factor, repeat_shar
 def test_scores_by_row_or_by_pool_are_the_same():
     X, clusters = space(seed=4)
     scores = np.random.default_rng(4).random(len(X))
-    model = Redistributor()
+    model = Redistributor.paper()
     pool = model.pool(X, clusters, 50)
     by_row = model.select(X, clusters, pool, 50, scores=scores)
     only_pool = np.where(np.isin(np.arange(len(X)), pool["row"]), scores, np.nan)
@@ -185,7 +185,7 @@ def test_scores_by_row_or_by_pool_are_the_same():
 def test_pool_read_back_without_rows(tmp_path):
     X, clusters = space(seed=5)
     ids = np.array([f"r{i:04d}" for i in range(len(X))])[::-1]
-    model = Redistributor()
+    model = Redistributor.paper()
     pool = model.pool(X, clusters, 50, ids=ids)
     pool.drop(columns="row").sample(frac=1, random_state=0).to_parquet(tmp_path / "pool.parquet")
     again = model.select(X, clusters, pd.read_parquet(tmp_path / "pool.parquet"), 50, ids=ids)
@@ -195,12 +195,12 @@ def test_pool_read_back_without_rows(tmp_path):
 def test_own_centroids_and_threads():
     X, clusters = space(seed=6)
     means = np.stack([X[clusters == c].mean(axis=0) for c in range(3)])
-    plain = Redistributor().fit_select(X, clusters, 50)
-    given_means = Redistributor().fit_select(X, clusters, 50, centroids=means)
+    plain = Redistributor.paper().fit_select(X, clusters, 50)
+    given_means = Redistributor.paper().fit_select(X, clusters, 50, centroids=means)
     assert plain.indices.tolist() == given_means.indices.tolist()
-    threaded = Redistributor(n_jobs=2).fit_select(X, clusters, 50)
+    threaded = Redistributor.paper(n_jobs=2).fit_select(X, clusters, 50)
     pd.testing.assert_frame_equal(plain.table, threaded.table)
-    turned = Redistributor(weights=(1, 0, 0)).fit_select(X, clusters, 50, centroids=np.roll(means, 1, axis=0))
+    turned = Redistributor.paper(weights=(1, 0, 0)).fit_select(X, clusters, 50, centroids=np.roll(means, 1, axis=0))
     assert turned.table["relevance"].mean() < plain.table["relevance"].mean()
 
 
@@ -210,7 +210,7 @@ def test_thinning_raises_the_sparse_region():
     for c in range(3):
         kappa[clusters == c] = ADBSCAN().fit(X[clusters == c]).core_distances_
     sparse = kappa > np.median(kappa)
-    chosen = Redistributor().fit_select(X, clusters, 120)
+    chosen = Redistributor.paper().fit_select(X, clusters, 120)
     assert sparse[chosen.indices].mean() > 0.6
 
 
@@ -218,25 +218,25 @@ def test_small_clusters_are_raised_and_overflow_moves_on():
     X, clusters = space(300, seed=8)
     clusters = np.where(clusters == 2, 1, clusters)
     clusters[:4] = 2
-    even = Redistributor(budget_power=0, max_repeat=1).fit_select(X, clusters, 60)
+    even = Redistributor.paper(budget_power=0, max_repeat=1).fit_select(X, clusters, 60)
     assert even.budgets.tolist() == [28, 28, 4]
-    with_copies = Redistributor(budget_power=0, min_samples=2, repeat_share=0.5).fit_select(X, clusters, 60)
+    with_copies = Redistributor.paper(budget_power=0, min_samples=2, repeat_share=0.5).fit_select(X, clusters, 60)
     assert with_copies.repeats.sum() == 60 and 4 <= with_copies.budgets[2] <= 8
 
 
 def test_nothing_and_everything():
     X, clusters = space(120, seed=9)
-    none = Redistributor().fit_select(X, clusters, 0)
+    none = Redistributor.paper().fit_select(X, clusters, 0)
     assert len(none.table) == len(none.pool) == 0 and tuple(none.table.columns) == TABLE_COLUMNS
     assert none.budgets.tolist() == [0, 0, 0] and none.summary()["n"].sum() == 120
-    everything = Redistributor(max_repeat=1).fit_select(X, clusters, 120)
+    everything = Redistributor.paper(max_repeat=1).fit_select(X, clusters, 120)
     assert sorted(everything.indices.tolist()) == list(range(120))
     assert (everything.table["weight"] == 1).all()
 
 
 def test_summary_and_kept_by():
     X, clusters = space(seed=10)
-    chosen = Redistributor().fit_select(X, clusters, 60)
+    chosen = Redistributor.paper().fit_select(X, clusters, 60)
     summary = chosen.summary()
     assert summary.index.name == "cluster"
     assert np.array_equal(summary["n"], np.bincount(clusters))
@@ -281,6 +281,11 @@ X0, CLUSTERS0 = space(60, seed=11)
         ({"scores": np.zeros(59)}, ParameterError, "60 rows"),
         ({"ids": ["same"] * 60}, DataError, "twice"),
         ({"ids": ["a", "b"]}, DataError, "60 rows"),
+        ({"groups": ["a"] * 59}, DataError, "60 rows"),
+        ({"groups": [f"g{i}" for i in range(60)]}, ParameterError, "some would get nothing"),
+        ({"exclude": np.zeros(60)}, DataError, "exclude"),
+        ({"exclude": np.ones(60, bool)}, ParameterError, "can be given"),
+        ({"n_select": 61}, ParameterError, "at most 60 can be given"),
         ({"centroids": np.eye(8)[:1]}, DataError, "unknown"),
         ({"centroids": np.ones((61, 8))}, DataError, "fewer records"),
         ({"centroids": np.ones((3, 7))}, ParameterError, "7 columns"),
@@ -304,6 +309,8 @@ def test_bad_data_is_named(change, error, words):
         {"min_samples": 0},
         {"flattening": 2},
         {"noise": "gone"},
+        {"budget": "even"},
+        {"scale": "rank"},
         {"eps": -1},
     ],
 )

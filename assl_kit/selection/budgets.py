@@ -9,6 +9,8 @@ import numpy as np
 
 from assl_kit.errors import ParameterError
 
+from .curves import curve_budgets
+
 
 def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarray:
     """Divide a number among clusters, proportionally to ``size ** power``, by largest remainder.
@@ -73,4 +75,69 @@ def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarra
     order = np.lexsort((np.arange(len(sizes)), -(share - budgets)))
     order = order[budgets[order] < caps[order]]
     budgets[order[: int(n_select) - budgets.sum()]] += 1
+    return budgets
+
+
+def cell_budgets(
+    group_of, sizes, n_select, power, capacities, *, floor=False, curves=None, distinct=None, weights=None
+):
+    """Two levels: divide a number among groups, then each group's share among its cells, by their sizes.
+
+    Parameters
+    ----------
+    group_of : array-like of shape (k,), int
+        The group of each cell, from 0; every group has a cell.
+    sizes, capacities : array-like of shape (k,), int
+        Records of each cell, and the most it can give, copies counted.
+    n_select : int
+        At most the sum of the capacities.
+    power : float
+        τ ≥ 0 of groups, as in `cluster_budgets`. Cells of a group are served proportionally to their sizes.
+    floor : bool, default=False
+        Give every group at least one, as far as n_select goes.
+    curves : array-like of shape (groups, 3), optional
+        Divide by `curve_budgets` instead of by size. Curves tell nothing of copies, so groups get at
+        most their ``distinct`` (default: sizes) records by them; what is wanted beyond all records follows by size.
+    weights : array-like of shape (groups,), optional
+        Of the groups, for curves.
+
+    Returns
+    -------
+    ndarray of shape (k,), int64
+        Sums to ``n_select`` exactly.
+
+    Raises
+    ------
+    ParameterError
+        As `cluster_budgets` and `curve_budgets`.
+
+    Examples
+    --------
+    >>> cell_budgets([0, 0, 1], [600, 200, 200], 80, 0, [600, 200, 200]).tolist()
+    [30, 10, 40]
+    """
+    group_of, sizes, caps = np.asarray(group_of), np.asarray(sizes), np.asarray(capacities)
+    k = int(group_of.max(initial=-1)) + 1
+
+    def total(values):
+        return np.bincount(group_of, values, minlength=k).astype(np.int64)
+
+    if curves is None:
+        wanted = cluster_budgets(total(sizes), n_select, power, capacities=total(caps))
+    else:
+        once = total(np.minimum(sizes if distinct is None else distinct, caps))
+        by_curve = curve_budgets(curves, once, min(n_select, once.sum()), weights=weights)
+        rest = n_select - int(by_curve.sum())
+        wanted = by_curve + cluster_budgets(total(sizes), rest, 1.0, capacities=total(caps) - by_curve)
+    if floor:
+        for group in np.flatnonzero((wanted == 0) & (total(caps) > 0)):
+            richest = int(np.argmax(wanted))
+            if wanted[richest] < 2:
+                break
+            wanted[richest] -= 1
+            wanted[group] = 1
+    budgets = np.zeros(len(sizes), np.int64)
+    for group in np.flatnonzero(wanted):
+        mine = np.flatnonzero(group_of == group)
+        budgets[mine] = cluster_budgets(sizes[mine], int(wanted[group]), 1.0, capacities=caps[mine])
     return budgets

@@ -1,4 +1,4 @@
-"""The two stages together: in each cluster thin to a pool (A-DBSCAN), then pick by MMR and repeat the sparsest."""
+"""The two stages together: budgets for groups, then in each cell thin to a pool (A-DBSCAN) and pick by MMR."""
 
 from __future__ import annotations
 
@@ -11,91 +11,135 @@ from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.space.rows import check_rows, mean_direction
+from assl_kit.space.rows import mean_direction
 
 from .adbscan import ADBSCAN
-from .budgets import cluster_budgets
-from .ids import id_order
+from .budgets import cell_budgets, cluster_budgets
+from .cells import Space, pool_scores
+from .curves import CURVE_COLUMNS, objective_weights
 from .mmr import check_weights, mmr_select, mmr_terms
+from .spreads import scaled_weights, term_spreads
 from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 
 __all__ = ["Redistributor", "Selection", "cluster_budgets"]
 
+#: what `Redistributor.paper` sets
+PAPER = {
+    "budget_power": 1.0,
+    "pool_factor": 3,
+    "repeat_share": 0.1,
+    "max_repeat": 2,
+    "flattening": 0.5,
+    "weights": (0.4, 0.2, 0.4),
+    "scale": "raw",
+}
+
 
 class Redistributor(BaseEstimator):
-    """Choose a small training set: in each cluster thin with A-DBSCAN, pick with MMR, repeat the sparsest.
+    """Choose a small training set: budgets for groups, then thin with A-DBSCAN and pick with MMR in each cell.
+
+    A cell is where a group (a task, a source: see `assign_groups`) and a cluster meet.
+    `Redistributor.paper` gives what the paper says literally.
 
     Parameters
     ----------
-    pool_factor : float, default=3
-        Size of a cluster's pool over its budget, ≥ 1.
-    repeat_share : float, default=0.1
+    budget : {"power", "curve"}, default="power"
+        How groups share the number that is wanted: proportionally to ``size ** budget_power``; or by learning curves
+        (`curves`), each next record to the group that gains most by it. Within a group cells share by size.
+    budget_power : float, default=0.25
+        τ ≥ 0: 1 is proportional, 0 gives all groups the same.
+    objective : {"groups", "records"} or mapping of group to weight, default="groups"
+        What curves maximise: the mean over groups, the mean over records, or a weighted mean.
+    pool_factor : float, default=1
+        Size of a cell's pool over its budget, ≥ 1. MMR, and so ``weights`` and scores, choose only where it is above 1.
+    repeat_share : float, default=0
         Share of each budget, in [0, 1], given as second copies, then third, to the sparsest picks that are not noise.
-    max_repeat : int, default=2
-        Most times a record is given; 1 turns repeats off.
-    budget_power : float, default=1.0
-        τ of `cluster_budgets`.
+    max_repeat : int, default=1
+        Most times a record is given. Above 1 a group may want more than it has, and gets copies for the rest.
     min_samples, flattening, link_flattening, eps, noise
-        As `assl_kit.ADBSCAN`, which is fitted in each cluster alone.
-    weights : (float, float, float), default=(0.4, 0.2, 0.4)
+        As `assl_kit.ADBSCAN`, which is fitted in each cell alone; ``flattening`` is 0 by default: the radius follows
+        the density entirely, and a pool is spread as its cell is.
+    weights : (float, float, float), default=(0.5, 0, 0.5)
         Relevance, score, diversity, as `assl_kit.mmr_select`.
+    scale : {"spread", "raw"}, default="spread"
+        Divide each term by its standard deviation over the cell's pool (`spreads`), so that a weight is what
+        it says; or take the terms as they are.
     n_jobs, device
-        As `assl_kit.ADBSCAN`. Clusters are worked one after the other, each with all threads, so that memory holds the
+        As `assl_kit.ADBSCAN`. Cells are worked one after the other, each with all threads, so that memory holds the
         tiles of one. The result depends on neither.
     verbose : bool, default=False
         Show progress bars.
 
     Notes
     -----
-    Paper, data redistribution (A-DBSCAN and MMR in each cluster, a tenth kept); pool, budgets and repeats as stated
-    here are ours. With ``ids`` the result does not depend on the order of the rows: each cluster is worked in order of
-    id.
+    Paper, data redistribution (A-DBSCAN and MMR in each cluster, a tenth kept); groups, pool, budgets and repeats as
+    stated here are ours. With ``ids`` the result does not depend on the order of the rows: each cell is worked in order
+    of id. What the defaults rest on is in `docs/selection.md`.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(300, 8)) + 2 * np.eye(8)[np.repeat([0, 1, 2], [150, 100, 50])]
     >>> X /= np.linalg.norm(X, axis=1, keepdims=True)
-    >>> chosen = Redistributor().fit_select(X, np.repeat([0, 1, 2], [150, 100, 50]), 60)
-    >>> chosen.budgets.tolist(), int(chosen.repeats.sum())
-    ([30, 20, 10], 60)
-    >>> chosen.summary()["distinct"].tolist()
-    [27, 18, 9]
+    >>> tasks = np.repeat(["sentiment", "qa", "sentiment"], [150, 100, 50])
+    >>> chosen = Redistributor(budget_power=0).fit_select(X, np.repeat([0, 1, 2], [150, 100, 50]), 60, groups=tasks)
+    >>> chosen.cells["budget"].to_dict()
+    {('qa', 1): 30, ('sentiment', 0): 22, ('sentiment', 2): 8}
     """
 
     def __init__(
         self,
         *,
-        pool_factor=3,
-        repeat_share=0.1,
-        max_repeat=2,
-        budget_power=1.0,
+        budget="power",
+        budget_power=0.25,
+        objective="groups",
+        pool_factor=1,
+        repeat_share=0,
+        max_repeat=1,
         min_samples=10,
-        flattening=0.5,
+        flattening=0,
         link_flattening=0.75,
         eps=None,
         noise="thin",
-        weights=(0.4, 0.2, 0.4),
+        weights=(0.5, 0, 0.5),
+        scale="spread",
         n_jobs=None,
         device="cpu",
         verbose=False,
     ):
+        self.budget = budget
+        self.budget_power = budget_power
+        self.objective = objective
         self.pool_factor = pool_factor
         self.repeat_share = repeat_share
         self.max_repeat = max_repeat
-        self.budget_power = budget_power
         self.min_samples = min_samples
         self.flattening = flattening
         self.link_flattening = link_flattening
         self.eps = eps
         self.noise = noise
         self.weights = weights
+        self.scale = scale
         self.n_jobs = n_jobs
         self.device = device
         self.verbose = verbose
 
-    def pool(self, X, clusters, n_select, *, ids=None) -> pd.DataFrame:
-        """First stage: thin each cluster to ``pool_factor`` times its budget (or to all it has).
+    @classmethod
+    def paper(cls, **changes) -> Redistributor:
+        """What the paper says, literally, where it says something. Give it no groups: its budgets are by cluster.
+
+        Budgets proportional to clusters, a pool of three budgets, MMR with the model score, a tenth given twice.
+        Measured, it chooses worse than a random draw; it is here to be shown beside the default.
+
+        Examples
+        --------
+        >>> Redistributor.paper(max_repeat=3).pool_factor
+        3
+        """
+        return cls(**PAPER | changes)
+
+    def pool(self, X, clusters, n_select, *, groups=None, curves=None, exclude=None, ids=None) -> pd.DataFrame:
+        """First stage: thin each cell to ``pool_factor`` times its budget (or to all it has).
 
         Parameters
         ----------
@@ -105,51 +149,64 @@ class Redistributor(BaseEstimator):
             Cluster of each row, ≥ 0.
         n_select : int
             How many records the second stage will give, copies counted.
+        groups : array-like of shape (n,), optional
+            Names of groups, as text. Rows without one (None, NaN) are a group of their own. Default: each cluster is
+            a group.
+        curves : DataFrame, optional
+            ``a``, ``b``, ``c`` by group (the index), for ``budget="curve"``; as `assl_kit.selection.curves.fit_curves`.
+        exclude : array-like of shape (n,), bool, optional
+            True: the record is neither chosen nor counted in any size.
         ids : array-like of shape (n,), optional
             Unique and sortable; they settle ties. Default: row numbers.
 
         Returns
         -------
         DataFrame
-            ``row, id, cluster, label, core_distance, radius, weight``, by row. A cluster's weights sum to its size.
+            ``row, id, cluster, group, label, core_distance, radius, weight``, by row. A cell's weights sum to its size.
 
         Raises
         ------
         DataError
-            If a row is not finite or not of unit length, a cluster label is not a whole number of at least 0, or ids
-            are not unique.
+            If a row is not finite or not of unit length, a cluster label is not a whole number of at least 0, there is
+            not one group for each row, or ids are not unique.
         ParameterError
-            If ``n_select`` is more than can be given, or a parameter is out of range.
+            If ``n_select`` is more than can be given or less than there are groups, a group has no curve, or a
+            parameter is out of range.
         """
         self._check()
-        space = _Space(X, clusters, ids)
-        self._budgets(space, n_select, None)  # what cannot be is refused before the long work
+        space = Space(X, clusters, ids, groups=groups, exclude=exclude)
+        every = space.cells["n"].to_numpy()
+        self._budgets(space, n_select, curves, every, every)  # what cannot be is refused before the long work
         if n_select == 0:
             return empty_table(POOL_COLUMNS)
-        fits = self._each("A-DBSCAN", "_fit", space.X, {name: (rows,) for name, rows in space.members.items()})
+        names = [space.name(i) for i in range(len(space.members))]
+        rows = {name: (members,) for name, members in zip(names, space.members, strict=True)}
+        fits = self._each("A-DBSCAN", "_fit", space.X, rows)
         able = np.array([count for count, _ in fits])
-        usable = able if self.noise == "drop" else space.sizes.to_numpy()
-        budgets = self._budgets(space, n_select, self._capacities(usable, able))
+        usable = able if self.noise == "drop" else every
+        budgets = self._budgets(space, n_select, curves, usable, able)
         sizes = np.minimum(np.ceil(self.pool_factor * budgets - 1e-9).astype(np.int64), usable)
-        work = {name: (fit, int(size)) for name, (_, fit), size in zip(space.members, fits, sizes, strict=True) if size}
-        parts = [
-            space.described(name, *kept)
-            for name, kept in zip(work, self._each("thinning", "_thin", space.X, work), strict=True)
-        ]
+        cells = np.flatnonzero(sizes)
+        work = {names[i]: (fits[i][1], int(sizes[i])) for i in cells}
+        kept = self._each("thinning", "_thin", space.X, work)
+        parts = [space.described(i, *found) for i, found in zip(cells, kept, strict=True)]
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
-    def select(self, X, clusters, pool, n_select, *, scores=None, centroids=None, ids=None) -> Selection:
-        """Second stage: pick from the pool of each cluster by MMR, and repeat the sparsest picks.
+    def select(
+        self, X, clusters, pool, n_select, *,
+        groups=None, curves=None, exclude=None, scores=None, centroids=None, ids=None,
+    ) -> Selection:  # fmt: skip
+        """Second stage: pick from the pool of each cell by MMR, and repeat where a group wants more than it has.
 
         Parameters
         ----------
-        X, clusters, n_select, ids
+        X, clusters, n_select, groups, curves, exclude, ids
             As given to `pool`.
         pool : DataFrame
             From `pool`. Without a column ``row`` the rows are found by ``id``.
         scores : array-like of shape (n,) or (len(pool),), optional
             Model score in [0, 1] of every row (only those in the pool are read), or of the rows of the pool in its
-            order. Default: 0.
+            order; `rank_within` makes such. A record with NaN is left out, and counted. Default: 0.
         centroids : array-like of shape (k, d), optional
             Row c is the centroid of cluster c. Default: the mean direction of each cluster's rows.
 
@@ -164,53 +221,75 @@ class Redistributor(BaseEstimator):
             than centroids.
         """
         self._check()
-        space = _Space(X, clusters, ids, centroids)
+        space = Space(X, clusters, ids, groups=groups, exclude=exclude, centroids=centroids)
         pool = space.check_pool(pool)
-        scores = _pool_scores(scores, pool, len(space.X))
-        counts = pool.groupby("cluster").size().reindex(space.sizes.index, fill_value=0).to_numpy()
-        able = pool[pool["label"] >= 0].groupby("cluster").size().reindex(space.sizes.index, fill_value=0).to_numpy()
-        budgets = self._budgets(space, n_select, self._capacities(counts, able))
-        work = pool.assign(score=scores, order=space.rank[pool["row"].to_numpy()]).sort_values("order")
-        groups = dict(tuple(work.groupby("cluster")))
-        wanted = {
-            name: (groups[name], int(budget), *space.centroid(name))
-            for name, budget in zip(space.members, budgets, strict=True)
-            if budget
-        }
-        parts = self._each("MMR", "_pick", space.X, wanted)
+        scores = pool_scores(scores, pool, len(space.X))
+        rows = pool["row"].to_numpy()
+        work = pool.assign(score=scores, order=space.rank[rows], cell=space.cell_of[rows])
+        work = work[~np.isnan(scores)].sort_values("order")
+        k = len(space.cells)
+        counts = np.bincount(work["cell"], minlength=k)
+        able = np.bincount(work["cell"][work["label"] >= 0], minlength=k)
+        budgets = self._budgets(space, n_select, curves, counts, able)
+        pools = dict(tuple(work.drop(columns="cell").groupby(work["cell"])))
+        cells = np.flatnonzero(budgets)
+        found = self._each(
+            "MMR",
+            "_pick",
+            space.X,
+            {space.name(i): (pools[i], int(budgets[i]), *space.centroid(i)) for i in cells},
+        )
+        parts = [table for table, _ in found]
         table = pd.concat(parts, ignore_index=True)[list(TABLE_COLUMNS)] if parts else empty_table(TABLE_COLUMNS)
+        told = space.cells.assign(budget=budgets).set_index(["group", "cluster"])
+        spreads = np.full((k, 3), np.nan)
+        spreads[cells] = [spread for _, spread in found] if len(cells) else spreads[:0]
+        for number, name in enumerate(("relevance", "score", "diversity")):
+            told[f"{name}_spread"] = spreads[:, number]
         return Selection(
             indices=table["row"].to_numpy(np.int64),
             repeats=table["copies"].to_numpy(np.int64),
             table=table,
             pool=pool,
-            budgets=pd.Series(budgets, index=space.sizes.index, name="budget"),
+            budgets=_summed(told["budget"], "cluster", space.sizes.index),
             sizes=space.sizes,
+            group_sizes=space.group_sizes.rename("n"),
+            cells=told,
+            excluded=int(space.excluded.sum() + np.isnan(scores).sum()),
         )
 
-    def fit_select(self, X, clusters, n_select, *, scores=None, ids=None, centroids=None) -> Selection:
-        """Both stages: `pool`, then `select`; ``scores`` are over all rows."""
-        if scores is not None and np.shape(scores) != (np.shape(X)[0],):
-            raise ParameterError(f"scores have shape {np.shape(scores)}, but there are {np.shape(X)[0]} rows")
-        pool = self.pool(X, clusters, n_select, ids=ids)
-        return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, ids=ids)
+    def fit_select(
+        self, X, clusters, n_select, *,
+        groups=None, curves=None, exclude=None, scores=None, ids=None, centroids=None,
+    ) -> Selection:  # fmt: skip
+        """Both stages: `pool`, then `select`; ``scores`` are over all rows, and those with NaN are excluded."""
+        n = np.shape(X)[0]
+        if scores is not None:
+            if np.shape(scores) != (n,):
+                raise ParameterError(f"scores have shape {np.shape(scores)}, but there are {n} rows")
+            lost = pd.isna(np.asarray(scores))
+            if lost.any():
+                exclude = lost if exclude is None else lost | np.asarray(exclude)
+        given = {"groups": groups, "curves": curves, "exclude": exclude, "ids": ids}
+        pool = self.pool(X, clusters, n_select, **given)
+        return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, **given)
 
-    def _each(self, title, work, X, clusters):
-        """What the method named ``work`` gives of X and each cluster's arguments, which ``clusters`` has by name.
+    def _each(self, title, work, X, cells):
+        """What the method named ``work`` gives of X and each cell's arguments, which ``cells`` has by name.
 
         Each call reads X and its arguments and nothing else, so another engine may make the calls elsewhere.
         """
-        bar = tqdm(clusters.values(), desc=title, unit="cluster", disable=not self.verbose, leave=False)
+        bar = tqdm(cells.values(), desc=title, unit="cell", disable=not self.verbose, leave=False)
         return [getattr(self, work)(X, *arguments) for arguments in bar]
 
     def _fit(self, X, rows):
-        """A-DBSCAN of one cluster, given by its rows in order of id: how many are not noise, and the estimator."""
+        """A-DBSCAN of one cell, given by its rows in order of id: how many are not noise, and the estimator."""
         names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
         fit = ADBSCAN(**{name: getattr(self, name) for name in names})._fit(X, rows)
         return int((fit.labels_ >= 0).sum()), fit
 
     def _thin(self, X, fit, size):
-        """Pool of one cluster: places among its rows, in order of id, which settles ties; and what is told of them."""
+        """Pool of one cell: places among its rows, in order of id, which settles ties; and what is told of them."""
         kept = fit.thin(size, max_repeat=1, repeat_share=0)
         at = kept.indices
         columns = {
@@ -222,16 +301,18 @@ class Redistributor(BaseEstimator):
         return at, columns
 
     def _pick(self, X, pool, budget, centroid, rows):
-        """Picks of one cluster; ``pool`` is in order of id, so that ties go to the smaller id."""
+        """Picks of one cell, and the spreads of the terms; ``pool`` is in order of id: ties go to the smaller id."""
         centroid = mean_direction(X, rows) if centroid is None else centroid
         X = X[pool["row"].to_numpy()]
         scores = pool["score"].to_numpy()
-        able, extra = pool["label"].to_numpy() >= 0, self._extra()
+        spreads = term_spreads(X, np.asarray(centroid) / np.linalg.norm(centroid), scores)
+        weights = self.weights if self.scale == "raw" else scaled_weights(self.weights, spreads)
+        able, extra = pool["label"].to_numpy() >= 0, self.max_repeat - 1
         copies = math.floor(self.repeat_share * budget + 1e-9) if extra else 0
         size = min(max(budget - copies, -(-budget // self.max_repeat)), len(pool))
         while True:  # a longer selection begins with the shorter one, so this only adds picks
             picks = mmr_select(
-                X, size, centroid=centroid, scores=scores, weights=self.weights, n_jobs=self.n_jobs, device=self.device
+                X, size, centroid=centroid, scores=scores, weights=weights, n_jobs=self.n_jobs, device=self.device
             )
             room = extra * int(able[picks].sum())
             if budget - size <= room:
@@ -247,133 +328,57 @@ class Redistributor(BaseEstimator):
             repeats[order] += rounds
             repeats[order[:rest]] += 1
         terms = {"relevance": relevance, "score": score, "max_similarity": nearest}
-        return table.assign(**terms, rank=np.arange(size), copies=repeats)
+        return table.assign(**terms, rank=np.arange(size), copies=repeats), spreads
 
-    def _extra(self):
-        return self.max_repeat - 1 if self.repeat_share > 0 else 0
-
-    def _capacities(self, usable, able):
-        return usable + self._extra() * able
-
-    def _budgets(self, space, n_select, capacities):
-        """Budgets by size alone; only where that is more than a cluster can give, its overflow goes to the others."""
-        sizes = space.sizes.to_numpy()
-        most = self._capacities(sizes, sizes)
+    def _budgets(self, space, n_select, curves, usable, able):
+        """Budgets of cells by size or curve alone; only what a cell cannot give goes to others, of its group first."""
+        sizes, groups = space.cells["n"].to_numpy(), space.cells["group"]
+        numbers, names = pd.factorize(groups)
+        if space.grouped and isinstance(n_select, Integral) and 0 < n_select < len(names):
+            raise ParameterError(
+                f"n_select is {n_select}, but there are {len(names)} groups, and some would get nothing",
+                hint="Ask for more records, or give coarser groups.",
+            )
+        options = {"floor": space.grouped}
+        if self.budget == "curve":
+            counts = pd.Series(np.bincount(numbers, sizes).astype(np.int64), index=names)
+            options |= {"curves": _check_curves(curves, names), "weights": objective_weights(self.objective, counts)}
+        extra = self.max_repeat - 1
+        most, once = sizes * (1 + extra), sizes
         while True:
-            budgets = cluster_budgets(sizes, n_select, self.budget_power, capacities=most)
-            over = np.zeros(len(sizes), bool) if capacities is None else budgets > capacities
+            budgets = cell_budgets(numbers, sizes, n_select, self.budget_power, most, distinct=once, **options)
+            over = budgets > usable + extra * able
             if not over.any():
                 return budgets
-            most = np.where(over, capacities, most)
+            most = np.where(over, usable + extra * able, most)
+            once = np.where(over, usable, once)
 
     def _check(self):
         value = self.max_repeat
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ParameterError(f"max_repeat is {value!r}", hint="Give a whole number of at least 1.")
         check_weights(self.weights)
+        for name, known in (("budget", ("power", "curve")), ("scale", ("spread", "raw"))):
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name} is {getattr(self, name)!r}", hint=f"Use {known[0]!r} or {known[1]!r}.")
         for name, least, most in (("pool_factor", 1, math.inf), ("repeat_share", 0, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
                 raise ParameterError(f"{name} is {value!r}", hint=f"Give a number from {least} to {most}.")
 
 
-class _Space:
-    """The rows, their clusters and ids, checked; ``members`` gives each cluster's rows in order of id."""
-
-    def __init__(self, X, clusters, ids, centroids=None):
-        self.X = X = check_rows(X, unit=True, convert=False)
-        n = len(X)
-        self.given_ids = ids is not None
-        order = id_order(ids, n, unique=True)
-        self.ids = np.arange(n) if ids is None else np.asarray(ids)
-        self.rank = np.empty(n, np.int64)
-        self.rank[order] = np.arange(n)
-        self.clusters = _check_clusters(clusters, n)
-        names, sizes = np.unique(self.clusters, return_counts=True)
-        self.sizes = pd.Series(sizes, index=pd.Index(names, name="cluster"), name="n")
-        self.members = {int(name): order[self.clusters[order] == name] for name in names}
-        self.centroids = None if centroids is None else self._check_centroids(centroids)
-
-    def _check_centroids(self, centroids):
-        centroids = check_rows(centroids, name="centroids")
-        k, d = centroids.shape
-        if d != self.X.shape[1]:
-            raise ParameterError(f"centroids have {d} columns, but rows have {self.X.shape[1]}")
-        if k > len(self.X):
-            raise DataError(f"there are fewer records ({len(self.X)}) than clusters ({k})", hint="Give more records.")
-        if (last := self.sizes.index.max()) >= k:
-            raise DataError(f"cluster {last} is unknown: there are {k} centroids", hint="Number clusters from 0.")
-        return centroids
-
-    def centroid(self, name):
-        """The centroid of a cluster that was given, or None and the rows whose mean it is."""
-        return (None, self.members[name]) if self.centroids is None else (self.centroids[name], None)
-
-    def described(self, name, at, columns):
-        """The table of a cluster's pool."""
-        rows = self.members[name][at]
-        return pd.DataFrame({"row": rows, "id": self.ids[rows], "cluster": name} | columns, columns=list(POOL_COLUMNS))
-
-    def check_pool(self, pool):
-        """The pool with its column ``row``, after a check that it belongs to these rows."""
-        pool = pd.DataFrame(pool).reset_index(drop=True)
-        missing = [name for name in POOL_COLUMNS[1:] if name not in pool]
-        if missing:
-            raise DataError(f"the pool has no column {missing[0]!r}", hint="Give the result of Redistributor.pool.")
-        if "row" not in pool:
-            pool.insert(0, "row", pd.Index(self.ids).get_indexer(pool["id"]))
-        pool = pool[list(POOL_COLUMNS)]
-        rows = pool["row"].to_numpy(np.int64)
-        inside = (rows >= 0) & (rows < len(self.X))
-        same = inside & (self.clusters[rows * inside] == pool["cluster"].to_numpy())
-        if self.given_ids:
-            same &= self.ids[rows * inside] == pool["id"].to_numpy()
-        bad = np.flatnonzero(~same | pool["row"].duplicated().to_numpy())
-        if len(bad):
-            raise DataError(
-                "the pool does not belong to these rows, clusters and ids",
-                where=f"pool row {bad[0]}, id {pool['id'].iloc[bad[0]]!r}",
-                hint="Build the pool again.",
-            )
-        return pool
+def _check_curves(curves, names):
+    """a, b, c of each group, in order."""
+    if curves is None:
+        raise ParameterError("budget='curve' needs curves", hint="Give the learning curve of each group, or 'power'.")
+    curves = pd.DataFrame(curves)
+    if missing := [name for name in CURVE_COLUMNS if name not in curves]:
+        raise DataError(f"the curves have no column {missing[0]!r}", hint="Give a, b and c by group.")
+    curves = curves.set_axis(curves.index.astype(str))
+    if missing := [name for name in names if name not in curves.index]:
+        raise ParameterError(f"the group {missing[0]!r} has no learning curve", hint="Measure it, or use 'power'.")
+    return curves.loc[list(names), list(CURVE_COLUMNS)].to_numpy(np.float64)
 
 
-def _check_clusters(clusters, n):
-    try:
-        values = np.asarray(clusters, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("cluster labels are not numbers", hint="Give whole numbers of at least 0.") from None
-    if values.shape != (n,):
-        raise DataError(f"cluster labels have shape {values.shape}, but there are {n} rows", hint="Give one a row.")
-    bad = np.flatnonzero(~((values >= 0) & (values < 2**53) & (values == np.floor(values))))
-    if len(bad):
-        raise DataError(
-            f"the cluster label {values[bad[0]]} is unknown",
-            where=f"row {bad[0]}",
-            hint="Labels are whole numbers of at least 0, one for each row.",
-        )
-    return values.astype(np.int64)
-
-
-def _pool_scores(scores, pool, n):
-    """Scores of the pool's rows, in its order."""
-    if scores is None:
-        return np.zeros(len(pool))
-    try:
-        values = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("scores are not numbers") from None
-    if values.shape == (n,):
-        values = values[pool["row"].to_numpy()]
-    elif values.shape != (len(pool),):
-        raise ParameterError(
-            f"scores have shape {values.shape}", hint=f"Give one for each of {n} rows, or of {len(pool)} in the pool."
-        )
-    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
-    if len(bad):
-        raise DataError(
-            f"score {values[bad[0]]} is not in [0, 1]",
-            where=f"row {pool['row'].iloc[bad[0]]}, id {pool['id'].iloc[bad[0]]!r}",
-            hint="Normalise the scores, for instance with rank_normalise.",
-        )
-    return values
+def _summed(values, level, index):
+    return values.groupby(level=level).sum().reindex(index, fill_value=0).astype(np.int64)

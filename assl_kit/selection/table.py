@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from assl_kit.errors import DataError
+from assl_kit.errors import DataError, ParameterError
 
-POOL_COLUMNS = ("row", "id", "cluster", "label", "core_distance", "radius", "weight")
+POOL_COLUMNS = ("row", "id", "cluster", "group", "label", "core_distance", "radius", "weight")
 TABLE_COLUMNS = (*POOL_COLUMNS, "relevance", "score", "max_similarity", "rank", "copies")
-_TYPES = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64) | {"id": object}
+_TYPES = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64)
+_TYPES |= dict.fromkeys(("id", "group"), object)
 
 
 def empty_table(columns) -> pd.DataFrame:
@@ -26,20 +27,26 @@ class Selection:
     Attributes
     ----------
     indices : ndarray of shape (p,), int64
-        Chosen rows, by cluster and then in the order of picking.
+        Chosen rows, by cell (group, then cluster) and then in the order of picking.
     repeats : ndarray of shape (p,), int64
         How many times each is given, at least 1. They sum to the wanted number.
     table : DataFrame of p rows
-        ``row``, ``id``, ``cluster``, ``label`` (of A-DBSCAN within the cluster, -1 for noise), ``core_distance`` and
-        ``radius`` (chord), ``weight`` (how many of its cluster it stands for), the MMR terms ``relevance``, ``score``
-        and ``max_similarity`` at the time of picking, ``rank`` (order of picking in its cluster, 0 first) and
-        ``copies`` (the same as ``repeats``).
+        ``row``, ``id``, ``cluster``, ``group``, ``label`` (of A-DBSCAN within the cell, -1 for noise),
+        ``core_distance`` and ``radius`` (chord), ``weight`` (how many of its cell it stands for), the MMR terms
+        ``relevance``, ``score`` and ``max_similarity`` at the time of picking, ``rank`` (order of picking in its cell,
+        0 first) and ``copies`` (the same as ``repeats``).
     pool : DataFrame
-        The pool it was chosen from; the first seven of these columns.
+        The pool it was chosen from; the first eight of these columns.
     budgets : Series
         Copies counted, by cluster.
-    sizes : Series
-        Records there were, by cluster.
+    sizes, group_sizes : Series
+        Records there were, by cluster and by group.
+    cells : DataFrame
+        By group and cluster: ``n`` (records that were not excluded), ``budget`` (copies counted), and the standard
+        deviations of the MMR terms over the pool, ``relevance_spread``, ``score_spread``, ``diversity_spread`` (NaN
+        where nothing was chosen). What a term decides goes by its weight times this.
+    excluded : int
+        Records that were left out: by ``exclude``, or by a score of NaN.
     """
 
     indices: np.ndarray
@@ -48,31 +55,42 @@ class Selection:
     pool: pd.DataFrame
     budgets: pd.Series
     sizes: pd.Series
+    group_sizes: pd.Series
+    cells: pd.DataFrame
+    excluded: int = 0
 
-    def summary(self) -> pd.DataFrame:
-        """One row a cluster.
+    def summary(self, by="cluster") -> pd.DataFrame:
+        """One row a cluster, or a group.
+
+        Parameters
+        ----------
+        by : {"cluster", "group"}, default="cluster"
 
         Returns
         -------
         DataFrame
-            Index ``cluster``; ``n`` (records there were), ``pool``, ``budget``, ``distinct`` (records chosen),
-            ``copies`` (second and further; distinct + copies = budget), ``noise`` (chosen records that are noise),
-            ``mean_weight``, ``mean_relevance``, ``mean_score``, ``mean_max_similarity`` (NaN where none was chosen).
+            Index: the clusters or groups; ``n`` (records there were), ``pool``, ``budget``, ``distinct`` (records
+            chosen), ``copies`` (second and further; distinct + copies = budget), ``noise`` (chosen records that are
+            noise), ``mean_weight``, ``mean_relevance``, ``mean_score``, ``mean_max_similarity`` (NaN where none was
+            chosen).
         """
-        groups = self.table.groupby("cluster")
+        sizes = {"cluster": self.sizes, "group": self.group_sizes}.get(by)
+        if sizes is None:
+            raise ParameterError(f"by is {by!r}", hint="Use 'cluster' or 'group'.")
+        groups = self.table.groupby(by)
         counts = {
-            "n": self.sizes,
-            "pool": self.pool.groupby("cluster").size(),
-            "budget": self.budgets,
+            "n": sizes,
+            "pool": self.pool.groupby(by).size(),
+            "budget": self.cells["budget"].groupby(level=by).sum(),
             "distinct": groups.size(),
             "copies": groups["copies"].sum() - groups.size(),
-            "noise": (self.table["label"] < 0).groupby(self.table["cluster"]).sum(),
+            "noise": (self.table["label"] < 0).groupby(self.table[by]).sum(),
         }
         means = {
-            f"mean_{name}": groups[name].mean().astype(float).reindex(self.sizes.index)
+            f"mean_{name}": groups[name].mean().astype(float).reindex(sizes.index)
             for name in ("weight", "relevance", "score", "max_similarity")
         }
-        index = self.sizes.index
+        index = sizes.index
         whole = {name: column.reindex(index, fill_value=0).astype(np.int64) for name, column in counts.items()}
         return pd.DataFrame(whole | means, index=index)
 
