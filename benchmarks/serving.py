@@ -183,9 +183,8 @@ def _write(options, record: dict, load_before: float | None) -> None:
     import platform
     from importlib.metadata import version
 
-    from kernels import cpu_name
-
     from assl_kit.common.files import read_json, write_json
+    from benchmarks.kernels.__main__ import cpu_name
 
     out = options.out / "serving.json"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

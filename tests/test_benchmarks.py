@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
+import benchmarks.kernels.__main__ as kernels
+from benchmarks.kernels import checks as kernel_checks
+from benchmarks.kernels import data as kernel_data
+from benchmarks.kernels import plots as kernel_plots
+from benchmarks.kernels import systems as kernel_systems
+from benchmarks.kernels import table as kernel_table
+from benchmarks.kernels.systems import SYSTEMS, knn_torch, mmr_matvec
 
-import kernel_checks  # noqa: E402
-import kernel_data  # noqa: E402
-import kernel_plots  # noqa: E402
-import kernel_systems  # noqa: E402
-import kernel_table  # noqa: E402
-import kernels  # noqa: E402
-from kernel_systems import SYSTEMS, knn_torch, mmr_matvec  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 FIELDS = {
     "kernel", "system", "n", "d", "k", "data", "device", "seconds", "seconds_all", "ratio_to_gemm", "peak_mb",
@@ -31,8 +30,8 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
-    command = [sys.executable, FOLDER / "kernels.py", "--quick", "--threads", "1", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    command = [sys.executable, "-m", "benchmarks.kernels", "--quick", "--threads", "1", "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return out, done.stdout
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import benchmarks.evidence.__main__ as evidence
 from assl_kit.common.files import read_json
 from assl_kit.teaching.evidence import evidence_results, verdict, verdicts
 from assl_kit.teaching.evidence_plots import plot_share_curve
-
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-
-import evidence  # noqa: E402
-import evidence_arms  # noqa: E402
-import evidence_data  # noqa: E402
-import evidence_study  # noqa: E402
-import evidence_summary  # noqa: E402
-import evidence_table  # noqa: E402
+from benchmarks.evidence import arms as evidence_arms
+from benchmarks.evidence import data as evidence_data
+from benchmarks.evidence import study as evidence_study
+from benchmarks.evidence import summary as evidence_summary
+from benchmarks.evidence import table as evidence_table
 
 FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds"}
 

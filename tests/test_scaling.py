@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import benchmarks.scaling.__main__ as scaling
+from assl_kit.common.files import read_json
+from benchmarks.scaling import tables as scaling_sums
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-
-import scaling  # noqa: E402
-import scaling_sums  # noqa: E402
-
-from assl_kit.common.files import read_json  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-
-import serving  # noqa: E402
-
-from assl_kit.experts.router import CentroidRouter  # noqa: E402
+from assl_kit.experts.router import CentroidRouter
+from benchmarks import serving
 
 
 def test_a_share_is_routing_over_answer():

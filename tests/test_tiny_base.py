@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from assl_kit.data import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "assl_kit" / "assets" / "tiny_base"
+FOLDER = ROOT / "assl_kit" / "model" / "tiny_base"
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +30,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("pretrain_tiny", ROOT / "benchmarks" / "pretrain_tiny.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import benchmarks.tiny_base.__main__ as script
+
+    return script
 
 
 def test_folder_is_small_and_plain():

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evidence_data import ENCODERS
-from evidence_study import SHARES, K, Study, load, slug
 
 from assl_kit.common.files import write_json
 from assl_kit.data.records import prompts
@@ -22,6 +20,9 @@ from assl_kit.experts.router import CentroidRouter, expert_centroids
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
+
+from .data import ENCODERS
+from .study import SHARES, K, Study, load, slug
 
 Job = tuple[str, str]
 """Kind and name: ``("one", "random 10 %")``."""

@@ -9,8 +9,8 @@ import time
 import traceback
 from pathlib import Path
 
-import kernel_data
-import kernel_systems
+from . import data as kernel_data
+from . import systems as kernel_systems
 
 WARM_UP = 1000
 POLL = 0.005

@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 
 import click
-import kernel_table
 import matplotlib.pyplot as plt
 from PIL import Image
 
@@ -14,7 +13,9 @@ from assl_kit.common.files import atomic_path, read_json
 from assl_kit.teaching.evidence import KERNELS
 from assl_kit.teaching.evidence_plots import plot_growth
 
-RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
+from . import table as kernel_table
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "kernels.json"
 OURS, GREY, DARK, PEER = "#0072B2", "#BBBBBB", "#555555", "#E69F00"
 STYLE = {
     "font.size": 9,

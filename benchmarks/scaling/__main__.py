@@ -28,11 +28,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import click  # noqa: E402
-import kernel_data  # noqa: E402
 import numpy as np  # noqa: E402
-from kernels import RESULTS, cpu_name  # noqa: E402
 
 from assl_kit.common.files import read_json, write_json  # noqa: E402
+from benchmarks.kernels import data as kernel_data  # noqa: E402
+from benchmarks.kernels.__main__ import RESULTS, cpu_name  # noqa: E402
 
 PARTS = ("growth", "embedding", "ray")
 SIZES = (31_250, 125_000)  #: measured unless others are asked for

@@ -11,7 +11,7 @@ import pandas as pd
 
 from assl_kit.teaching.evidence import evidence_results, verdicts
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 
 

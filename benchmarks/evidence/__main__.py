@@ -24,18 +24,18 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+HERE = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from evidence_arms import done, full_grid, plan
-    from evidence_study import SETTINGS, Study
-    from evidence_summary import records_of, records_of_arms
     from joblib import Parallel, delayed, parallel_config
     from tqdm.auto import tqdm
 
     from assl_kit.common.device import pick_device
+
+    from .arms import done, full_grid, plan
+    from .study import SETTINGS, Study
+    from .summary import records_of, records_of_arms
 
     options = _parser().parse_args(arguments)
     setting = SETTINGS["quick" if options.quick else options.base if options.base in SETTINGS else "gemma3-270m"]
@@ -76,7 +76,7 @@ def _prepare(study) -> None:
 
 
 def _run(study, job) -> None:
-    from evidence_arms import run_job
+    from .arms import run_job
 
     warnings.simplefilter("ignore")
     run_job(study, job)

@@ -18,19 +18,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
-import kernel_checks
-import kernel_data
-import kernel_plots
-import kernel_table
-import kernel_worker
 import torch
 from joblib import cpu_count
-from kernel_systems import MMR_WEIGHTS, SYSTEMS
 from tqdm import tqdm
 
 from assl_kit.common.files import read_json, write_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from . import checks as kernel_checks
+from . import data as kernel_data
+from . import plots as kernel_plots
+from . import table as kernel_table
+from . import worker as kernel_worker
+from .systems import MMR_WEIGHTS, SYSTEMS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = (2_500, 5_000, 10_000, 20_000, 40_000, 80_000, 220_000)
 CUDA_SIZES = (40_000, 220_000)
 KERNELS = ("knn", "adbscan", "mmr", "kmeans", "stages")

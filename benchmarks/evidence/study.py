@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evidence_data import ENCODERS, embedder, load_study_records, without_instruction
 
 from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
@@ -19,6 +18,8 @@ from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.scoring import rank_normalise, score_records
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
+
+from .data import ENCODERS, embedder, load_study_records, without_instruction
 
 K = 6
 SHARES = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3)

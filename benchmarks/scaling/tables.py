@@ -13,7 +13,7 @@ import numpy as np
 
 from assl_kit.common.files import read_json
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parents[1]
 DOCUMENT = FOLDER.parent / "docs" / "scaling.md"
 TIMES = {"kmeans": "k-means", "pool": "stage 1 (pool)", "select": "stage 2 (pick)"}
 GPUS = (8, 16, 32, 64)

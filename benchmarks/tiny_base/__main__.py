@@ -24,7 +24,6 @@ import argparse
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,17 +33,16 @@ from zlib import crc32
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import torch
 import torch.nn.functional as F
-from muon import Muon
-from tiny_tokenizer import END, PAD, SPECIAL, make_tokenizer
 from tqdm.auto import tqdm
 
 from assl_kit.common.files import atomic_path, read_json, write_json
 from assl_kit.data import synthetic
 from assl_kit.data.records import user_prompt
+
+from .muon import Muon
+from .tokenizer import END, PAD, SPECIAL, make_tokenizer
 
 FIRST_SEED = 1000
 """Chunk i of the training text is made with the seed ``FIRST_SEED + i``; the embedded corpus has small seeds."""

@@ -7,9 +7,6 @@ import time
 
 import numpy as np
 import pandas as pd
-from evidence_arms import read_answers
-from evidence_data import ENCODERS
-from evidence_study import VARIANTS, Study
 from joblib import Parallel, delayed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -22,6 +19,10 @@ from assl_kit.evaluation.stability import jaccard
 from assl_kit.experts.router import CentroidRouter, expert_centroids
 from assl_kit.space.cluster_quality import cluster_task_agreement, task_centroids
 from assl_kit.space.clusters import SemanticKMeans
+
+from .arms import read_answers
+from .data import ENCODERS
+from .study import VARIANTS, Study
 
 CHOSEN, ROUTED = "chosen 10 %", "experts by cluster"
 #: Differences that answer the paper's claims: experiment, arm, against.
