@@ -12,11 +12,7 @@ import numpy as np
 import pytest
 
 import benchmarks.kernels.__main__ as kernels
-from benchmarks.kernels import checks as kernel_checks
-from benchmarks.kernels import data as kernel_data
-from benchmarks.kernels import plots as kernel_plots
-from benchmarks.kernels import systems as kernel_systems
-from benchmarks.kernels import table as kernel_table
+from benchmarks.kernels import checks, data, plots, systems, table
 from benchmarks.kernels.systems import SYSTEMS, knn_torch, mmr_matvec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +34,7 @@ def quick(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows():
-    return kernel_data.rows("blobs", 1200, 24)
+    return data.rows("blobs", 1200, 24)
 
 
 def test_the_quick_run_measures_every_system_that_is_installed(quick):
@@ -66,57 +62,57 @@ def test_the_quick_run_measures_every_system_that_is_installed(quick):
 def test_figures_are_small_and_come_from_the_file_alone(quick, tmp_path):
     copy = tmp_path / "kernels.json"
     copy.write_bytes((quick[0] / "kernels.json").read_bytes())
-    for path in kernel_plots.draw(copy):
+    for path in plots.draw(copy):
         assert path.parent == tmp_path
         assert path.read_bytes()[:4] == b"\x89PNG"
         assert path.stat().st_size < 150_000
 
 
 def test_fewer_rows_are_the_beginning_of_more(rows):
-    assert np.array_equal(kernel_data.rows("blobs", 700, 24), rows[:700])
+    assert np.array_equal(data.rows("blobs", 700, 24), rows[:700])
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert not np.array_equal(kernel_data.rows("gaussian", 700, 24), rows[:700])
+    assert not np.array_equal(data.rows("gaussian", 700, 24), rows[:700])
 
 
 def test_a_file_of_embeddings_is_taken(rows, tmp_path):
     np.save(tmp_path / "mine.npy", 3 * rows.astype(np.float64))
-    assert np.allclose(kernel_data.rows(str(tmp_path / "mine.npy"), 100, 24), rows[:100], atol=1e-6)
-    assert kernel_data.name_of(str(tmp_path / "mine.npy")) == "mine"
+    assert np.allclose(data.rows(str(tmp_path / "mine.npy"), 100, 24), rows[:100], atol=1e-6)
+    assert data.name_of(str(tmp_path / "mine.npy")) == "mine"
 
 
 def test_the_product_of_many_rows_is_measured_on_a_tenth(rows, monkeypatch):
-    assert kernel_systems.gemm_numpy(rows, {}, {}) == kernel_systems.gemm_torch(rows, {}, {}) == {"factor": 1.0}
-    monkeypatch.setattr(kernel_systems, "WHOLE_UP_TO", 1000)
-    assert kernel_systems.gemm_numpy(rows, {}, {}) == {"factor": 10.0}
+    assert systems.gemm_numpy(rows, {}, {}) == systems.gemm_torch(rows, {}, {}) == {"factor": 1.0}
+    monkeypatch.setattr(systems, "WHOLE_UP_TO", 1000)
+    assert systems.gemm_numpy(rows, {}, {}) == {"factor": 10.0}
 
 
 def test_wrong_neighbours_are_refused(rows):
     right = knn_torch(rows, {"k": 5}, {})
-    assert kernel_checks.check_knn(rows, right, right).agrees
+    assert checks.check_knn(rows, right, right).agrees
     far = {**right, "indices": right["indices"].copy()}
     far["indices"][7, 4] = np.argmin(rows @ rows[7])
-    assert not kernel_checks.check_knn(rows, far, sample=len(rows)).agrees
-    assert not kernel_checks.check_knn(rows, far, right, sample=1).agrees  # seen by the comparison with ours
+    assert not checks.check_knn(rows, far, sample=len(rows)).agrees
+    assert not checks.check_knn(rows, far, right, sample=1).agrees  # seen by the comparison with ours
     twice = {**right, "indices": right["indices"].copy()}
     twice["indices"][7, 4] = twice["indices"][7, 3]
-    assert not kernel_checks.check_knn(rows, twice, right).agrees
-    assert not kernel_checks.check_knn(rows, {**right, "distances": right["distances"] * 1.01}, right).agrees
+    assert not checks.check_knn(rows, twice, right).agrees
+    assert not checks.check_knn(rows, {**right, "distances": right["distances"] * 1.01}, right).agrees
 
 
 def test_wrong_picks_are_refused_and_near_ties_are_not(rows):
     weights = (0.5, 0.0, 0.5)
     picks = mmr_matvec(rows, {"n_select": 60}, {})["picks"]
-    assert kernel_checks.check_picks(rows, picks, weights).agrees
+    assert checks.check_picks(rows, picks, weights).agrees
     swapped = picks.copy()
     swapped[[10, 40]] = picks[[40, 10]]
-    assert not kernel_checks.check_picks(rows, swapped, weights).agrees
-    assert not kernel_checks.check_picks(rows, np.repeat(picks[:30], 2), weights).agrees
+    assert not checks.check_picks(rows, swapped, weights).agrees
+    assert not checks.check_picks(rows, np.repeat(picks[:30], 2), weights).agrees
     doubled = np.vstack([rows, rows[picks[10]]])  # an exact tie: either row may be picked first
     plain = mmr_matvec(doubled, {"n_select": 60}, {})["picks"]
     twin = {int(picks[10]): len(rows), len(rows): int(picks[10])}
     other = np.array([twin.get(int(pick), pick) for pick in plain])
     assert not np.array_equal(other, plain)
-    assert kernel_checks.check_picks(doubled, other, weights, {"picks": plain}).agrees
+    assert checks.check_picks(doubled, other, weights, {"picks": plain}).agrees
 
 
 def test_wrong_labels_are_refused(rows):
@@ -126,7 +122,7 @@ def test_wrong_labels_are_refused(rows):
     assert model.labels_.max() > 0
     ours = {"labels": model.labels_, "core": model.core_sample_indices_, "kappa": model.core_distances_}
     ours["eps"] = model.eps_
-    check = kernel_checks.check_labels
+    check = checks.check_labels
     renamed = {**ours, "labels": np.where(model.labels_ < 0, -1, model.labels_.max() - model.labels_)}
     assert check(rows, "a peer", renamed, ours).agrees
     joined = {**ours, "labels": np.where(model.labels_ < 0, -1, 0)}
@@ -139,12 +135,12 @@ def test_wrong_labels_are_refused(rows):
 
 def test_wrong_sizes_and_worse_centres_are_refused(rows):
     good = {"indices": np.arange(4), "repeats": np.array([1, 1, 1, 2]), "weights": np.array([1, 1, 1, 7])}
-    assert kernel_checks.check_size(good, 10, 5).agrees
-    assert not kernel_checks.check_size(good, 10, 6).agrees
-    assert not kernel_checks.check_size({**good, "weights": np.ones(4, int)}, 10, 5).agrees
+    assert checks.check_size(good, 10, 5).agrees
+    assert not checks.check_size(good, 10, 6).agrees
+    assert not checks.check_size({**good, "weights": np.ones(4, int)}, 10, 5).agrees
     ours = {"centres": rows[:6]}
-    assert kernel_checks.check_centres(rows, ours).agrees
-    assert not kernel_checks.check_centres(rows, {"centres": rows[:1]}, ours).agrees
+    assert checks.check_centres(rows, ours).agrees
+    assert not checks.check_centres(rows, {"centres": rows[:1]}, ours).agrees
 
 
 def record(kernel, system, n, seconds, agrees=True):
@@ -166,10 +162,10 @@ def test_ratios_slopes_and_words():
     records += [record("knn", "GEMM, numpy", n, 0.5 * (n / 1000) ** 2, None) for n in sizes]
     records += [record("knn", "GEMM, torch", n, 0.25 * (n / 1000) ** 2, None) for n in sizes]
     records += [record("knn", "quick", 4000, 0.1, False), record("knn", "slow", 2000, 40.0)]
-    kernel_table.add_ratios(records)
+    table.add_ratios(records)
     assert records[0]["ratio_to_gemm"] == 4.0  # over the faster product
-    assert {round(s["slope"], 6) for s in kernel_table.slopes(records)} == {2.0}
-    said = {row["system"]: kernel_table.verdict(row) for row in kernel_table.summary(records)}
+    assert {round(s["slope"], 6) for s in table.slopes(records)} == {2.0}
+    said = {row["system"]: table.verdict(row) for row in table.summary(records)}
     assert said["quick"] == "not the same result"
     assert said["slow"] == "ours 10 × faster"
     assert said["assl-kit"] == said["GEMM, torch"] == ""

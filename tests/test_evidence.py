@@ -12,21 +12,19 @@ import benchmarks.evidence.__main__ as evidence
 from assl_kit.common.files import read_json
 from assl_kit.teaching.evidence import evidence_results, verdict, verdicts
 from assl_kit.teaching.evidence_plots import plot_share_curve
-from benchmarks.evidence import arms as evidence_arms
-from benchmarks.evidence import data as evidence_data
-from benchmarks.evidence import study as evidence_study
-from benchmarks.evidence import summary as evidence_summary
-from benchmarks.evidence import table as evidence_table
+from benchmarks.evidence import arms, data, summary
+from benchmarks.evidence import study as studies
+from benchmarks.evidence import table as readme_table
 
 FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds"}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    small = replace(evidence_study.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3,
+    small = replace(studies.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3,
                     max_new_tokens=4)  # fmt: skip
     folder = tmp_path_factory.mktemp("evidence")
-    return evidence_study.Study("embedded", "embedded", "tiny", 0, folder, "cpu", small)
+    return studies.Study("embedded", "embedded", "tiny", 0, folder, "cpu", small)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +32,15 @@ def answered(study):
     jobs = [("base", "base"), ("one", "random 10 %"), ("one", "chosen 10 %"), ("bank", "experts by cluster"),
             ("affinity", "affinity")]  # fmt: skip
     for job in jobs:
-        assert job in evidence_arms.plan(study) and not evidence_arms.done(study, job)
-        evidence_arms.run_job(study, job)
-        assert evidence_arms.done(study, job)
-    return evidence_arms.read_answers(study)
+        assert job in arms.plan(study) and not arms.done(study, job)
+        arms.run_job(study, job)
+        assert arms.done(study, job)
+    return arms.read_answers(study)
 
 
 def test_every_arm_of_a_size_has_exactly_that_size(study):
     for arm in ("chosen 10 %", "random 10 %", "k-means medoids 10 %", "k-center 10 %", "stage 1 alone 10 %",
-                "stage 2 alone 10 %", *evidence_study.VARIANTS):  # fmt: skip
+                "stage 2 alone 10 %", *studies.VARIANTS):  # fmt: skip
         rows = study.rows_of(arm)
         assert len(rows) == 18 and rows.min() >= 0 and rows.max() < 180, arm
     assert len(study.rows_of("all data, 1 epoch")) == 180
@@ -57,15 +55,15 @@ def test_a_study_answers_and_is_not_done_twice(study, answered):
     assert {"single expert-0", "uniform merge", "two nearest merged", "Arrow"} <= set(answered)
     assert set(answered["Arrow"]["answers"]) == compared and len(compared) < len(ids)
     before = (study.work / "answers" / "base.json").stat().st_mtime_ns
-    evidence_arms.run_job(study, ("base", "base"))
+    arms.run_job(study, ("base", "base"))
     assert (study.work / "answers" / "base.json").stat().st_mtime_ns == before
     assert not list((study.work / "adapters").iterdir())
 
 
 def test_its_records_say_what_was_measured(study, answered):
-    records = evidence_summary._arms(study, answered) + evidence_summary._routing(study)
-    records += evidence_summary._affinity(study) + evidence_summary._regret(study, answered)
-    records += evidence_summary._differences([study], [answered])
+    records = summary._arms(study, answered) + summary._routing(study)
+    records += summary._affinity(study) + summary._regret(study, answered)
+    records += summary._differences([study], [answered])
     assert all(set(record) >= FIELDS for record in records)
     by = {(r["experiment"], r["arm"], r["task"], r["metric"]): r for r in records if r["seed"] is not None}
     assert 0 <= by["selection", "chosen 10 %", "mean", "mean"]["value"] <= 1
@@ -109,8 +107,8 @@ def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
 
 def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, capsys):
     real = replace(study, setting=replace(study.setting, grid="core", shares=(0.1,)))
-    assert ("one", "k-center 10 %") not in evidence_arms.plan(real)
-    only = evidence_arms.plan(real, ["k-center 10 %", "chosen 3 %", "affinity"])
+    assert ("one", "k-center 10 %") not in arms.plan(real)
+    only = arms.plan(real, ["k-center 10 %", "chosen 3 %", "affinity"])
     assert only == [("one", "k-center 10 %"), ("one", "chosen 3 %"), ("affinity", "affinity")]
     with pytest.raises(SystemExit):
         evidence.main(["--only", "k-centre 10 %"])
@@ -126,26 +124,26 @@ def test_stage_2_alone_reads_the_score_of_every_record(study):
 
 
 def test_wordings_of_train_and_test_are_apart_and_eight():
-    for source, wordings in evidence_data.WORDINGS.items():
+    for source, wordings in data.WORDINGS.items():
         assert len(set(wordings)) == 8, source
-    assert set(evidence_data.WORDINGS) == set(evidence_data.CFLEB)
+    assert set(data.WORDINGS) == set(data.CFLEB)
 
 
 def test_records_of_a_folder_are_split_and_reworded(tmp_path):
     rows = [
         {"id": f"{source}-{split}-{i}", "instruction": "旧", "input": f"材料：{source} {split} {i}", "output": "答",
          "task": task, "source": source.upper(), "split": split}
-        for source, task in zip(evidence_data.CFLEB, "abcdef", strict=True) for split in ("train", "dev", "test")
+        for source, task in zip(data.CFLEB, "abcdef", strict=True) for split in ("train", "dev", "test")
         for i in range(30)
     ]  # fmt: skip
     exam = {"id": "x", "instruction": "选", "input": "A. 甲", "output": "B", "task": "m", "source": "fineval"}
     pd.DataFrame([*rows, exam | {"split": "test"}]).to_json(
         tmp_path / "a.jsonl", orient="records", lines=True, force_ascii=False
     )
-    records = evidence_data.load_study_records(str(tmp_path), 60, 3, 1, 0)
+    records = data.load_study_records(str(tmp_path), 60, 3, 1, 0)
     counts = records["split"].value_counts()
     assert counts["train"] == 60 and counts["exam"] == 1 and counts["test"] <= 18
-    seen = {wording for words in evidence_data.WORDINGS.values() for wording in words[: evidence_data.SEEN]}
+    seen = {wording for words in data.WORDINGS.values() for wording in words[: data.SEEN]}
     assert set(records.loc[records["split"] == "train", "instruction"]) <= seen
     assert not set(records.loc[records["split"] == "test", "instruction"]) & seen
     train, test = (set(records.loc[records["split"] == split, "input"]) for split in ("train", "test"))
@@ -169,12 +167,12 @@ def test_the_committed_records_are_whole_and_of_three_seeds():
 
 
 def test_the_table_of_the_readme_is_that_of_the_records():
-    readme = evidence_table.README
+    readme = readme_table.README
     if not readme.is_file():
         pytest.skip("there is no README beside the tests")
     text = readme.read_text(encoding="utf-8")
-    shown = text.split(evidence_table.BEGIN)[1].split(evidence_table.END)[0].strip()
-    assert shown == evidence_table.table(evidence_results())
+    shown = text.split(readme_table.BEGIN)[1].split(readme_table.END)[0].strip()
+    assert shown == readme_table.table(evidence_results())
 
 
 def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():

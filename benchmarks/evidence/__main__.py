@@ -1,13 +1,13 @@
 """The evidence: what the paper claims and leaves open, measured. Writes benchmarks/results/evidence.json.
 
-    python benchmarks/evidence.py                                     embedded corpus, the tiny base, three seeds
-    python benchmarks/evidence.py --data FOLDER --base gemma3-270m    CFLEB and FinEval as JSON lines, a real base
+    python -m benchmarks.evidence                                     embedded corpus, the tiny base, three seeds
+    python -m benchmarks.evidence --data FOLDER --base gemma3-270m    CFLEB and FinEval as JSON lines, a real base
 
 Every arm that is finished is kept under --work and not run again. Records of other data and bases already in the
 output file stay there. With --only some arms are measured, those of the full grid that a real base is spared among
 them: their records take the place of the same ones of before, and all others stay.
 
-    python benchmarks/evidence.py --data FOLDER --base gemma3-270m --only "chosen 10 %" "k-center 10 %"
+    python -m benchmarks.evidence --data FOLDER --base gemma3-270m --only "chosen 10 %" "k-center 10 %"
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.machine import RESULTS, ROOT, cores, versions
+
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-HERE = Path(__file__).resolve().parents[1]
+PACKAGES = ("assl-kit", "torch", "transformers", "peft", "trl")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,8 +86,6 @@ def _run(study, job) -> None:
 
 def _write(out: Path, records: list[dict], label: str, base: str, device: str, only: Sequence[str] = ()) -> None:
     """Put the records of a data set and base in the place of those of before; with ``only``, only the same ones."""
-    from importlib.metadata import version
-
     from assl_kit.common.files import read_json, write_json
 
     kept = read_json(out) if out.is_file() else {"made": {}, "records": []}
@@ -95,11 +95,9 @@ def _write(out: Path, records: list[dict], label: str, base: str, device: str, o
         return _identity(r) in new if only else (r["data"], r["base"]) == (label, base)
 
     kept["records"] = [r for r in kept["records"] if not replaced(r)] + records
-    versions = {name: version(name) for name in ("assl-kit", "torch", "transformers", "peft", "trl")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kept["made"][", ".join([label, base, *only])] = {
-        "date": time.strftime("%Y-%m-%d"), "device": device, "machine": platform.machine(), "cores": cores,
-        "python": platform.python_version(), "versions": versions,
+        "date": time.strftime("%Y-%m-%d"), "device": device, "machine": platform.machine(), "cores": cores(),
+        "python": platform.python_version(), "versions": versions(PACKAGES),
     }  # fmt: skip
     write_json(out, kept)
     print(f"{len(records)} records of {label} on {base} in {out.name}")
@@ -111,7 +109,9 @@ def _identity(record: dict) -> tuple:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="embedded", help="'embedded', or a folder of JSON lines with CFLEB, FinEval")
     parser.add_argument("--base", default="tiny", help="'tiny', 'gemma3-270m', a folder, a GGUF file or a hub id")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -119,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=0, help="processes; default 2 on a CPU, 1 on a GPU")
     parser.add_argument("--quick", action="store_true", help="a sixth of the records, for a try")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' is one")
-    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "evidence", help="for what is finished")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "evidence.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="for what is finished")
+    parser.add_argument("--out", type=Path, default=RESULTS / "evidence.json")
     return parser
 
 

@@ -1,17 +1,16 @@
 """Write the README's table "paper says · we measured · verdict", between its two marks.
 
-python benchmarks/evidence_table.py
+python -m benchmarks.evidence.table
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from assl_kit.teaching.evidence import evidence_results, verdicts
+from benchmarks.machine import ROOT
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 
 

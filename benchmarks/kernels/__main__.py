@@ -1,20 +1,18 @@
 """Measure our kernels, their peers and the matrix product they cannot beat by plain brute force: `make bench`.
 
-    python benchmarks/kernels.py                 everything: about 45 minutes on two cores
-    python benchmarks/kernels.py --quick         seconds, to see that it works
-    python benchmarks/kernels.py --only mmr --resume
+    python -m benchmarks.kernels                 everything: about 45 minutes on two cores
+    python -m benchmarks.kernels --quick         seconds, to see that it works
+    python -m benchmarks.kernels --only mmr --resume
 
 Systems of one kernel are measured in turn, each in a process of its own, and every answer is checked. The file
-``kernels.json`` is written after each run; figures are drawn from it by `kernel_plots`.
+``kernels.json`` is written after each run; figures are drawn from it by `plots`.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import statistics
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -23,15 +21,15 @@ from joblib import cpu_count
 from tqdm import tqdm
 
 from assl_kit.common.files import read_json, write_json
+from benchmarks.machine import RESULTS, cpu_name, load, versions
 
-from . import checks as kernel_checks
-from . import data as kernel_data
-from . import plots as kernel_plots
-from . import table as kernel_table
-from . import worker as kernel_worker
+from .checks import check
+from .data import name_of, rows, size_of
+from .plots import draw
 from .systems import MMR_WEIGHTS, SYSTEMS
+from .table import add_ratios, show, slopes
+from .worker import Failure, Worker, available, context
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = (2_500, 5_000, 10_000, 20_000, 40_000, 80_000, 220_000)
 CUDA_SIZES = (40_000, 220_000)
 KERNELS = ("knn", "adbscan", "mmr", "kmeans", "stages")
@@ -68,9 +66,9 @@ class Book:
         self.save()
 
     def save(self):
-        kernel_table.add_ratios(self.records)
-        slopes = kernel_table.slopes(self.records)
-        content = {"header": self.header, "done": self.done, "records": self.records, "slopes": slopes}
+        add_ratios(self.records)
+        growth = slopes(self.records)
+        content = {"header": self.header, "done": self.done, "records": self.records, "slopes": growth}
         write_json(self.path, content)
 
 
@@ -85,34 +83,19 @@ def family(kernel: str) -> str:
 
 def header(threads: int, device: str, d: int, data: str) -> dict:
     """The machine, the versions and the data."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     return {
         "cpu": cpu_name(),
         "cores": cpu_count(only_physical_cores=False),
         "threads": threads,
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_at_start": load(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(PACKAGES),
         "date": datetime.date.today().isoformat(),
         "data": data,
         "d": d,
         "rounds": ROUNDS,
     }
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def job_for(kernel: str, n: int, threads: int, device: str) -> dict:
@@ -136,7 +119,7 @@ class Bench:
 
     def group(self, kernel: str, data: str, n: int):
         """Measure all systems of a kernel on ``n`` rows, in turn."""
-        name = kernel_data.name_of(data)
+        name = name_of(data)
         label = f"{kernel} {name} {n}"
         if label in self.book.done:
             return
@@ -150,7 +133,7 @@ class Bench:
                 else:
                     systems.append(system)
                     records[system] = record
-        X = kernel_data.rows(data, n, self.d)
+        X = rows(data, n, self.d)
         rounds = ROUNDS if n <= SEVERAL_UP_TO or kernel == "kmeans" else 1
         workers, results = {}, {}
         try:
@@ -193,7 +176,7 @@ class Bench:
         """Why a system is not run: not installed, too large, too slow."""
         if package := system.missing():
             return f"left out: {package} is not installed"
-        if (need := system.bytes_a_pair * n * n) > 0.8 * kernel_worker.available():
+        if (need := system.bytes_a_pair * n * n) > 0.8 * available():
             return f"left out: needs about {need / 2**30:.0f} GiB"
         before = [r["n"] for r in self.book.records if key(r)[:3] == (system.kernel, system.name, name) and r["n"] < n]
         if before:
@@ -211,9 +194,9 @@ class Bench:
         limit = 3 * (self.own_cap if system.ours or system.yardstick else self.cap)
         try:
             if system.process not in workers:
-                workers[system.process] = kernel_worker.Worker(self.processes, data, len(X), self.d, self.threads)
+                workers[system.process] = Worker(self.processes, data, len(X), self.d, self.threads)
             run = workers[system.process].measure(SYSTEMS.index(system), job, limit)
-        except kernel_worker.Failure as failure:
+        except Failure as failure:
             tqdm.write(f"{system.kernel}, {system.name}, n={len(X):,}: {failure}")
             self.book.put(record | {"note": f"failed: {failure}", "seconds": None})
             return False
@@ -222,7 +205,7 @@ class Bench:
         if len(record["seconds_all"]) == 1:
             record["peak_mb"] = None if run["peak_mb"] is None else round(run["peak_mb"], 1)
             job.setdefault("eps", run["result"].get("eps"))
-            verdict = kernel_checks.check(system.kernel, system.name, X, job, run["result"], results)
+            verdict = check(system.kernel, system.name, X, job, run["result"], results)
             if system.kernel != "thin":
                 results[system.name] = run["result"]
             note = verdict.note if rounds > 1 else f"{verdict.note}; one run".removeprefix("; ")
@@ -260,25 +243,25 @@ def main(only, up_to, threads, cap, own_cap, device, real, out, resume, quick):
     if quick:
         sizes = (2_000,)
     if real:
-        data, (rows, d) = real, kernel_data.size_of(real)
-        up_to = min(up_to, rows)
+        data, (n_rows, d) = real, size_of(real)
+        up_to = min(up_to, n_rows)
     sizes = [n for n in sizes if n <= up_to]
     if not sizes:
         raise click.ClickException(f"{up_to} rows are fewer than the least size, {SIZES[0]}.")
     name = "kernels.json" if device == "cpu" else "kernels_cuda.json"
-    about = header(threads, device, d, kernel_data.name_of(data))
+    about = header(threads, device, d, name_of(data))
     if not quick and (about["load_at_start"] or 0) > 0.5:
         click.echo(f"This machine is busy (load {about['load_at_start']}): the times will not be worth much.", err=True)
     book = Book(out / name, about, kernels, resume)
-    bench = Bench(book, kernel_worker.context(threads), d, threads, device, cap, own_cap)
+    bench = Bench(book, context(threads), d, threads, device, cap, own_cap)
     for kernel in kernels:
         for n in sizes:
             bench.group(kernel, data, n)
             if kernel == "knn" and not real and n == (WORST_CASE if not quick else sizes[0]):
                 bench.group(kernel, "gaussian", n)
-    kernel_table.show(book.header, book.records)
+    show(book.header, book.records)
     if device == "cpu":
-        for path in kernel_plots.draw(book.path):
+        for path in draw(book.path):
             click.echo(path)
     wrong = [r for r in book.records if r["system"].startswith("assl-kit") and r["agrees"] is False]
     failed = [r for r in book.records if r["system"].startswith("assl-kit") and r["note"].startswith("failed")]

@@ -1,4 +1,7 @@
-"""Draw ``growth.png`` and ``ratios.png`` beside the results, from the results alone."""
+"""Draw ``growth.png`` and ``ratios.png`` beside the results, from the results alone.
+
+python -m benchmarks.kernels.plots [RESULTS]
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from PIL import Image
 from assl_kit.common.files import atomic_path, read_json
 from assl_kit.teaching.evidence import KERNELS
 from assl_kit.teaching.evidence_plots import plot_growth
+from benchmarks.machine import RESULTS
 
-from . import table as kernel_table
+from .table import is_ours, is_yardstick, summary
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "kernels.json"
+KERNELS_FILE = RESULTS / "kernels.json"
 OURS, GREY, DARK, PEER = "#0072B2", "#BBBBBB", "#555555", "#E69F00"
 STYLE = {
     "font.size": 9,
@@ -47,7 +51,7 @@ def draw_growth(content: dict, path: Path) -> None:
 def draw_ratios(content: dict, path: Path) -> None:
     """Each system's time over that of ours; hatched where it is not the same result."""
     data = content["header"]["data"]
-    rows = [r for r in kernel_table.summary(content["records"]) if r["data"] == data and r["ours_seconds"]]
+    rows = [r for r in summary(content["records"]) if r["data"] == data and r["ours_seconds"]]
     kernels = [k for k in KERNELS if sum(r["kernel"] == k for r in rows) > 1]
     if not kernels:
         return
@@ -59,7 +63,7 @@ def draw_ratios(content: dict, path: Path) -> None:
         here = sorted((r for r in rows if r["kernel"] == kernel), key=lambda r: -r["seconds"] / r["ours_seconds"])
         for place, row in enumerate(here):
             ratio, other = row["seconds"] / row["ours_seconds"], row["agrees"] is False
-            colour = OURS if kernel_table.is_ours(row) else DARK if kernel_table.is_yardstick(row) else PEER
+            colour = OURS if is_ours(row) else DARK if is_yardstick(row) else PEER
             bar = {"color": GREY, "hatch": "///"} if other else {"color": colour}
             axes.barh(place, ratio, 0.72, edgecolor="white", **bar)
             words = f"{float(f'{ratio:.2g}'):g} ×, {row['seconds']:.3g} s"
@@ -90,7 +94,7 @@ def _save(figure, path: Path) -> None:
         image.convert("RGB").quantize(128).save(temporary, optimize=True)  # a fifth of the size
 
 
-def draw(results: Path = RESULTS) -> list[Path]:
+def draw(results: Path = KERNELS_FILE) -> list[Path]:
     """Both figures, beside the results. Returns their paths."""
     content = read_json(results)
     paths = [Path(results).with_name("growth.png"), Path(results).with_name("ratios.png")]
@@ -101,7 +105,7 @@ def draw(results: Path = RESULTS) -> list[Path]:
 
 
 @click.command()
-@click.argument("results", type=click.Path(exists=True, path_type=Path), default=RESULTS)
+@click.argument("results", type=click.Path(exists=True, path_type=Path), default=KERNELS_FILE)
 def main(results):
     """Draw the figures of a results file (by default results/kernels.json)."""
     for path in draw(results):

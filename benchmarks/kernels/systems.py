@@ -1,7 +1,7 @@
 """What is measured: our kernels, their peers, and the matrix product that is the yardstick.
 
 Each function takes unit rows, a job (numbers the kernel needs) and the state of its process, and returns a dict of
-results for `kernel_checks`. Peers are imported where they are used, so that a missing one is only left out.
+results for `checks`. Peers are imported where they are used, so that a missing one is only left out.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import time
 import traceback
 from pathlib import Path
 
-from . import data as kernel_data
-from . import systems as kernel_systems
+from .data import rows
+from .systems import SYSTEMS
 
 WARM_UP = 1000
 POLL = 0.005
@@ -50,7 +50,7 @@ class Worker:
     processes : multiprocessing context
         From `context`.
     data, n, d : str, int, int
-        As `kernel_data.rows`.
+        As `data.rows`.
     threads : int
     """
 
@@ -66,7 +66,7 @@ class Worker:
         Parameters
         ----------
         system : int
-            Place in `kernel_systems.SYSTEMS`.
+            Place in `systems.SYSTEMS`.
         job : dict
             What the kernel needs, its ``n_select`` for the warm-up included.
         limit : float
@@ -132,13 +132,13 @@ def available() -> float:
 
 def _serve(connection, data, n, d, threads):
     """The process: rows, then for each job a warm-up on the first rows (compilers, thread pools) and the real run."""
-    X = kernel_data.rows(data, n, d)
+    X = rows(data, n, d)
     state, warm = {}, {}
     try:
         while True:
             number, job = connection.recv()
             try:
-                _measure(connection, kernel_systems.SYSTEMS[number], X, job, state, warm, threads)
+                _measure(connection, SYSTEMS[number], X, job, state, warm, threads)
             except Exception as error:
                 traceback.print_exc()
                 connection.send({"error": f"{type(error).__name__}: {error}"[:200]})

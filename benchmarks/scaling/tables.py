@@ -1,20 +1,18 @@
 """The tables of docs/scaling.md: what scaling.json holds, how it grows, and the sums for 100 million records.
 
-    python benchmarks/scaling_sums.py
+    python -m benchmarks.scaling.tables
 
 Every number of the sums is measured on this machine (and taken from the file) or an assumption named in `ASSUMED`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from assl_kit.common.files import read_json
+from benchmarks.machine import RESULTS, ROOT
 
-FOLDER = Path(__file__).resolve().parents[1]
-DOCUMENT = FOLDER.parent / "docs" / "scaling.md"
+DOCUMENT = ROOT / "docs" / "scaling.md"
 TIMES = {"kmeans": "k-means", "pool": "stage 1 (pool)", "select": "stage 2 (pick)"}
 GPUS = (8, 16, 32, 64)
 CELLS = (6, 100, 1_000, 10_000)  #: clusters that the two stages are worked in
@@ -257,7 +255,7 @@ def written(document: str, content: dict) -> str:
 
 
 def main() -> None:
-    content = read_json(FOLDER / "results" / "scaling.json")
+    content = read_json(RESULTS / "scaling.json")
     DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8"), content), encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """Make the tiny base model of assl-kit from nothing: tokenizer, weights, model card.
 
-    python benchmarks/pretrain_tiny.py --output assl_kit/assets/tiny_base      # the shipped model
-    python benchmarks/pretrain_tiny.py --smoke --output /tmp/smoke             # seconds: does it run end to end?
+    python -m benchmarks.tiny_base --output assl_kit/model/tiny_base      # the shipped model
+    python -m benchmarks.tiny_base --smoke --output /tmp/smoke            # seconds: does it run end to end?
 
 The text comes from the generators of the embedded corpus, training side only, with seeds the corpus itself does not
 use. Four choices make it quick on one core (all ours):
@@ -311,7 +311,9 @@ def train(model, tokenizer, args: argparse.Namespace, state: Path) -> dict:
 
 def main(arguments: list[str] | None = None) -> Path:
     """Make the tokenizer, train, and put the finished folder in place of ``--output``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tiny_base", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden", type=int, default=192, help="width, a multiple of 64, at least 128")
@@ -378,7 +380,7 @@ A causal language model: {model.num_parameters():,} parameters, Qwen2 architectu
 It lets the whole chain, from clusters to six experts, run on a CPU without a download. It knows nothing about the world
 and guesses the letters of exam questions (about chance, 1 in 4, also with an expert). Do not use its answers.
 
-- **Made by** `benchmarks/pretrain_tiny.py` from random weights, seed {args.seed}:
+- **Made by** `benchmarks/tiny_base` from random weights, seed {args.seed}:
   {done["steps"]:,} steps, {done["tokens"]:,} tokens, {done["seconds"] / 60:.0f} minutes on one shared CPU core.
   Options: `{options}`.
 - **Text**: the generators of the embedded corpus, training side only, seeds from {FIRST_SEED} on, which the corpus
