@@ -13,8 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("ASSL_RUNS", None)
 
 import pytest  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
+from helpers import ROOT  # noqa: E402
 
 
 @pytest.fixture(scope="session")
