@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.models import make_test_base
 from safetensors.torch import load_file, save_file
-from test_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
+from test_train_experts import ENCODER, QUICK, Stop, bits, some_records, stopper
 
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.data.loading import load_records

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+PROMPTS = ["你好", "公司公告上半年净利润增长百分之二十，股价上涨。" * 3, "为下面的新闻写一个标题。", "2023", "央行", ""]
 TEXTS = [
     "user\nassistant\n",
     "判断这条财经新闻的情感倾向。",
@@ -73,3 +75,32 @@ def make_test_base(folder: str | Path, *, seed: int = 0, hidden_size: int = 32, 
     torch.set_rng_state(state)
     model.save_pretrained(folder)
     return folder
+
+
+def with_two_adapters(folder: str | Path):
+    """The base in ``folder`` with two random adapters, "one" and "two", that change its answers; and its tokenizer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from assl_kit.model.loading import load_base
+
+    model, tokenizer = load_base(str(folder), device="cpu")
+    config = LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    torch.manual_seed(1)
+    model = get_peft_model(model, config, adapter_name="one")
+    model.add_adapter("two", config)
+    return model.eval(), tokenizer
+
+
+@cache
+def make_test_encoder():
+    """A static encoder with four columns."""
+    from assl_kit.space.static_encoder import fit_static_encoder
+
+    return fit_static_encoder(["股价上涨", "股价下跌", "央行降准"], dim=4)
+
+
+def save_test_encoder(folder: str | Path) -> Path:
+    """Write that encoder into ``folder``; return it."""
+    make_test_encoder().save(str(folder), create_model_card=False)
+    return Path(folder)

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.hostile import links
 from helpers.notebooks import write_notebook
 
 from assl_kit.app.console import print_table
@@ -21,7 +22,6 @@ from assl_kit.errors import DataError, WorkspaceError
 from assl_kit.runner import report
 from assl_kit.runner.report import write_report
 
-links = pytest.mark.skipif(os.name == "nt", reason="making links needs rights on Windows")
 SCRIPT = "<script>alert(1)</script>"
 
 

@@ -14,6 +14,7 @@ from helpers import ROOT
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.space import encoder as module
+from assl_kit.space import static_encoder
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.space.static_encoder import fit_static_encoder
 
@@ -49,9 +50,9 @@ def test_a_repeated_token_counts_less_than_linearly():
         topic = ["债券", "股票"][i % 2]
         texts.append(f"{topic} " + "啊 " * int(rng.choice([1, 40])) + f"第{i}号")
     X = encode(fit_static_encoder(texts, dim=8, vocab_size=200), ["债券", "啊", "债券 " + "啊 " * 20])
-    plain = module._fit_tokenizer(texts, 200, 4)
-    counts = module._count_tokens(plain, texts)
-    vectors = module._token_vectors(counts, 8, 0, plain.token_to_id("[UNK]"))
+    plain = static_encoder._fit_tokenizer(texts, 200, 4)
+    counts = static_encoder._count_tokens(plain, texts)
+    vectors = static_encoder._token_vectors(counts, 8, 0, plain.token_to_id("[UNK]"))
     filler, topic = (np.linalg.norm(vectors[plain.token_to_id(token)]) for token in ("啊", "债券"))
     assert filler < 0.5 * topic
     assert X[2] @ X[0] > 0
@@ -77,7 +78,7 @@ def test_same_texts_same_bits_in_another_process(fitted, tmp_path):
         "import test_encoder as t\n"
         "print(t.encoder_fingerprint(t.fit_static_encoder(t.TEXTS, dim=32, vocab_size=500)))"
     )
-    places = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    places = [str(Path(__file__).parent), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
     command = [sys.executable, "-c", script]
     out = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
