@@ -61,11 +61,11 @@ exercises: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[bench]"
-	$(BIN)/python benchmarks/kernels.py $(ARGS)
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 evidence: $(INSTALLED)
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence.py $(ARGS)
-	$(BIN)/python benchmarks/evidence_table.py
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(ARGS)
+	$(BIN)/python -m benchmarks.evidence.table
 
 install: $(INSTALLED)
 

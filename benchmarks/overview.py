@@ -1,6 +1,6 @@
 """The README's picture, drawn from a run: the space, the chosen tenth, and where questions go.
 
-python benchmarks/overview.py [RUN]      after assl run; default runs/tiny
+python -m benchmarks.overview [RUN]      after assl run; default runs/tiny
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from assl_kit.data.splits import training_pool
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.space.embeddings import rows_of
 from assl_kit.teaching.plots import MARKERS, expert_colours, project, readable, styled_figure, task_colours
+from benchmarks.machine import RESULTS
 
-OUT = Path(__file__).resolve().parent / "results" / "overview.png"
+OUT = RESULTS / "overview.png"
 
 
 def main(run: str = "runs/tiny") -> Path:

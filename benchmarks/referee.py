@@ -1,6 +1,6 @@
 """Does the referee rank selections as a language model does? Rank correlation over the arms measured on an H100.
 
-    python benchmarks/referee.py DATA SCORES [--draws 5] [--out FILE]
+    python -m benchmarks.referee DATA SCORES [--draws 5] [--out FILE]
 
 DATA: a folder with the records of CFLEB as JSON lines with a ``source``. SCORES: the language model's scores of every
 arm and question (``cfleb-40k-h100.json``). The arms are chosen anew, from a pool of 40,000 drawn for each draw, with
@@ -33,6 +33,7 @@ from assl_kit.selection.budgets import cluster_budgets
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.space.encoder import encode, load_encoder
+from benchmarks.machine import RESULTS
 
 N_TRAIN, N_SELECT, K, LONGEST_INPUT = 40_000, 4_000, 6, 300
 SOURCES = ("finfe", "finna", "finnl", "finnsp", "finqa", "finre")
@@ -159,11 +160,11 @@ def agreement(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.referee", description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("scores")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--out", default="benchmarks/results/referee.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "referee.json")
     options = parser.parse_args()
     records = cfleb(options.data)
     start = time.perf_counter()
@@ -186,7 +187,7 @@ def main() -> None:
     found = agreement(ours, scores, result.about["smallest"])
     print(ours.round(3).to_string(), found.round(3).to_string(index=False), seconds, sep="\n\n")
     value = result.as_dict() | {"all": ours.loc["all"].to_dict(), "agreement": found.to_dict("records")}
-    write_json(Path(options.out), value | {"seconds": {name: round(s, 1) for name, s in seconds.items()}})
+    write_json(options.out, value | {"seconds": {name: round(s, 1) for name, s in seconds.items()}})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Measure what routing costs beside the answer, and streaming and merging. Writes benchmarks/results/serving.json.
 
-    python benchmarks/serving.py                          the tiny base: about two minutes on one core
-    python benchmarks/serving.py --base gemma3-270m       a real base (extra llm-offline): about a quarter of an hour
-    python benchmarks/serving.py --run runs/tiny          the experts of a run
+    python -m benchmarks.serving                          the tiny base: about two minutes on one core
+    python -m benchmarks.serving --base gemma3-270m       a real base (extra llm-offline): about a quarter of an hour
+    python -m benchmarks.serving --run runs/tiny          the experts of a run
 
 Without --run the six experts are copies of one adapter, trained briefly so that answers end as they should: only times
 are measured. Records of other bases already in the output file stay there. On a CPU times are processor time of this
@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.machine import RESULTS, cores, cpu_name, load, versions
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-RESULTS = Path(__file__).resolve().parent / "results"
 EXPERTS = 6
 NEW_TOKENS = 64
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    before = _load()
+    before = load()
     with opened(options) as (silversight, name, questions):
         clock = time.process_time if silversight.model.device.type == "cpu" else time.perf_counter
         found = measure(silversight, questions[: options.questions], options.batch, options.rounds, clock)
@@ -181,22 +182,18 @@ def measure(silversight, questions: list[str], batch: int, rounds: int, clock: C
 def _write(options, record: dict, load_before: float | None) -> None:
     import datetime
     import platform
-    from importlib.metadata import version
-
-    from kernels import cpu_name
 
     from assl_kit.common.files import read_json, write_json
 
     out = options.out / "serving.json"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     record |= {
         "cpu": cpu_name(),
-        "cores": cores,
+        "cores": cores(),
         "threads": options.threads,
         "load_before": load_before,
-        "load_after": _load(),
+        "load_after": load(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "sentence-transformers")},
+        "versions": versions(("torch", "transformers", "peft", "sentence-transformers")),
         "date": datetime.date.today().isoformat(),
     }
     kept = read_json(out)["records"] if out.is_file() else []
@@ -216,12 +213,10 @@ def _size(model) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
 
 
-def _load() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="tiny", help="'tiny', 'gemma3-270m', a folder, a GGUF file or a hub id")
     parser.add_argument("--run", type=Path, help="the folder of a run with experts, instead of a bank made here")
     parser.add_argument("--device", default="auto")

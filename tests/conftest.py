@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,8 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("ASSL_RUNS", None)
 
 import pytest  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
+from helpers import ROOT  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,23 @@ def shared_data() -> Path:
     if not (folder / "mini.jsonl.gz").is_file():
         pytest.skip("needs the folder shared/data beside the checkout, which is not here")
     return folder
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """Must not be there when a test ends."""
+    path = tmp_path / "executed"
+    yield path
+    assert not path.exists(), "the file from a stranger was executed"
+
+
+@pytest.fixture
+def program(marker, tmp_path, monkeypatch):
+    """A module ``evil_module`` that can be imported, and makes the marker when it is."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    text = f"import os\nos.makedirs({str(marker)!r}, exist_ok=True)\nclass Evil:\n    load = classmethod(print)\n"
+    (folder / "evil_module.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder / "evil_module.py"
+    sys.modules.pop("evil_module", None)

@@ -1,0 +1,247 @@
+"""One seed of the evidence: its records, spaces, clusters, scores, and what each way of choosing chooses."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from assl_kit.common.files import atomic_path
+from assl_kit.data.records import prompts
+from assl_kit.evaluation.baselines import k_center, k_means_medoids, random_rows
+from assl_kit.experts.training.config import TrainingConfig
+from assl_kit.model.scoring import rank_normalise, score_records
+from assl_kit.selection.redistribute import Redistributor
+from assl_kit.space.clusters import SemanticKMeans
+
+from .data import ENCODERS, embedder, load_study_records, without_instruction
+
+K = 6
+SHARES = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3)
+#: One change each from the defaults of the two stages.
+VARIANTS = {
+    "min_samples 5": {"min_samples": 5},
+    "min_samples 20": {"min_samples": 20},
+    "min_samples 40": {"min_samples": 40},
+    "flattening 0": {"flattening": 0.0},
+    "flattening 0.25": {"flattening": 0.25},
+    "flattening 0.75": {"flattening": 0.75},
+    "flattening 1": {"flattening": 1.0},
+    "eps halved": {"eps_factor": 0.5},
+    "eps doubled": {"eps_factor": 2.0},
+    "budget power 0.5": {"budget_power": 0.5},
+    "pool of 1.5 budgets": {"pool_factor": 1.5},
+    "pool of 6 budgets": {"pool_factor": 6.0},
+    "no repeats": {"max_repeat": 1, "repeat_share": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes and training of one base; what a run of the chain takes from a profile."""
+
+    n_train: int
+    n_test: int  # a task; 0: all of the test split
+    n_exam: int
+    n_compared: int  # questions a task that every single expert answers; 0: all
+    epochs: int
+    full_epochs: int
+    warmup: int
+    affinity: int  # records a task
+    learning_rate: float
+    batch_size: int
+    max_length: int
+    max_new_tokens: int
+    shares: tuple[float, ...]
+    trained_variants: tuple[str, ...]
+    trained_encoders: tuple[str, ...]
+    grid: str  # "full", or "core": what a real model can do in an hour on two cores
+
+
+_TRAINED = ("min_samples 5", "min_samples 40", "flattening 0", "flattening 1", "eps halved", "budget power 0.5",
+            "no repeats")  # fmt: skip
+SETTINGS = {
+    "tiny": Setting(2700, 0, 0, 0, 3, 1, 256, 24, 2e-3, 8, 512, 40, SHARES, _TRAINED, ENCODERS[1:], "full"),
+    "gemma3-270m": Setting(1200, 15, 40, 8, 3, 1, 48, 12, 5e-4, 8, 384, 32, (0.1,), (), (), "core"),
+}
+_LESS = {"n_train": 450, "n_test": 5, "n_compared": 2, "epochs": 1, "warmup": 16, "affinity": 4, "shares": (0.05, 0.1)}
+SETTINGS["quick"] = replace(
+    SETTINGS["tiny"], **_LESS, trained_variants=("flattening 1",), trained_encoders=ENCODERS[1:2]
+)
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One seed of one data set on one base; what is costly is kept under ``work``."""
+
+    data: str
+    label: str
+    base: str
+    seed: int
+    work: Path
+    device: str
+    setting: Setting
+
+    # records and spaces ----------------------------------------------------------------------------------------------
+    @property
+    def records(self) -> pd.DataFrame:
+        return _records(self)
+
+    def part(self, split: str) -> pd.DataFrame:
+        return self.records[self.records["split"] == split].reset_index(drop=True)
+
+    @property
+    def questions(self) -> pd.DataFrame:
+        """Test questions and exam questions, one row each."""
+        return self.records[self.records["split"] != "train"].reset_index(drop=True)
+
+    def compared(self) -> np.ndarray:
+        """Which questions every single expert answers, as a mask."""
+        rows, n = self.questions, self.setting.n_compared
+        place = rows.groupby("task").cumcount()
+        return np.ones(len(rows), bool) if n == 0 else ((place < n) & rows["split"].eq("test")).to_numpy()
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders that are compared; a real base is too dear as one of them on a CPU."""
+        return ENCODERS if self.setting.grid == "full" else ENCODERS[:-1]
+
+    def space(self, encoder: str = ENCODERS[0]) -> dict[str, np.ndarray]:
+        """Unit rows: ``train``, ``questions``, and ``inputs`` (of the test questions, without the instruction)."""
+        return _space(self, encoder)
+
+    def clusters(self, encoder: str = ENCODERS[0]) -> np.ndarray:
+        return _clusters(self, encoder)
+
+    def scores(self, whole: bool = False) -> np.ndarray:
+        """Raw model score of every training record; a real base reads the pool only, without ``whole``."""
+        return _scores(self, whole or self.setting.grid == "full")
+
+    def training(self, **changes) -> TrainingConfig:
+        s = self.setting
+        values = {"epochs": s.epochs, "learning_rate": s.learning_rate, "batch_size": s.batch_size,
+                  "max_length": s.max_length, "seed": self.seed}  # fmt: skip
+        return TrainingConfig(**(values | changes))
+
+    # choosing --------------------------------------------------------------------------------------------------------
+    def choose(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None, **options):
+        """The two stages; give the `Selection`. ``rows``: choose among these rows only."""
+        X, raw = self.space(encoder)["train"], self.scores(whole=options.get("pool_factor", 0) >= len(self.records))
+        ids = self.part("train")["id"].to_numpy()
+        clusters = self.clusters(encoder) if clusters is None else clusters
+        if rows is not None:
+            X, raw, ids = X[rows], raw[rows], ids[rows]
+        factor = options.pop("eps_factor", None)
+        stages = Redistributor(**options)
+        n_select = max(K, round(share * len(X)))
+        if factor is not None:
+            stages.set_params(eps=factor * _typical_eps(X, clusters))
+        pool = stages.pool(X, clusters, n_select, ids=ids)
+        scores = rank_normalise(raw[pool["row"]], pool["cluster"])
+        return stages.select(X, clusters, pool, n_select, scores=scores, ids=ids)
+
+    def rows_of(self, arm: str) -> np.ndarray:
+        """The training rows of an arm, repeats included."""
+        n = len(self.part("train"))
+        name, percent = re.fullmatch(r"(.+?)(?: (\d+) %)?", arm).groups()
+        share = int(percent) / 100 if percent else 0.1
+        size, X = max(K, round(share * n)), self.space()["train"]
+        if name == "chosen":
+            chosen = self.choose(share)
+        elif name == "random":
+            return random_rows(n, size, seed=self.seed)
+        elif name == "k-means medoids":
+            return k_means_medoids(X, size, seed=self.seed)
+        elif name == "k-center":
+            return k_center(X, size, seed=self.seed)
+        elif name == "stage 1 alone":
+            return Redistributor(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
+        elif name == "stage 2 alone":
+            chosen = self.choose(share, pool_factor=1e6)
+        elif name.startswith("all data"):
+            return np.arange(n)
+        else:
+            chosen = self.choose(**VARIANTS[name])
+        return np.repeat(chosen.indices, chosen.repeats)
+
+
+def load(study: Study):
+    """The base of a study and its tokenizer, loaded once a process."""
+    return _load(study.base, study.device)
+
+
+@lru_cache(maxsize=1)
+def _load(base: str, device: str):
+    from assl_kit.model.loading import load_base
+
+    return load_base(base, device=device)
+
+
+@lru_cache(maxsize=4)
+def _records(study: Study) -> pd.DataFrame:
+    s = study.setting
+    return load_study_records(study.data, s.n_train, s.n_test, s.n_exam, study.seed)
+
+
+@lru_cache(maxsize=8)
+def _space(study: Study, encoder: str) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file, save_file
+
+    file = study.work / f"space-{slug(encoder)}.safetensors"
+    if not file.is_file():
+        texts, test = prompts(study.part("train")), study.part("test")
+        base = load(study) if encoder.startswith("base model") else None
+        embed = embedder(encoder, texts, study.seed, base)
+        rows = {"train": embed(texts), "questions": embed(prompts(study.questions)),
+                "inputs": embed(without_instruction(test))}  # fmt: skip
+        with atomic_path(file) as temporary:
+            save_file(rows, temporary)
+    return load_file(file)
+
+
+@lru_cache(maxsize=8)
+def _clusters(study: Study, encoder: str) -> np.ndarray:
+    return SemanticKMeans(n_clusters=K, random_state=study.seed).fit(study.space(encoder)["train"]).labels_
+
+
+@lru_cache(maxsize=4)
+def _scores(study: Study, whole: bool) -> np.ndarray:
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
+
+    file = study.work / ("scores.parquet" if whole else "scores-pool.parquet")
+    if not file.is_file():
+        model, tokenizer = load(study)
+        train, s = study.part("train"), study.setting
+        read = np.arange(len(train))
+        if not whole:  # only the pool, as in a run of the chain; others count as average
+            read = Redistributor().pool(study.space()["train"], study.clusters(), round(0.1 * len(train)),
+                                        ids=train["id"].to_numpy())["row"].to_numpy()  # fmt: skip
+        warm = train.sample(min(s.warmup, len(train)), random_state=study.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            found = train_adapter(model, tokenizer, warm, Path(folder) / "warm", study.training(epochs=1))
+            with adapted(model, found.path) as warmed:
+                found = score_records(train.iloc[read], "nll", model=warmed, tokenizer=tokenizer,
+                                      max_length=s.max_length, batch_size=s.batch_size)  # fmt: skip
+        raw = np.full(len(train), np.median(found))
+        raw[read] = found
+        with atomic_path(file) as temporary:
+            pd.DataFrame({"id": train["id"], "raw": raw}).to_parquet(temporary, index=False)
+    return pd.read_parquet(file)["raw"].to_numpy()
+
+
+def _typical_eps(X: np.ndarray, clusters: np.ndarray) -> float:
+    """The median over clusters of the eps that A-DBSCAN finds by itself."""
+    from assl_kit import ADBSCAN
+
+    found = [ADBSCAN().fit(X[clusters == c]).eps_ for c in np.unique(clusters) if (clusters == c).sum() > 1]
+    return float(np.median(found))

@@ -1,0 +1,1 @@
+"""Our kernels beside their peers: ``__main__``, systems, data, worker, checks, table, plots."""

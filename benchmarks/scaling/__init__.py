@@ -1,0 +1,1 @@
+"""How time and memory grow: ``__main__``, then tables, which writes docs/scaling.md."""

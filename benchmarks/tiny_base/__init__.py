@@ -1,0 +1,1 @@
+"""How the tiny base is made: ``__main__``, tokenizer, muon."""

@@ -1,0 +1,180 @@
+"""steps.py and the builders: what is built, what is kept, and the whole chain on a random little model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.models import make_test_base
+
+from assl_kit.artifacts import steps
+from assl_kit.artifacts.build_data import evaluation_records, n_select_of
+from assl_kit.artifacts.build_experts import open_silversight
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import STEPS, read, require
+from assl_kit.artifacts.workspace import Workspace
+from assl_kit.data.records import prompts
+from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.errors import DataError, ParameterError, WorkspaceError
+from assl_kit.space.embeddings import rows_of
+
+SMALL = {"n_records": 240, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A finished chain: workspace and parameters."""
+    folder = tmp_path_factory.mktemp("chain")
+    base = make_test_base(folder / "base")
+    parameters = resolve(
+        "tiny", **SMALL, base_model=str(base), epochs=1, warmup_records=8, affinity_records=4, regret_per_task=2,
+        n_test=3, max_new_tokens=4, select_share=0.15,
+    )  # fmt: skip
+    ws = Workspace.open(folder / "ws")
+    require(ws, "metrics", parameters)
+    return ws, parameters
+
+
+def test_every_parent_and_parameter_exists(chain):
+    known = set(resolve("tiny").model_dump())
+    for step in STEPS.values():
+        assert set(step.parents) <= set(STEPS)
+        assert set(step.parameters) <= known
+
+
+def test_the_chain_writes_every_artifact_it_needs(chain):
+    ws, _ = chain
+    made = ws.manifest()["artifacts"]
+    expected = {step.file for name, step in STEPS.items() if name != "affinity"}
+    assert set(made) == expected
+    assert made["selection.parquet"]["parents"] == [STEPS[p].file for p in STEPS["selection"].parents]
+    assert made["selection.parquet"]["parameters"]["mmr_relevance"] == 0.4
+
+
+def test_nothing_is_built_twice(chain, monkeypatch):
+    ws, parameters = chain
+    monkeypatch.setattr(ws, "writing", lambda name: pytest.fail(f"built {name} again"))
+    require(ws, "metrics", parameters)
+
+
+def test_a_changed_parameter_rebuilds_what_depends_on_it_and_nothing_else(tmp_path):
+    ws, first = Workspace.open(tmp_path), resolve("tiny", **SMALL)
+    require(ws, "pool", first)
+    before = ws.manifest()["artifacts"]
+    require(ws, "pool", resolve("tiny", **(SMALL | {"flattening": 0.25})))
+    after = ws.manifest()["artifacts"]
+    changed = {name for name in before if before[name]["key"] != after[name]["key"]}
+    assert changed == {"pool.parquet"}
+
+
+def test_a_damaged_artifact_is_built_again(tmp_path):
+    ws, parameters = Workspace.open(tmp_path), resolve("tiny", **SMALL)
+    good = require(ws, "clusters", parameters)
+    ws.path_of("clusters.parquet").write_bytes(b"damaged")
+    pd.testing.assert_frame_equal(require(ws, "clusters", parameters), good)
+
+
+def test_whoever_builds_for_another_notebook_says_so(tmp_path, capsys):
+    ws, parameters = Workspace.open(tmp_path), resolve("tiny", **SMALL)
+    require(ws, "embeddings", parameters, notebook="02")
+    said = capsys.readouterr().out
+    assert "records.parquet" in said and "notebook 01" in said
+    assert "embeddings.safetensors" not in said
+    require(ws, "embeddings", parameters, notebook="02")
+    assert capsys.readouterr().out == ""
+
+
+def test_selection_has_exactly_the_wanted_size_and_explains_itself(chain):
+    ws, parameters = chain
+    records, selection = require(ws, "records", parameters), require(ws, "selection", parameters)
+    train = training_pool(records)
+    assert selection["copies"].sum() == n_select_of(parameters, len(train))
+    assert set(selection["id"]) <= set(train["id"])
+    columns = ["cluster", "core_distance", "weight", "relevance", "score", "max_similarity", "rank", "copies"]
+    assert selection[columns].notna().all().all()
+    assert require(ws, "pool", parameters)["weight"].sum() == len(train)
+
+
+def test_metrics_cover_every_arm_and_task(chain):
+    ws, parameters = chain
+    metrics, records = require(ws, "metrics", parameters), require(ws, "records", parameters)
+    table = pd.DataFrame(metrics["table"])
+    tasks = set(records.loc[records["split"] == "test", "task"]) | {"mean"}
+    assert len(table["arm"].unique()) == 6
+    assert all(set(rows["task"]) == tasks for _, rows in table.groupby("arm"))
+    assert table["value"].between(0, 1).all()
+    assert len(metrics["differences"]) == 5
+    assert len(metrics["regret"]) == len(tasks)
+    assert sum(row["available"] for row in metrics["kept"]["by_source"]) == metrics["corpus"]["train"]
+    assert sum(row["copies"] for row in metrics["kept"]["by_task"]) == metrics["corpus"]["chosen"]
+
+
+def test_routed_answers_read_as_much_of_a_prompt_as_those_they_are_compared_with(chain, tmp_path):
+    ws, parameters = chain
+    silversight = open_silversight(ws, parameters)
+    test = evaluation_records(read(ws, "records"), parameters)
+    STEPS["answers"].build(
+        ws,
+        steps.parents_of(ws, "answers"),
+        parameters.model_copy(update={"max_length": 12}),
+        tmp_path / "answers.parquet",
+    )
+    found = pd.read_parquet(tmp_path / "answers.parquet")["answer"].tolist()
+    cut, whole = (
+        [answer.text for answer in silversight.generate(prompts(test), max_length=length, max_new_tokens=4)]
+        for length in (12, parameters.max_length)
+    )
+    assert found == cut != whole
+    assert "max_length" in STEPS["answers"].parameters
+
+
+def test_the_same_run_twice_gives_the_same_artifacts(chain, tmp_path):
+    ws, parameters = chain
+    again = Workspace.open(tmp_path)
+    require(again, "answers", parameters)
+    first, second = ws.manifest()["artifacts"], again.manifest()["artifacts"]
+    for name in second:
+        assert first[name]["sha256"] == second[name]["sha256"], name
+
+
+def test_rows_are_joined_by_id_not_by_position():
+    space = {"ids": ["a", "b", "c"], "embeddings": np.eye(3, dtype=np.float32)}
+    assert rows_of(space, ["c", "a"]).tolist() == [[0, 0, 1], [1, 0, 0]]
+    with pytest.raises(DataError, match="'d'"):
+        rows_of(space, ["a", "d"])
+
+
+def test_sample_by_task_is_seeded_and_bounded():
+    records = pd.DataFrame({"id": [str(i) for i in range(50)], "task": ["qa"] * 40 + ["nl"] * 10})
+    drawn = sample_by_task(records, 12, 0)
+    assert drawn["task"].value_counts().to_dict() == {"qa": 12, "nl": 10}
+    assert drawn["id"].tolist() == sample_by_task(records, 12, 0)["id"].tolist()
+
+
+def test_too_few_or_too_many_to_choose():
+    with pytest.raises(ParameterError, match="cannot choose 2 of 20"):
+        n_select_of(resolve("tiny", n_select=2), 20)
+    with pytest.raises(ParameterError, match="cannot choose 40 of 20"):
+        n_select_of(resolve("tiny", n_select=40), 20)
+
+
+def test_unknown_artifact(tmp_path):
+    with pytest.raises(ParameterError, match="unknown artifact"):
+        require(Workspace.open(tmp_path), "vectors", resolve("tiny"))
+
+
+def test_the_key_counts_grammars_and_the_tiny_base_and_leaves_out_the_doors(monkeypatch):
+    counted = set()
+    monkeypatch.setattr(steps, "sha256_file", lambda path: counted.add(path.name) or "0")
+    steps.code_hash.__wrapped__()
+    assert {"sentiment.yaml", "model.safetensors", "adbscan.py"} <= counted
+    assert not counted & {"vllm_client.py", "environment.py", "cli.py"}
+
+
+def test_a_builder_reads_declared_parents_only(chain):
+    parents = steps.parents_of(chain[0], "clusters")
+    assert len(parents["records"]) == 240
+    with pytest.raises(WorkspaceError, match="'clusters' reads 'pool', which is not declared"):
+        parents["pool"]
+    with pytest.raises(WorkspaceError, match="not declared"):
+        parents.path("selection.parquet")

@@ -1,0 +1,222 @@
+"""The evidence: a small study runs and resumes, its records are right, and what is committed is whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import benchmarks.evidence.__main__ as evidence
+from assl_kit.common.files import read_json
+from assl_kit.teaching.evidence import evidence_results, verdict, verdicts
+from assl_kit.teaching.evidence_plots import plot_share_curve
+from benchmarks.evidence import arms, data, summary
+from benchmarks.evidence import study as studies
+from benchmarks.evidence import table as readme_table
+
+FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    small = replace(studies.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3,
+                    max_new_tokens=4)  # fmt: skip
+    folder = tmp_path_factory.mktemp("evidence")
+    return studies.Study("embedded", "embedded", "tiny", 0, folder, "cpu", small)
+
+
+@pytest.fixture(scope="module")
+def answered(study):
+    jobs = [("base", "base"), ("one", "random 10 %"), ("one", "chosen 10 %"), ("bank", "experts by cluster"),
+            ("affinity", "affinity")]  # fmt: skip
+    for job in jobs:
+        assert job in arms.plan(study) and not arms.done(study, job)
+        arms.run_job(study, job)
+        assert arms.done(study, job)
+    return arms.read_answers(study)
+
+
+def test_every_arm_of_a_size_has_exactly_that_size(study):
+    for arm in ("chosen 10 %", "random 10 %", "k-means medoids 10 %", "k-center 10 %", "stage 1 alone 10 %",
+                "stage 2 alone 10 %", *studies.VARIANTS):  # fmt: skip
+        rows = study.rows_of(arm)
+        assert len(rows) == 18 and rows.min() >= 0 and rows.max() < 180, arm
+    assert len(study.rows_of("all data, 1 epoch")) == 180
+    assert len(study.rows_of("chosen 5 %")) == 9
+
+
+def test_a_study_answers_and_is_not_done_twice(study, answered):
+    ids = set(study.questions["id"])
+    for arm in ("base", "random 10 %", "chosen 10 %", "experts by cluster"):
+        assert set(answered[arm]["answers"]) == ids
+    compared = set(study.questions["id"][study.compared()])
+    assert {"single expert-0", "uniform merge", "two nearest merged", "Arrow"} <= set(answered)
+    assert set(answered["Arrow"]["answers"]) == compared and len(compared) < len(ids)
+    before = (study.work / "answers" / "base.json").stat().st_mtime_ns
+    arms.run_job(study, ("base", "base"))
+    assert (study.work / "answers" / "base.json").stat().st_mtime_ns == before
+    assert not list((study.work / "adapters").iterdir())
+
+
+def test_its_records_say_what_was_measured(study, answered):
+    records = summary._arms(study, answered) + summary._routing(study)
+    records += summary._affinity(study) + summary._regret(study, answered)
+    records += summary._differences([study], [answered])
+    assert all(set(record) >= FIELDS for record in records)
+    by = {(r["experiment"], r["arm"], r["task"], r["metric"]): r for r in records if r["seed"] is not None}
+    assert 0 <= by["selection", "chosen 10 %", "mean", "mean"]["value"] <= 1
+    assert by["selection", "chosen 10 %", "mean", "mean"]["n_train"] == 18
+    routed, best = (
+        by["regret", "experts by cluster", "mean", name]["value"] for name in ("routed", "best single expert")
+    )
+    assert by["regret", "experts by cluster", "mean", "regret"]["value"] == pytest.approx(best - routed, abs=2e-4)
+    rho = by["affinity", "fitted static, 256", "all", "rank correlation with distance"]
+    assert -1 <= rho["low"] <= rho["high"] <= 1
+    pooled = [r for r in records if r["seed"] is None]
+    assert {(r["arm"], r["against"]) for r in pooled} >= {
+        ("chosen 10 %", "random 10 %"),
+        ("experts by cluster", "Arrow"),
+    }
+    assert all(r["low"] <= r["high"] and r["seeds"] == 1 for r in pooled)
+
+
+def test_the_same_study_chooses_the_same(study):
+    default = study.rows_of("chosen 10 %")
+    assert np.array_equal(default, study.rows_of("chosen 10 %"))
+    assert not np.array_equal(np.sort(default), np.sort(study.rows_of("flattening 1")))
+
+
+def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
+    def record(data, experiment, value):
+        return {"data": data, "base": "tiny", "experiment": experiment, "value": value}
+
+    out = tmp_path / "e.json"
+    old = [record("embedded", "affinity", 1), record("embedded", "regret", 1)]
+    evidence._write(out, old, "embedded", "tiny", "cpu")
+    evidence._write(out, [record("CFLEB", "affinity", 1)], "CFLEB", "tiny", "cpu")
+    evidence._write(out, [record("embedded", "affinity", 2)], "embedded", "tiny", "cpu", ["affinity"])
+    kept = read_json(out)
+    assert sorted((r["data"], r["experiment"], r["value"]) for r in kept["records"]) == [
+        ("CFLEB", "affinity", 1), ("embedded", "affinity", 2), ("embedded", "regret", 1)]  # fmt: skip
+    assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny", "embedded, tiny, affinity"}
+    evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu")
+    assert [r["value"] for r in read_json(out)["records"] if r["data"] == "embedded"] == [3]
+
+
+def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, capsys):
+    real = replace(study, setting=replace(study.setting, grid="core", shares=(0.1,)))
+    assert ("one", "k-center 10 %") not in arms.plan(real)
+    only = arms.plan(real, ["k-center 10 %", "chosen 3 %", "affinity"])
+    assert only == [("one", "k-center 10 %"), ("one", "chosen 3 %"), ("affinity", "affinity")]
+    with pytest.raises(SystemExit):
+        evidence.main(["--only", "k-centre 10 %"])
+    assert "there is no arm 'k-centre 10 %'; there are all data, 3 epochs, " in capsys.readouterr().err
+
+
+def test_stage_2_alone_reads_the_score_of_every_record(study):
+    real = replace(study, work=study.work / "real", setting=replace(study.setting, grid="core"))
+    pool, whole = real.scores(), real.scores(whole=True)
+    assert len(set(pool)) < len(set(whole)) == 180
+    real.rows_of("chosen 10 %")
+    assert len(real.rows_of("stage 2 alone 10 %")) == 18
+
+
+def test_wordings_of_train_and_test_are_apart_and_eight():
+    for source, wordings in data.WORDINGS.items():
+        assert len(set(wordings)) == 8, source
+    assert set(data.WORDINGS) == set(data.CFLEB)
+
+
+def test_records_of_a_folder_are_split_and_reworded(tmp_path):
+    rows = [
+        {"id": f"{source}-{split}-{i}", "instruction": "旧", "input": f"材料：{source} {split} {i}", "output": "答",
+         "task": task, "source": source.upper(), "split": split}
+        for source, task in zip(data.CFLEB, "abcdef", strict=True) for split in ("train", "dev", "test")
+        for i in range(30)
+    ]  # fmt: skip
+    exam = {"id": "x", "instruction": "选", "input": "A. 甲", "output": "B", "task": "m", "source": "fineval"}
+    pd.DataFrame([*rows, exam | {"split": "test"}]).to_json(
+        tmp_path / "a.jsonl", orient="records", lines=True, force_ascii=False
+    )
+    records = data.load_study_records(str(tmp_path), 60, 3, 1, 0)
+    counts = records["split"].value_counts()
+    assert counts["train"] == 60 and counts["exam"] == 1 and counts["test"] <= 18
+    seen = {wording for words in data.WORDINGS.values() for wording in words[: data.SEEN]}
+    assert set(records.loc[records["split"] == "train", "instruction"]) <= seen
+    assert not set(records.loc[records["split"] == "test", "instruction"]) & seen
+    train, test = (set(records.loc[records["split"] == split, "input"]) for split in ("train", "test"))
+    assert not train & test
+
+
+# what is committed ---------------------------------------------------------------------------------------------------
+def test_the_committed_records_are_whole_and_of_three_seeds():
+    evidence = evidence_results()
+    assert set(evidence) >= FIELDS
+    assert {"selection", "experts", "regret", "routing", "affinity", "encoder", "A-DBSCAN"} <= set(
+        evidence["experiment"]
+    )
+    for _, part in evidence.groupby(["data", "base"]):
+        assert part.loc[part["seed"].notna(), "seed"].nunique() >= 3
+    pooled = evidence[evidence["seed"].isna()]
+    assert (pooled["seeds"] >= 3).all() and (pooled["low"] <= pooled["high"]).all()
+    tiny = evidence[(evidence["data"] == "embedded") & (evidence["base"] == "tiny")]
+    assert tiny.loc[tiny["metric"] == "cluster nmi", "arm"].nunique() >= 4
+    assert {f"chosen {share} %" for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
+
+
+def test_the_table_of_the_readme_is_that_of_the_records():
+    readme = readme_table.README
+    if not readme.is_file():
+        pytest.skip("there is no README beside the tests")
+    text = readme.read_text(encoding="utf-8")
+    shown = text.split(readme_table.BEGIN)[1].split(readme_table.END)[0].strip()
+    assert shown == readme_table.table(evidence_results())
+
+
+def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
+    arms = {"chosen 1 %": (0.2, 0.3), "chosen 10 %": (0.5, 0.7), "random 10 %": (0.4, 0.4), "base": (0.1, 0.1)}
+    rows = [
+        {"arm": arm, "task": "mean", "metric": "mean", "seed": seed, "value": value}
+        for arm, values in arms.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    axes = plot_share_curve(pd.DataFrame(rows)).axes[0]
+    assert axes.get_xticks().tolist() == [1, 10]
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert np.allclose(lines["chosen, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
+
+
+def test_a_verdict_needs_an_interval_on_one_side():
+    assert verdict("better", -0.01, 0.2) == "not told apart"
+    assert verdict("better", -0.2, -0.1) == "does not hold"
+    assert verdict("close", -0.04, 0.1) == "holds"
+    assert verdict("close", -0.2, 0.1) == "undecided"
+
+
+def test_every_committed_claim_has_a_verdict():
+    table = verdicts(evidence_results())
+    assert table["claim"].nunique() == 14 and not table.isna().any().any()
+    assert set(table["verdict"]) <= {
+        "holds", "does not hold", "not told apart", "undecided", "in some seeds", "mostly", "often not"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "told", "said"),
+    [
+        ([-0.5, -0.4, -0.6], "below 0 beyond chance in 3 and above in 0 of 3 seeds", "holds"),
+        ([-0.5, 0.1, 0.6], "below 0 beyond chance in 1 and above in 1 of 3 seeds", "in some seeds"),
+        ([0.5, 0.1, 0.6], "below 0 beyond chance in 0 and above in 2 of 3 seeds", "does not hold"),
+    ],
+)
+def test_a_correlation_against_the_assumption_is_told(values, told, said):
+    rows = [
+        {"experiment": "affinity", "data": "embedded", "base": "tiny", "arm": "fitted static, 256", "task": "all",
+         "metric": "rank correlation with distance", "value": value, "seed": seed,
+         "p_value": 0.5 if abs(value) < 0.2 else 0.01}
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = verdicts(pd.DataFrame(rows, columns=evidence_results().columns))
+    (row,) = (row for row in table.to_dict("records") if "Near tasks" in str(row))
+    assert told in str(row) and said in str(row)

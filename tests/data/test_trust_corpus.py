@@ -1,0 +1,213 @@
+"""A corpus from a stranger: reading it runs nothing, and unpacks no more than the limits say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.hostile import NESTED, RECORD, Hostile, links, rows
+
+from assl_kit.common import limits as bounds
+from assl_kit.data.loading import load_records
+from assl_kit.data.records import read_records
+from assl_kit.errors import DataError
+
+
+def test_a_gzip_bomb_in_one_line_is_not_unpacked(tmp_path):
+    file = tmp_path / "bomb.jsonl.gz"
+    file.write_bytes(gzip.compress(b" " * (200 << 20), compresslevel=1))
+    with pytest.raises(DataError, match=r":1\)|more than 33,554,432 bytes"):
+        load_records(file)
+
+
+@pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.json.gz"])
+def test_a_gzip_bomb_of_many_lines_is_not_unpacked(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(bounds, "FREE_UNPACKED", 1 << 20)
+    line = json.dumps(RECORD).encode() + b"\n"
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(line + (b" " * 999 + b"\n") * (32 << 10)))
+    with pytest.raises(DataError, match="the gzip file unpacks to more than"):
+        load_records(file)
+    file.write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in rows(30))))
+    assert len(load_records(file)) == 30
+
+
+def test_an_overlong_line_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_LINE", 1000)
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(RECORD) + "\n" + json.dumps(RECORD | {"input": "x" * 1000}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"more than 1,000 bytes .*a\.jsonl:2"):
+        load_records(file)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize(("text", "message"), [(NESTED, "too deeply"), ("[" + "9" * 5000 + "]", "too many digits")])
+def test_hostile_json_is_one_clear_error(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        load_records(tmp_path / name)
+
+
+def test_a_json_list_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_LIST", 100)
+    (tmp_path / "a.json").write_text(json.dumps([RECORD] * 9), encoding="utf-8")
+    with pytest.raises(DataError, match="more than 100 characters"):
+        load_records(tmp_path / "a.json")
+
+
+def test_records_and_fields_are_bounded(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl"
+    wide = [row | {f"extra{n}": n} for n, row in enumerate(rows(20))]
+    file.write_text("\n".join(map(json.dumps, wide)), encoding="utf-8")
+    assert len(load_records(file)) == 20
+    monkeypatch.setattr(bounds, "MAX_COLUMNS", 10)
+    with pytest.raises(DataError, match="more than 10 different fields"):
+        load_records(file)
+    monkeypatch.setattr(bounds, "MAX_RECORDS", 5)
+    with pytest.raises(DataError, match="more than 5 records"):
+        load_records(file)
+
+
+def test_parquet_with_a_pickled_type_is_read_without_it(tmp_path, marker):
+    """Old versions of pyarrow unpickled the class of an extension type from the file's header."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    about = {b"ARROW:extension:name": b"arrow.py_extension_type"}
+    about[b"ARROW:extension:metadata"] = pickle.dumps(Hostile(marker))
+    fields = [pa.field(name, pa.string()) for name in RECORD] + [pa.field("x", pa.string(), metadata=about)]
+    table = pa.Table.from_pylist([row | {"x": "a"} for row in rows(20)], schema=pa.schema(fields))
+    table = table.replace_schema_metadata({"pandas": pickle.dumps(Hostile(marker)).hex()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert len(load_records(tmp_path / "a.parquet")) == 20
+
+
+@pytest.mark.parametrize("kind", ["text", "large text", "list", "struct", "bytes"])
+def test_a_parquet_bomb_is_not_unpacked(tmp_path, monkeypatch, kind):
+    """One long text, told once and repeated by number: 10 GB in a small file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    value = pa.array(["长" * 350_000], {"large text": pa.large_string(), "bytes": pa.binary()}.get(kind, pa.string()))
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, "i4")), value)
+    if kind == "list":
+        texts = pa.ListArray.from_arrays(np.arange(10_001, dtype="i4"), texts)
+    elif kind == "struct":
+        texts = pa.StructArray.from_arrays([texts], ["x"])
+    plain = pa.array([f"第{n}条" for n in range(10_000)])
+    file = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"instruction": plain, "output": plain, "x": texts}), file, compression="zstd")
+    assert file.stat().st_size < 300_000
+    monkeypatch.setattr(bounds, "FREE_UNPACKED", 1 << 20)
+    for read in (load_records, read_records):
+        with pytest.raises(DataError, match="unpacks to more than"):
+            read(file)
+    monkeypatch.setattr(bounds, "MAX_LINE", 1 << 20)
+    with pytest.raises(DataError, match="a text has more than 1,048,576 bytes"):
+        load_records(file)
+    monkeypatch.setattr(bounds, "MAX_RECORDS", 100)
+    with pytest.raises(DataError, match="10,000 rows, at most 100"):
+        load_records(file)
+
+
+def test_parquet_columns_and_lists_are_bounded(tmp_path, monkeypatch):
+    file = tmp_path / "a.parquet"
+    mixed = {"list": [1] * 500, "texts": ["a", None], "struct": {"x": "b", "y": [{"z": "c"}]}, "bytes": b"d"}
+    pd.DataFrame([row | mixed for row in rows(20)]).to_parquet(file)
+    assert load_records(file).loc[0, "struct"] == '{"x": "b", "y": [{"z": "c"}]}'
+    monkeypatch.setattr(bounds, "MAX_VALUES", 5000)
+    with pytest.raises(DataError, match="10,000 values, at most 5,000"):
+        load_records(file)
+    monkeypatch.setattr(bounds, "MAX_COLUMNS", 3)
+    with pytest.raises(DataError, match=r"\d columns, at most 3"):
+        load_records(file)
+
+
+@links
+def test_a_benchmarks_folder_has_no_links_out(tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps([["股价大涨", 1]]), encoding="utf-8")
+    task = tmp_path / "cfleb" / "FinFE"
+    task.mkdir(parents=True)
+    (task / "train_list.json").symlink_to(secret)
+    with pytest.raises(DataError, match=r"train_list\.json is a link out of the folder"):
+        load_records(tmp_path / "cfleb")
+    part = tmp_path / "fineval" / "val"
+    part.mkdir(parents=True)
+    (tmp_path / "secret.csv").write_text("id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n", encoding="utf-8")
+    (part / "law_val.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(DataError, match=r"law_val\.csv is a link out of the folder"):
+        load_records(tmp_path / "fineval")
+
+
+def test_an_overlong_cell_is_one_clear_error(tmp_path):
+    part = tmp_path / "fineval" / "val"
+    part.mkdir(parents=True)
+    text = f"id,question,A,B,C,D,answer\n0,{'q' * 200_000},a,b,c,d,A\n"
+    (part / "law_val.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="the table cannot be read"):
+        load_records(tmp_path / "fineval")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows(20))), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["a.zip", "a.tar", "a.tar.gz", "b.pkl", "b.npz", "dataset.py", "x/y.joblib", "a.JSONL.zst"]
+)
+def test_a_dataset_has_no_archives_pickles_or_programs(dataset, marker, name):
+    file = dataset / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(pickle.dumps(Hostile(marker)))
+    with pytest.raises(DataError, match="archive, pickled data or a program"):
+        load_records(dataset)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "configs:\n- config_name: default\n  data_files: ../secret.jsonl\n",
+        "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [a.jsonl, /etc/passwd]\n",
+        "configs:\n- config_name: default\n  data_files: {train: 'https://example.org/a.jsonl'}\n",
+        "configs:\n- config_name: default\n  data_dir: ..\n",
+        "a: &a [x]\nb: [*a\n",
+    ],
+)
+def test_a_datasets_card_names_no_data_elsewhere(dataset, head):
+    (dataset.parent / "secret.jsonl").write_text(json.dumps(RECORD), encoding="utf-8")
+    (dataset / "README.md").write_text(f"---\n{head}---\n# A corpus, see https://example.org\n", encoding="utf-8")
+    with pytest.raises(DataError, match="outside the folder|not valid YAML"):
+        load_records(dataset)
+
+
+def test_an_honest_dataset_is_read(dataset):
+    head = (
+        "license: mit\nhomepage: https://example.org/x\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n"
+    )
+    (dataset / "README.md").write_text(f"---\n{head}---\n# A corpus, see ../elsewhere\n", encoding="utf-8")
+    (dataset / "LICENSE").write_text("MIT", encoding="utf-8")
+    assert len(load_records(dataset)) == 20
+
+
+def test_a_saved_dataset_names_no_data_elsewhere(dataset):
+    state = {"_data_files": [{"filename": "../secret.arrow"}]}
+    (dataset / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(DataError, match=r"state\.json names data outside"):
+        load_records(dataset)
+
+
+@links
+def test_a_dataset_has_no_links_out(dataset):
+    (dataset.parent / "secret.jsonl").write_text(json.dumps(RECORD), encoding="utf-8")
+    (dataset / "more.jsonl").symlink_to(dataset.parent / "secret.jsonl")
+    with pytest.raises(DataError, match=r"more\.jsonl is a link out"):
+        load_records(dataset)

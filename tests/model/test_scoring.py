@@ -1,0 +1,122 @@
+"""scoring: the four model scores, rank normalisation, ROUGE-L on characters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.models import make_test_base
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assl_kit.data.records import prompts
+from assl_kit.errors import DataError, ParameterError
+from assl_kit.model.generation import generate_answers
+from assl_kit.model.likelihood import answer_nll
+from assl_kit.model.loading import load_base
+from assl_kit.model.scoring import rank_normalise, rouge_l, score_records
+
+RECORDS = pd.DataFrame(
+    {
+        "id": ["a", "b", "c"],
+        "instruction": ["判断情感。", "为新闻写标题。", "回答问题。"],
+        "input": ["净利润增长。", "", "央行下调存款准备金率。"],
+        "output": ["积极", "估值修复", "央行"],
+        "quality": [1, 3, 2],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    model, tokenizer = load_base(str(make_test_base(tmp_path_factory.mktemp("base"))), device="cpu")
+    return {"model": model, "tokenizer": tokenizer}
+
+
+def test_nll_is_the_loss_given_the_prompt(base):
+    expected = answer_nll(base["model"], base["tokenizer"], prompts(RECORDS), list(RECORDS["output"]))
+    np.testing.assert_array_equal(score_records(RECORDS, "nll", **base), expected)
+    assert len(set(expected)) == 3
+
+
+def test_ifd_is_the_ratio_of_losses(base):
+    given_prompt = answer_nll(base["model"], base["tokenizer"], prompts(RECORDS), list(RECORDS["output"]))
+    alone = answer_nll(base["model"], base["tokenizer"], None, list(RECORDS["output"]))
+    np.testing.assert_allclose(score_records(RECORDS, "ifd", **base), given_prompt / alone)
+
+
+def test_rouge_gap_is_zero_for_what_the_model_says(base):
+    said = generate_answers(base["model"], base["tokenizer"], prompts(RECORDS), max_new_tokens=6)
+    assert all(said)
+    known = RECORDS.assign(output=[said[0], said[1], "。。"])
+    gaps = score_records(known, "rouge_gap", max_new_tokens=6, **base)
+    assert gaps[:2].tolist() == [0, 0] and gaps[2] == 1 - rouge_l("。。", said[2]) and gaps[2] > 0.5
+
+
+@pytest.mark.parametrize("method", ["nll", "ifd", "rouge_gap"])
+def test_scores_do_not_depend_on_order_or_batch(base, method):
+    kept = score_records(RECORDS, method, batch_size=2, max_new_tokens=6, **base)
+    turned = score_records(RECORDS.iloc[::-1], method, batch_size=1, max_new_tokens=6, **base)
+    assert kept.dtype == np.float64
+    np.testing.assert_allclose(turned[::-1], kept, atol=2e-5)
+
+
+def test_column():
+    assert score_records(RECORDS, "column:quality").tolist() == [1, 3, 2]
+    assert score_records(RECORDS.assign(quality=["1", "2.5", "-3"]), "column:quality").tolist() == [1, 2.5, -3]
+
+
+@pytest.mark.parametrize("bad", ["good", None, float("nan"), float("inf"), ""])
+def test_column_that_is_not_numeric_names_the_record(bad):
+    records = RECORDS.assign(quality=pd.Series([1, bad, 2], dtype=object))
+    with pytest.raises(DataError, match=r"quality.*\(record b\)"):
+        score_records(records, "column:quality")
+
+
+def test_bad_methods():
+    with pytest.raises(ParameterError, match=r"no column 'rating'.*quality"):
+        score_records(RECORDS, "column:rating")
+    for method in ("loss", "column:", "", None, "column"):
+        with pytest.raises(ParameterError, match="unknown model score"):
+            score_records(RECORDS, method)
+    for method in ("nll", "ifd", "rouge_gap"):
+        with pytest.raises(ParameterError, match="needs a model"):
+            score_records(RECORDS, method)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 3)), min_size=1, max_size=40))
+def test_rank_normalise_properties(pairs):
+    values, groups = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    scores = rank_normalise(values, groups)
+    assert scores.min() >= 0 and scores.max() <= 1
+    np.testing.assert_allclose(rank_normalise(np.exp(values), groups), scores)  # only the order counts
+    for group in np.unique(groups):
+        mine, own = scores[groups == group], values[groups == group]
+        assert np.isclose(mine.mean(), 0.5)
+        for i in range(len(own)):
+            for j in range(len(own)):
+                assert np.sign(own[i] - own[j]) == np.sign(mine[i] - mine[j])
+
+
+def test_rank_normalise_bad_input():
+    assert rank_normalise([], []).shape == (0,)
+    with pytest.raises(DataError, match="row 1"):
+        rank_normalise([1, float("nan")], [0, 0])
+    with pytest.raises(DataError, match="shape"):
+        rank_normalise([1, 2], [0])
+
+
+def test_rouge_l_on_chinese():
+    title, other = "20家银行上调存款利率", "新能源车企前20强公布"
+    assert rouge_l(title, title) == 1.0
+    assert rouge_l("基金经理看好消费", "基金经理看好消费") == 1.0
+    assert rouge_l(title, other) < 0.3
+    # By hand: the longest common subsequence of 甲乙丙丁 and 甲丙戊 is 甲丙; P = 2/3, R = 2/4.
+    assert rouge_l("甲乙丙丁", "甲丙戊") == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
+    assert rouge_l("A 股", "a股") == 1.0
+
+
+@pytest.mark.parametrize(("reference", "prediction"), [("", "甲"), ("甲", ""), ("", ""), ("  ", "甲"), ("甲", "乙")])
+def test_rouge_l_of_nothing_is_zero(reference, prediction):
+    assert rouge_l(reference, prediction) == 0.0

@@ -1,0 +1,163 @@
+"""The notebooks as files: what makes them run anywhere, read well on GitHub, and agree with the package."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+
+import nbformat
+import pytest
+from helpers import ROOT
+
+from assl_kit.artifacts.parameters import NAMES, load_profile
+from assl_kit.errors import ParameterError
+from assl_kit.runner.plan import PLACES, read_notebook
+
+CHAIN = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+EVERY = sorted(path for folder in ("notebooks", "colab") for path in (ROOT / folder).rglob("*.ipynb"))
+EVERY = [path for path in EVERY if ".ipynb_checkpoints" not in path.parts]
+EXPECTED = ["00_start_here", "01_data", "02_embedding", "03_clustering", "04_adbscan", "05_mmr"]
+EXPECTED += ["06_lora_training", "07_routing", "08_evaluation", "09_robustness"]
+ABSOLUTE = re.compile(r"(?<![\w.:/])(/(home|root|Users|tmp|work|workspace|var|private|opt|mnt)/|[A-Za-z]:\\\\)")
+in_chain = pytest.mark.parametrize("path", CHAIN, ids=lambda path: path.name)
+in_all = pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def outputs(path):
+    return [output for cell in code_cells(path) for output in cell.outputs]
+
+
+def text_of(output) -> str:
+    """What an output shows as text: streams, and every text form of a result."""
+    data = output.get("data", {})
+    return output.get("text", "") + "".join(str(value) for kind, value in data.items() if not kind.startswith("image/"))
+
+
+def test_the_chain_is_whole():
+    assert [path.stem for path in CHAIN][: len(EXPECTED)] == EXPECTED
+
+
+@in_all
+def test_it_is_valid_small_and_made_for_python3(path):
+    book = read(path)
+    nbformat.validate(book)
+    assert book.metadata.kernelspec.name == "python3"
+    assert path.stat().st_size < 1_000_000
+    assert "widgets" not in book.metadata
+    assert not any("widget" in kind for output in outputs(path) for kind in output.get("data", {}))
+
+
+@in_all
+def test_it_names_no_absolute_path_of_any_machine(path):
+    for cell in read(path).cells:
+        assert not ABSOLUTE.search(cell.source), cell.source
+    for output in outputs(path):
+        assert not ABSOLUTE.search(text_of(output)), text_of(output)[:500]
+
+
+@in_all
+def test_no_shell_line_can_fail_silently(path):
+    for cell in code_cells(path):
+        for line in cell.source.splitlines():
+            assert not re.match(r"\s*(!|%%(bash|sh|script)|%(system|sx|sc)\b)", line), line
+            if re.match(r"\s*%(pip|conda)\b", line):
+                assert "google.colab" in cell.source, "install on Colab only"
+                assert any("__version__" in c.source or "check_environment" in c.source for c in code_cells(path))
+
+
+@in_all
+def test_it_imports_installed_packages_only(path):
+    beside = {file.stem for file in path.parent.glob("*.py")}
+    for cell in code_cells(path):
+        source = re.sub(r"(?m)^(\s*)%.*$", r"\1pass", cell.source)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, "a notebook has no relative imports"
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in (name.split(".")[0] for name in names):
+                assert name not in beside, f"{name} is a file beside the notebook"
+                assert name == "google" or name in sys.stdlib_module_names or importlib.util.find_spec(name), name
+            is_exit = isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "exit", "quit")
+            assert not is_exit, "a batch run would take an exit for success"
+
+
+@in_chain
+def test_its_outputs_are_those_of_one_clean_run(path):
+    cells = [cell for cell in code_cells(path) if cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for output in outputs(path):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", text_of(output)[:500]
+        assert not re.search(r"\w*Warning: |Traceback \(most recent", text_of(output)), text_of(output)[:500]
+
+
+@in_chain
+def test_its_parameters_are_those_of_the_tiny_profile(path):
+    declared = read_notebook(path).declared
+    assert declared["profile"] == "tiny" and declared["workspace"] == ""
+    tiny = load_profile("tiny")
+    for name, value in declared.items():
+        if name not in PLACES and name in NAMES:
+            assert value == tiny[name] and type(value) is type(tiny[name]), name
+
+
+@in_chain
+def test_it_begins_with_its_goal_and_ends_with_what_is_next(path):
+    cells = read(path).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    for part in ("Needs", "Produces", "Time", "Main idea"):
+        assert f"\n- **{part}** " in cells[0].source, part
+    assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## What to remember\n")
+    assert "Next: " in cells[-1].source
+    assert any("**Predict:**" in cell.source for cell in cells if cell.cell_type == "markdown")
+    assert any("assert " in cell.source for cell in code_cells(path)), "claims are asserted"
+
+
+@in_chain
+def test_its_validation_cell_refuses_what_assl_run_refuses(path, tmp_path, monkeypatch):
+    """Under plain papermill nothing else looks at the values."""
+    declared = read_notebook(path).declared
+    monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path / "runs" / "lab"))
+    cells = [cell for cell in code_cells(path) if "subprocess" not in cell.source]
+    last = next(i for i, cell in enumerate(cells) if "ws.parameters(" in cell.source)
+
+    def validate(**injected):
+        names = {}
+        for cell in cells[: last + 1]:
+            exec(compile(cell.source, path.name, "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= injected
+        return names
+
+    validate()
+    numbers = [name for name, value in declared.items() if name in NAMES and type(value) in (int, float)]
+    assert numbers
+    for name in numbers:
+        for wrong in ("much", -7):
+            with pytest.raises(ParameterError, match=name):
+                validate(**{name: wrong})
+    with pytest.raises(ParameterError, match="unknown profile 'tinny'"):
+        validate(profile="tinny")
+
+
+def test_plain_papermill_ends_in_the_validation_cell(tmp_path, monkeypatch):
+    import papermill
+
+    monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path / "runs" / "lab"))
+    (path,) = (path for path in CHAIN if path.stem == "05_mmr")
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(path, tmp_path / "out.ipynb", {"max_repeat": "two"}, progress_bar=False,
+                                   kernel_name="python3")  # fmt: skip
+    assert caught.value.ename == "ParameterError"
+    assert "max_repeat must be a whole number, got 'two'" in caught.value.evalue

@@ -1,0 +1,141 @@
+"""The report: one page with everything inside, whatever the metrics hold, and nothing unescaped."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import nbformat
+import pytest
+from helpers.notebooks import write_notebook
+
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.workspace import Workspace
+from assl_kit.runner.page import show
+from assl_kit.runner.report import results_table, write_report
+
+PNG = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+        "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
+    )
+).decode()
+TABLE = [
+    {"arm": arm, "task": task, "metric": "f1", "n": 20, "value": value, "low": value - 0.1, "high": value + 0.1}
+    for arm, value in (("base", 0.3), ("routed", 0.6))
+    for task in ("mean", "问答", "sentiment")
+]
+METRICS = {
+    "table": TABLE,
+    "routing": {"accuracy": 0.91, "by_task": [{"task": "qa", "right": 0.9}]},
+    "clusters": {"nmi": 0.7, "purity": 0.8, "table": {"0": {"qa": 5, "other": 1}, "1": {"qa": 2, "other": 7}}},
+    "kept": {"by_source": [{"source": "<script>alert(1)</script>", "available": 100, "kept": 10, "copies": 11}]},
+    "regret": [],
+    "odd": [1, None, "x"],
+    "corpus": {"records": 6000, "distinct": 0.25},
+    "nothing": None,
+}
+
+
+@pytest.fixture
+def ws(tmp_path):
+    ws = Workspace.open(tmp_path / "runs" / "one")
+    ws.remember("tiny", resolve("tiny", data="/somewhere/<b>mine</b>.jsonl"))
+    ws.write_json("metrics.json", METRICS)
+    ws.commit("metrics.json", key="k", parents=["answers.parquet"], seconds=3, notebook="08")
+    ws.update_manifest("notebooks", {"00_first": {"status": "done", "seconds": 2.5}, "01_second": {"status": "failed"}})
+    return ws
+
+
+def add_picture(ws, data=PNG):
+    path = write_notebook(ws.path_of("notebooks/03_clustering.ipynb"), "# Clusters & tasks", "draw()")
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].outputs = [nbformat.v4.new_output("display_data", data={"image/png": data})]
+    nbformat.write(book, path)
+
+
+def test_the_page_holds_all_parts(ws):
+    add_picture(ws)
+    html = write_report(ws).read_text(encoding="utf-8")
+    for part in (
+        "0.600 [0.500, 0.700]",
+        "问答",
+        "accuracy",
+        "0.910",
+        "normalised mutual information",
+        "answers.parquet",
+    ):
+        assert part in html
+    assert f"data:image/png;base64,{PNG}" in html and "Clusters &amp; tasks" in html
+    assert "The notebook 01_second did not finish." in html and "00_first did not" not in html
+    assert "n_clusters" in html and "number of clusters" in html and "torch" in html
+
+
+def test_the_page_stands_alone_and_escapes_data(ws):
+    add_picture(ws)
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert "<script" not in html and "&lt;script&gt;alert(1)" in html
+    assert "<b>" not in html and "/somewhere/&lt;b&gt;" in html
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', html)
+    assert "viewport" in html
+
+
+def test_what_is_no_picture_is_left_out(ws):
+    add_picture(ws, '"><script>alert(2)</script>')
+    assert "alert(2)" not in write_report(ws).read_text(encoding="utf-8")
+
+
+def test_a_run_without_anything_still_has_a_page(tmp_path):
+    html = write_report(Workspace.open(tmp_path / "empty")).read_text(encoding="utf-8")
+    assert "<h1>empty</h1>" in html and "<h2>Results" not in html
+
+
+def test_the_results_table_has_tasks_as_rows_arms_as_columns_and_the_mean_last():
+    table = results_table(METRICS)
+    assert list(table.columns) == ["task", "metric", "n", "base", "routed"]
+    assert table["task"].tolist() == ["问答", "sentiment", "mean"]
+    assert table.loc[0, "base"] == "0.300 [0.200, 0.400]"
+
+
+def test_a_missing_cell_or_interval_is_left_empty():
+    rows = [{"arm": "a", "task": "x", "value": 1.0, "low": None, "high": None}, {"arm": "b", "task": "y", "value": 0.5}]
+    table = results_table({"table": rows})
+    assert table.set_index("task").to_dict("index") == {"x": {"a": "1.000", "b": ""}, "y": {"a": "", "b": "0.500"}}
+    assert results_table({}) is None and results_table({"table": [{"odd": 1}]}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.123"),
+        (7, "7"),
+        (12345, "12,345"),
+        (True, "True"),
+        (float("nan"), ""),
+        (0.00012, "0.00012"),
+        (86.64, "86.6"),
+        (0, "0"),
+    ],
+)
+def test_cells_are_shown_short(value, text):
+    assert show(value) == text
+
+
+def test_warnings_cut_records_and_failures_are_told(ws):
+    path = write_notebook(ws.path_of("notebooks/05_mmr.ipynb"), "# Picks", "warn()")
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="UserWarning: <i>odd</i> thing"),
+        nbformat.v4.new_output("stream", name="stdout", text="only said"),
+    ]
+    nbformat.write(book, path)
+    ws.write_json("experts/bank.json", {"experts": [{"truncated": 0}, {"truncated": 3, "notes": ["batch halved"]}]})
+    ws.update_manifest("notebooks", {"01_second": {"status": "failed", "message": "ValueError: <no luck>"}})
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert "UserWarning: &lt;i&gt;odd&lt;/i&gt; thing" in html and "only said" not in html
+    assert "3 records lost their start" in html and "batch halved" in html and "Expert 0" not in html
+    assert "The notebook 01_second did not finish. ValueError: &lt;no luck&gt;" in html
+
+
+def test_a_run_without_warnings_says_so(ws):
+    assert "None: no notebook printed a warning" in write_report(ws).read_text(encoding="utf-8")

@@ -1,0 +1,176 @@
+"""The runner: everything checked before anything runs, a failure kept and told, the kernel this interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import nbformat
+import pytest
+from helpers.notebooks import texts, write_notebook
+
+import assl_kit.runner.run as runner
+from assl_kit.errors import DataError, ParameterError
+from assl_kit.runner.plan import find_notebooks, make_plan, read_notebook
+from assl_kit.runner.run import NotebookError, run_chain
+
+FIRST = 'profile = "tiny"\nworkspace = ""\nn_clusters: int = 6  # how many experts\nlearning_rate = 0.002'
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of its own with two notebooks; runs go to its runs/."""
+    monkeypatch.chdir(tmp_path)
+    write_notebook(
+        tmp_path / "nb" / "00_first.ipynb",
+        "import os, sys\nfrom assl_kit.artifacts.workspace import Workspace",
+        "ws = Workspace.open(workspace)\np = ws.parameters(profile, n_clusters=n_clusters)",
+        "print(p.n_clusters, p.seed, learning_rate, os.environ['ASSL_NOTEBOOK'])\nprint(sys.executable)",
+        "ws.write_json('a.json', 1)\nws.commit('a.json', key='k')",
+        parameters=FIRST,
+    )
+    write_notebook(
+        tmp_path / "nb" / "01_second.ipynb",
+        "print('shown', shown)",
+        parameters='profile = "tiny"\nworkspace = ""\nshown = 3',
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Anything that would run a notebook fails the test."""
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a notebook was run"))
+
+
+def test_the_chain_runs_in_order_with_its_parameters(here):
+    lines = []
+    ws = run_chain("tiny", "", {"n_clusters": 4, "seed": 3, "shown": 5}, notebooks_dir=here / "nb", say=lines.append)
+    assert ws.folder == here / "runs" / "tiny"
+    printed = texts(ws.path_of("notebooks/00_first.ipynb")).splitlines()
+    assert printed == ["4 3 0.002 00", sys.executable]
+    assert texts(ws.path_of("notebooks/01_second.ipynb")) == "shown 5\n"
+    assert len(lines) == 3 and [line.split()[0] for line in lines[1:]] == ["00_first", "01_second"]
+    manifest = ws.manifest()
+    assert [note["status"] for note in manifest["notebooks"].values()] == ["done", "done"]
+    assert [note["parameters"] for note in manifest["notebooks"].values()] == [{}, {"shown": 5}]
+    assert manifest["parameters"]["seed"] == 3 and manifest["artifacts"]["a.json"]["notebook"] == "00"
+
+
+def test_the_kernel_is_this_interpreter_whatever_the_user_has_installed(here, monkeypatch):
+    spec = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "x"}
+    folder = here / "jupyter" / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps({**spec, "language": "python"}), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(here / "jupyter"))
+    before = dict(os.environ)
+    ws = run_chain("tiny", "own", notebooks_dir=here / "nb", last="00", say=lambda _: None)
+    assert sys.executable in texts(ws.path_of("notebooks/00_first.ipynb"))
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            "from assl_kit.errors import DataError\nraise DataError('row 3 is zero', hint='Drop it.')",
+            "row 3 is zero. Drop it",
+        ),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_failing_cell_stops_the_chain_and_keeps_the_executed_copy(here, error, told):
+    write_notebook(here / "nb" / "00_first.ipynb", "print('so far')", error, "print('never')")
+    lines = []
+    with pytest.raises(NotebookError) as caught:
+        run_chain("tiny", "bad", notebooks_dir=here / "nb", say=lines.append)
+    assert told in str(caught.value) and "00_first" in str(caught.value)
+    assert "runs/bad/notebooks/00_first.ipynb" in str(caught.value) and "Traceback" not in str(caught.value)
+    copy = here / "runs" / "bad" / "notebooks" / "00_first.ipynb"
+    assert texts(copy) == "so far\n"
+    assert not (copy.parent / "01_second.ipynb").exists()
+    manifest = json.loads((here / "runs" / "bad" / "manifest.json").read_text(encoding="utf-8"))
+    assert {name: note["status"] for name, note in manifest["notebooks"].items()} == {"00_first": "failed"}
+    assert "failed" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"n_cluster": 4}, "unknown parameter 'n_cluster'. Did you mean 'n_clusters'"),
+        ({"showm": 4}, "unknown parameter 'showm'. Did you mean 'shown'"),
+        ({"shown": "many"}, "shown must be a whole number, got 'many'"),
+        ({"shown": True}, "shown must be a whole number, got True"),
+        ({"n_select": "abc"}, "n_select must be a whole number"),
+        ({"n_clusters": 200, "n_records": 200}, "180 training records are fewer than 200 clusters"),
+        ({"n_select": 3}, "cannot choose 3 of 2700"),
+        ({"profile": "t4"}, "unknown parameter 'profile'"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(here, no_kernel, overrides, message):
+    with pytest.raises((ParameterError, DataError), match=message):
+        run_chain("tiny", "x", overrides, notebooks_dir=here / "nb")
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "x" * 101])
+def test_a_run_has_a_plain_name(here, no_kernel, name):
+    if name == "":
+        assert make_plan("tiny", name, notebooks_dir=here / "nb").name == "tiny"
+        return
+    with pytest.raises(ParameterError, match="no name for a run"):
+        run_chain("tiny", name, notebooks_dir=here / "nb")
+
+
+def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
+    rows = [{"instruction": "判断情绪。", "input": f"第{i}条", "output": "中性", "weight": 0.5} for i in range(100)]
+    (here / "my data.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    plan = make_plan("tiny", data="my data.jsonl", notebooks_dir=here / "nb")
+    assert plan.name == "tiny-my-data"
+    assert plan.parameters.data == str(here / "my data.jsonl")
+    assert plan.parameters.n_records == 0  # all of them
+    part = make_plan("tiny", "", {"n_records": 80}, "my data.jsonl", notebooks_dir=here / "nb")
+    assert part.parameters.n_records == 80
+    make_plan("tiny", "", {"score": "column:weight"}, "my data.jsonl", notebooks_dir=here / "nb")
+    with pytest.raises(ParameterError, match="no column 'height'"):
+        make_plan("tiny", "", {"score": "column:height"}, "my data.jsonl", notebooks_dir=here / "nb")
+    with pytest.raises(DataError, match="fewer than 95 clusters"):
+        make_plan("tiny", "", {"n_clusters": 95}, "my data.jsonl", notebooks_dir=here / "nb")
+
+
+def test_a_part_of_the_chain(here):
+    for bounds in (("1", "01"), ("01",), ("1", "09")):
+        assert [book.name for book in find_notebooks(here / "nb", *bounds)] == ["01_second"]
+    for bounds, message in [
+        (("03",), r"there is no notebook 03 \(nb\)\. There are 00, 01\."),
+        (("00", "60"), r"there is no notebook 60 \(nb\)\. There are 00, 01\."),
+        (("01", "08"), "there is no notebook 08"),
+        (("01", "00"), r"there is no notebook from 01 to 00 \(nb\)\. There are 00, 01\."),
+        (("09",), "there is no notebook from 09 to 09"),
+        (("x1",), r"'x1' is no notebook number \(nb\)\. There are 00, 01\."),
+    ]:
+        with pytest.raises(ParameterError, match=message):
+            find_notebooks(here / "nb", *bounds)
+
+
+def test_only_declared_names_are_injected(here):
+    plan = make_plan("tiny", "", {"shown": 1}, notebooks_dir=here / "nb")
+    first, second = plan.notebooks
+    assert plan.values_for(first) == {"profile": "tiny", "n_clusters": 6, "learning_rate": 0.002}
+    assert plan.values_for(second) == {"profile": "tiny", "shown": 1}
+
+
+def test_a_notebook_needs_one_cell_of_plain_parameters(here):
+    path = write_notebook(here / "x" / "00_x.ipynb", parameters="a = 1\nb: float = 0.5  # share\nc = -1\nd = 'x'")
+    assert read_notebook(path).declared == {"a": 1, "b": 0.5, "c": -1, "d": "x"}
+    with pytest.raises(DataError, match="'a' is not a plain value"):
+        read_notebook(write_notebook(path, parameters="a = len('x')"))
+    book = nbformat.read(path, as_version=4)
+    book.cells[0].metadata.tags = []
+    nbformat.write(book, path)
+    with pytest.raises(DataError, match="0 cells are tagged 'parameters'"):
+        read_notebook(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="not a notebook"):
+        read_notebook(path)
