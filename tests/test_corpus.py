@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assl_kit.data.loading import load_records
-from assl_kit.data.records import COLUMNS, SPLITS, prompts, read_records, user_prompt, validate_records, write_records
+from assl_kit.data.records import COLUMNS, SPLITS, prompts, user_prompt, validate_records, write_records
 from assl_kit.data.splits import ensure_splits
 from assl_kit.errors import DataError, ParameterError
 
@@ -138,9 +138,9 @@ def test_extra_fields_are_kept_and_can_be_written(tmp_path):
     assert frame["note"].tolist()[:2] == ["甲", "7"] and json.loads(frame.loc[1, "tags"]) == ["a"]
     assert frame["meta"].isna().sum() == 5
     write_records(frame, tmp_path / "r.parquet")
-    pd.testing.assert_frame_equal(read_records(tmp_path / "r.parquet"), frame)
+    pd.testing.assert_frame_equal(load_records(tmp_path / "r.parquet"), frame)
     with fails("no such file"):
-        read_records(tmp_path / "other.parquet")
+        load_records(tmp_path / "other.parquet")
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -157,7 +157,7 @@ def test_records_survive_validation_and_disk_whatever_their_text(tmp_path_factor
     again = load_records(path)
     pd.testing.assert_frame_equal(again, frame)
     write_records(again, path.with_suffix(".parquet"))
-    pd.testing.assert_frame_equal(read_records(path.with_suffix(".parquet")), frame)
+    pd.testing.assert_frame_equal(load_records(path.with_suffix(".parquet")), frame)
 
 
 def test_prompts():
@@ -462,7 +462,7 @@ def test_a_hub_dataset_that_is_not_there_is_one_clear_error(monkeypatch):
     with fails("the dataset cannot be loaded", "someone/no-such-set", "HF_HUB_OFFLINE is set"):
         load_records("someone/no-such-set")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with fails("needs the package 'datasets'", "pip install"):
+    with fails("a dataset of the hub needs datasets, which is not installed", "pip install", of=ParameterError):
         load_records("someone/no-such-set")
 
 

@@ -267,7 +267,7 @@ def test_the_backend_is_local_or_ray_and_ray_must_be_there(monkeypatch):
     with pytest.raises(ParameterError, match=r"unknown backend 'dask' \(ASSL_BACKEND\)\. Use 'local' or 'ray'\."):
         backend()
     monkeypatch.setenv(BACKEND, "ray")
-    monkeypatch.setattr(scale_out, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ParameterError, match=r'not installed\. Install it: pip install "assl-kit\[ray\]"'):
         backend()
 

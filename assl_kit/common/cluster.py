@@ -278,5 +278,5 @@ def explained(error: BaseException, name: str) -> AsslError:
     hint = "What has been finished is kept: mend the cause and run again."
     if type(cause).__name__ in _LOST:
         hint = f"The worker's memory may have run out. {hint}"
-    kind, said = type(cause).__name__, reason(cause)
-    return AsslError(f"{name} failed: {kind if said == kind else f'{kind}: {said}'}", hint=hint)
+    kind, why = type(cause).__name__, reason(cause)
+    return AsslError(f"{name} failed: {kind if why == kind else f'{kind}: {why}'}", hint=hint)

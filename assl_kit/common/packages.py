@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
 
 from assl_kit.errors import ParameterError
 
@@ -16,7 +16,7 @@ def is_installed(package: str) -> bool:
     (True, False)
     """
     try:
-        return find_spec(package) is not None
+        return importlib.util.find_spec(package) is not None
     except ValueError:  # a module that was put there by hand has no spec
         return True
 
