@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.space import encoder as module
+from assl_kit.space import static_encoder as module
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.space.static_encoder import fit_static_encoder
 

@@ -9,8 +9,7 @@ import nbformat
 import pytest
 
 from assl_kit.data.synthetic import TASKS, make_corpus
-from assl_kit.data.task_grammars import task_grammar
-from assl_kit.data.task_grammars import grammar_data
+from assl_kit.data.task_grammars import grammar_data, task_grammar
 from assl_kit.evaluation.metrics import TASK_METRICS
 from assl_kit.teaching.evidence import evidence_results
 

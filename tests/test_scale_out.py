@@ -18,7 +18,6 @@ from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
 from assl_kit.artifacts.steps import read, require
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.common import cluster as scale_out
 from assl_kit.common.cluster import (
     BACKEND,
     backend,
