@@ -68,6 +68,7 @@ def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 2
 
     Examples
     --------
+    >>> from assl_kit.data.synthetic import make_corpus
     >>> statistics = corpus_statistics(make_corpus(300))
     >>> statistics["n"], len(statistics["tasks"])
     (300, 7)
