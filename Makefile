@@ -1,5 +1,5 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
-# make test   ruff, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
+# make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
@@ -33,6 +33,7 @@ test: lint $(FOR_TESTS)
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check assl_kit tests benchmarks
+	$(BIN)/python -m mypy
 
 test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
@@ -80,5 +81,5 @@ $(FOR_TESTS): $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

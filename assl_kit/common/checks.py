@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from assl_kit.errors import DataError, ParameterError
 
 
-def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:
+def whole(name: str, value: Any, least: float = 0, most: float = math.inf, *, hint: str | None = None) -> int:
     """A whole number between two bounds, both included.
 
     Parameters
@@ -21,6 +21,8 @@ def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:
         ``True`` and ``2.0`` are none.
     least, most : int
         Bounds; infinity: none.
+    hint : str, optional
+        What else to say to who gave it.
 
     Returns
     -------
@@ -40,9 +42,12 @@ def whole(name: str, value: Any, least: int = 0, most: float = math.inf) -> int:
     ...
     assl_kit.errors.ParameterError: n_clusters must be a whole number of at least 1, not 0
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
-        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ParameterError(f"{name} must be a whole number {bounds}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        if most < math.inf:
+            bounds = f" from {least} to {most}"
+        else:
+            bounds = "" if least == -math.inf else f" of at least {least}"
+        raise ParameterError(f"{name} must be a whole number{bounds}, not {value!r}", hint=hint)
     return int(value)
 
 
@@ -57,7 +62,14 @@ def positive(**numbers: Any) -> None:
         whole(name, value, 1)
 
 
-def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, inside: bool = False) -> float:
+def real(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    inside: bool | Literal["least", "most"] = False,
+) -> float:
     """A finite number between two bounds.
 
     Parameters
@@ -67,8 +79,8 @@ def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf
     value : float or int
     least, most : float
         Bounds.
-    inside : bool
-        The bounds themselves are excluded.
+    inside : bool, "least" or "most"
+        The bounds themselves are excluded, or this one of them.
 
     Returns
     -------
@@ -88,14 +100,22 @@ def real(name: str, value: Any, least: float = -math.inf, most: float = math.inf
     ...
     assl_kit.errors.ParameterError: test_share must be a number between 0 and 1, both excluded, not 1
     """
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not (least < value < most if inside else least <= value <= most):
-        if most < math.inf:
-            bounds = f" between {least} and {most}" + (", both excluded" if inside else "")
-        else:
-            bounds = "" if least == -math.inf else f" greater than {least}" if inside else f" of at least {least}"
-        raise ParameterError(f"{name} must be a number{bounds}, not {value!r}")
+    above, below = inside in (True, "least"), inside in (True, "most")
+    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    fits = fits and (value > least if above else value >= least) and (value < most if below else value <= most)
+    if not fits:
+        raise ParameterError(f"{name} must be a number{_bounds(least, most, above, below)}, not {value!r}")
     return float(value)
+
+
+def _bounds(least: float, most: float, above: bool, below: bool) -> str:
+    """The bounds of a number in words; ``above`` and ``below``: the bound itself is excluded."""
+    if most < math.inf:
+        excluded = ", both excluded" if above and below else f", {least if above else most} excluded"
+        return f" between {least} and {most}" + (excluded if above or below else "")
+    if least == -math.inf:
+        return ""
+    return f" greater than {least}" if above else f" of at least {least}"
 
 
 def as_texts(values: Sequence[str], name: str = "texts") -> list[str]:

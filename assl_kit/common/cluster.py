@@ -1,7 +1,7 @@
 """Ray as the engine of a run: which engine is asked for, the cluster, and independent tasks that fail together.
 
 The environment variable ``ASSL_BACKEND`` chooses: ``local`` (the default) or ``ray``. It is no parameter of a run,
-since the results are the same. What is run on the cluster is in `ray_stages`.
+since the results are the same. What is run on the cluster is in `assl_kit.artifacts.ray_stages`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,19 @@ from tqdm.auto import tqdm
 
 from assl_kit.errors import AsslError, ParameterError
 
+from .packages import need, reason
+
 BACKEND = "ASSL_BACKEND"
 _BACKENDS = ("local", "ray")
 _STARTS = 3  # of a local cluster: its parts may not come up in the 30 seconds that Ray waits on a busy machine
-_LOST = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "ActorDiedError")
-_LOST += ("TerminatedWorkerError",)  # joblib's
+_LOST = (
+    "WorkerCrashedError",
+    "OutOfMemoryError",
+    "NodeDiedError",
+    "RaySystemError",
+    "ActorDiedError",
+    "TerminatedWorkerError",  # joblib's
+)
 _SETTLING = 0.5  # seconds that the other tasks have to end before they are cancelled
 _PATIENCE = 30  # seconds that cancelled tasks have to stop by themselves
 
@@ -59,14 +66,10 @@ def backend() -> str:
 
 
 def _check_installed() -> None:
-    if find_spec("ray") is None:
-        raise ParameterError(
-            "the backend 'ray' needs Ray, which is not installed",
-            hint="Install it: pip install \"assl-kit[ray]\", or use the backend 'local'.",
-        )
+    need("ray", "the backend 'ray'", "ray", name="Ray", instead="use the backend 'local'")
 
 
-def connect(**options: Any):
+def connect(**options: Any) -> Any:
     """The module ``ray``, connected: to the cluster of ``RAY_ADDRESS``, to one running here, or to a new local one.
 
     A cluster that is started here ends with this process.
@@ -96,12 +99,13 @@ def connect(**options: Any):
             ray.shutdown()
             if left:
                 continue
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             if address:
+                what = f"the Ray cluster cannot be reached: {reason(error)}"
                 hint = "Start it with 'ray start --head', or unset RAY_ADDRESS to have a local one."
-                raise AsslError(f"the Ray cluster cannot be reached: {reason}", where=address, hint=hint) from error
+                raise AsslError(what, where=address, hint=hint) from error
+            what = f"no local Ray cluster could be started: {reason(error)}"
             hint = "Try again when the machine is less busy, or start one with 'ray start --head'."
-            raise AsslError(f"no local Ray cluster could be started: {reason}", hint=hint) from error
+            raise AsslError(what, hint=hint) from error
     return ray
 
 
@@ -179,13 +183,14 @@ def share(X: np.ndarray) -> Any:
     Workers get the array back from `opened`, without a copy for each task. A mapped file must have the same path on
     every machine of the cluster.
     """
-    mapped = X
+    mapped: Any = X
     while mapped is not None and not isinstance(mapped, np.memmap):
-        mapped = getattr(mapped, "base", None)
+        mapped = getattr(mapped, "base", None)  # a view holds what it is a view of
     if mapped is None or not X.flags.c_contiguous:
         return connect().put(X)
-    offset = mapped.offset + X.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
-    return {"file": str(Path(mapped.filename).resolve()), "offset": offset, "shape": X.shape, "dtype": X.dtype.str}
+    begins = X.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]  # bytes into the mapped part
+    offset = mapped.offset + begins
+    return {"file": str(Path(str(mapped.filename)).resolve()), "offset": offset, "shape": X.shape, "dtype": X.dtype.str}
 
 
 def opened(shared: Any) -> np.ndarray:
@@ -227,7 +232,7 @@ def run_tasks(title: str, tasks: Mapping[str, Callable[[], Any]], *, progress: b
     """
     ray = connect()
     started: dict[str, list] = {}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     try:
         for name, start in tasks.items():
             refs = start()
@@ -242,15 +247,15 @@ def run_tasks(title: str, tasks: Mapping[str, Callable[[], Any]], *, progress: b
                     except ray.exceptions.RayError as error:
                         raise explained(error, name) from error
                     rest = started[name][1:]
-                    found[name] = (value, *rest) if rest else value
+                    results[name] = (value, *rest) if rest else value
                     bar.update()
     except BaseException:
         _stop(ray, [refs[0] for refs in started.values()])
         raise
-    return [found[name] for name in tasks]
+    return [results[name] for name in tasks]
 
 
-def _stop(ray, refs: list) -> None:
+def _stop(ray: Any, refs: list) -> None:
     """Interrupt tasks, and end the processes of those that go on in spite of it.
 
     Tasks that have ended, or are about to, are left alone: Ray ends this process where it is told to cancel one whose
@@ -270,8 +275,8 @@ def explained(error: BaseException, name: str) -> AsslError:
     ours = re.findall(r"^assl_kit\.errors\.\w+: (.+)$", str(error), re.MULTILINE)  # where Ray keeps only the text
     if ours:
         return AsslError(f"{name} failed: {ours[-1].rstrip('.')}")
-    lines = str(cause).strip().splitlines() or [""]
     hint = "What has been finished is kept: mend the cause and run again."
     if type(cause).__name__ in _LOST:
         hint = f"The worker's memory may have run out. {hint}"
-    return AsslError(f"{name} failed: {type(cause).__name__}: {lines[0].rstrip('.')}", hint=hint)
+    kind, why = type(cause).__name__, reason(cause)
+    return AsslError(f"{name} failed: {kind if why == kind else f'{kind}: {why}'}", hint=hint)

@@ -1,12 +1,18 @@
-"""Where to compute: device, dtype, batch size, threads."""
+"""Where to compute: the device, its dtype and batch size, and rows put there."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from assl_kit.errors import ParameterError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,9 +27,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     import torch
 
-    told = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    phrases = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in phrases)
     )
 
 
@@ -47,23 +53,23 @@ def peak_memory_mb(device: str) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def torch_device(device):
+def torch_device(device: str | torch.device) -> torch.device:
     """The torch device of this name, if it is there and has float64; else a `ParameterError`."""
     import torch
 
     try:
-        found = torch.device(device)
+        known = torch.device(device)
     except (RuntimeError, TypeError):
         raise ParameterError(f"unknown device {device!r}", hint="Use 'cpu' or 'cuda'.") from None
-    if found.type not in {"cpu", "cuda"}:
+    if known.type not in {"cpu", "cuda"}:
         raise ParameterError(f"device {device!r} cannot run this: float64 is needed", hint="Use 'cpu' or 'cuda'.")
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if known.type == "cuda" and not torch.cuda.is_available():
         raise ParameterError(f"device {device!r} is not available on this machine", hint="Use 'cpu'.")
-    return found
+    return known
 
 
 @contextmanager
-def full_float32():
+def full_float32() -> Iterator[None]:
     """Products of float32 matrices without TF32 or bfloat16, which the error bounds do not cover."""
     import torch
 
@@ -75,7 +81,7 @@ def full_float32():
         torch.set_float32_matmul_precision(before)
 
 
-def upload(blocks, shape, device):
+def upload(blocks: Iterable[np.ndarray], shape: tuple[int, int], device: torch.device) -> torch.Tensor:
     """Float32 rows, given in blocks of NumPy arrays, as one tensor on a device."""
     import torch
 

@@ -64,8 +64,8 @@ def temporary_owner(name: str) -> int | None:
     >>> temporary_owner(".a.txt.pid77.x1y2z3_4"), temporary_owner("a.txt")
     (77, None)
     """
-    found = re.fullmatch(r"\..+\.pid(\d+)\.\w{8}", name)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"\..+\.pid(\d+)\.\w{8}", name)
+    return int(match[1]) if match else None
 
 
 def sha256_file(path: str | os.PathLike) -> str:
@@ -101,6 +101,21 @@ def sha256_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A value made of what JSON has; anything else in it becomes its text, so that it can be hashed.
+
+    Examples
+    --------
+    >>> plain({1: (True, {2.5}), "dtype": None})
+    {'1': [True, '{2.5}'], 'dtype': None}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 
 FAST = {"reassoc", "contract"}  #: for ``fastmath``: sums in any order, but NaN and inf as they are
 
 
-def jit(function=None, **options):
+def jit(function: Callable | None = None, **options: Any) -> Any:
     """Compile with an on-disk cache where some folder is writable, else without; ``options`` are numba's."""
     if function is None:
         return lambda function: jit(function, **options)

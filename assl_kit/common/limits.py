@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from assl_kit.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_JSON = 32 << 20
 """Bytes of one JSON file that describes something: a bank, a run, an adapter, a model."""
@@ -80,20 +83,20 @@ def open_records(path: str | os.PathLike) -> BinaryIO:
 class _Unpacked(io.RawIOBase):
     """The content of a gzip file, counted."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._given = path, 0
+        self._path, self._unpacked = path, 0
         self._most = max(FREE_UNPACKED, MAX_RATIO * path.stat().st_size)
         self._file = gzip.open(path, "rb")  # noqa: SIM115 - closed with this object
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         piece = self._file.read1(len(buffer))
         buffer[: len(piece)] = piece
-        self._given += len(piece)
-        if self._given > self._most:
+        self._unpacked += len(piece)
+        if self._unpacked > self._most:
             raise DataError(
                 f"the gzip file unpacks to more than {self._most:,} bytes, over {MAX_RATIO} times its size",
                 where=str(self._path),
@@ -125,14 +128,14 @@ def check_parquet(path: str | os.PathLike) -> None:
         (sum(group.column(number).num_values for group in groups) for number in range(min(columns, MAX_COLUMNS))),
         default=0,
     )
-    for what, found, most in (
+    for what, count, most in (
         ("rows", rows, MAX_RECORDS),
         ("columns", columns, MAX_COLUMNS),
         ("values", values, MAX_VALUES),
     ):
-        if found > most:
+        if count > most:
             raise DataError(
-                f"the Parquet file has {found:,} {what}, at most {most:,} are read",
+                f"the Parquet file has {count:,} {what}, at most {most:,} are read",
                 where=str(path),
                 hint="Check where it comes from.",
             )
@@ -150,18 +153,18 @@ def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     check_parquet(path)
-    number, given, most = 0, 0, max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
+    number, unpacked, most = 0, 0, max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
     with pq.ParquetFile(path) as file:
         leaves = [file.schema.column(place) for place in range(len(file.schema))]
         texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=8192):
             lengths = [length for column in batch.columns for length in _text_lengths(column)]
-            size, longest = sum(total for total, _ in lengths), max((most for _, most in lengths), default=0)
-            given += size
+            size, longest = sum(total for total, _ in lengths), max((length for _, length in lengths), default=0)
+            unpacked += size
             if longest > MAX_LINE:
                 raise DataError(f"a text has more than {MAX_LINE:,} bytes", where=f"{path}, after row {number}")
-            if given > most:
+            if unpacked > most:
                 raise DataError(
                     f"the Parquet file unpacks to more than {most:,} bytes, over {MAX_RATIO} times its size",
                     where=str(path),
@@ -174,7 +177,7 @@ def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def _text_lengths(column) -> Iterator[tuple[int, int]]:
+def _text_lengths(column: pa.Array) -> Iterator[tuple[int, int]]:
     """For each leaf of a column that holds texts or bytes: what all of them have together, and the longest one."""
     import pyarrow as pa
     import pyarrow.compute as pc

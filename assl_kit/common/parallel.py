@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from numbers import Integral
 from threading import Event
 
 import numpy as np  # noqa: F401  its BLAS must be loaded before `blas` looks for it
@@ -18,6 +18,8 @@ from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
 from assl_kit.errors import ParameterError
+
+from .checks import whole
 
 
 @cache
@@ -61,7 +63,7 @@ def for_each(work: Callable, items: Sequence, threads: int = 1, progress: str | 
             return
         stop, left = Event(), iter(items)  # next() of one iterator is atomic
 
-        def loop():
+        def loop() -> None:
             try:
                 for item in left:
                     if stop.is_set():
@@ -125,6 +127,7 @@ def thread_count(n_jobs: int | None = None) -> int:
     """
     if n_jobs is None:
         return max((pool["num_threads"] for pool in blas().info()), default=effective_n_jobs(-1))
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
-        raise ParameterError(f"n_jobs is {n_jobs!r}", hint="Give a number of threads, -1 for all cores, or None.")
+    hint = "Give a number of threads, -1 for all cores, or None."
+    if whole("n_jobs", n_jobs, -math.inf, hint=hint) == 0:
+        raise ParameterError("n_jobs must not be 0", hint=hint)
     return effective_n_jobs(int(n_jobs))

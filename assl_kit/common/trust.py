@@ -87,7 +87,8 @@ def check_model_folder(folder: str | Path, what: str) -> None:
 
 def check_attention(value: Any, what: str, where: str) -> None:
     """Refuse an attention that is the name of a hub repository with compiled code, with a ``ParameterError``."""
-    if any("/" in str(part) or ":" in str(part) for part in (value.values() if isinstance(value, dict) else [value])):
+    names = value.values() if isinstance(value, dict) else [value]  # one for all parts of a model, or one for each
+    if any("/" in str(name) or ":" in str(name) for name in names):
         raise ParameterError(
             f"{what} asks for the attention {str(value)[:80]!r}, which is code from elsewhere",
             where=where,
@@ -191,10 +192,9 @@ def leads_out(path: str) -> bool:
     >>> [leads_out(path) for path in ("a/b.json", "../b", "/etc/passwd", "C:\\\\x", "a/../../b")]
     [False, True, True, True, True]
     """
-    return (
-        path.startswith(("/", "~")) or "\\" in path or ".." in PurePosixPath(path).parts
-        or re.match(r"[A-Za-z]:", path) is not None or "\0" in path
-    )  # fmt: skip
+    absolute = path.startswith(("/", "~")) or re.match(r"[A-Za-z]:", path) is not None
+    upwards = ".." in PurePosixPath(path).parts
+    return absolute or upwards or "\\" in path or "\0" in path  # a backslash parts folders on Windows, NUL ends a path
 
 
 def _read(file: Path, kind: type[AsslError] = ParameterError) -> Any:

@@ -30,63 +30,63 @@ INSTRUCTIONS = {
     "fineval": "请解答这道金融考试选择题，只写正确选项的字母。",
 }
 
-
 _SPLIT_WORDS = {"train": "train", "eval": "dev", "valid": "dev", "dev": "dev", "val": "dev", "test": "test"}
-
-
 _ROOTS = ("", "DataSetThere", "FinCUGE_Publish")
+
+Answered = tuple[str, str, str]  #: the input of a record, its answer and its task
 
 
 def _row(row: Any, width: int, name: str, place: str) -> list[str]:
+    """The values of a row, as texts without outer white space."""
     if not isinstance(row, (list, tuple)) or len(row) != width:
-        found = f"{len(row)} values" if isinstance(row, (list, tuple)) else type(row).__name__
-        raise DataError(f"a {name} row must be a list of {width} values, this one is {found}", where=place)
+        form = f"{len(row)} values" if isinstance(row, (list, tuple)) else type(row).__name__
+        raise DataError(f"a {name} row must be a list of {width} values, this one is {form}", where=place)
     return ["" if value is None else str(value).strip() for value in row]
 
 
-def _finna(row, place):
+def _finna(row: Any, place: str) -> Answered:
     title, text = _row(row, 2, "FinNA", place)
     return text, title, "summarization"
 
 
-def _finnl(row, place):
+def _finnl(row: Any, place: str) -> Answered:
     text, labels = _row(row, 2, "FinNL", place)
     return text, "、".join(labels.split()), "classification"
 
 
-def _finnsp(row, place):
+def _finnsp(row: Any, place: str) -> Answered:
     _, title, text, entities, negative, subjects = _row(row, 6, "FinNSP", place)
     body = text if not title or title[:30] == text[:30] else f"{title}\n{text}"
     answer = "否" if negative in ("0", "0.0") else "是，" + "；".join(filter(None, subjects.split(";")))
     return f"材料：{body}\n实体：{entities.replace(';', '；')}", answer.rstrip("，"), "negative_news"
 
 
-def _finre(row, place):
+def _finre(row: Any, place: str) -> Answered:
     head, tail, relation, text = _row(row, 4, "FinRE", place)
     return f"句子：{text}\n实体一：{head}\n实体二：{tail}", relation, "relation_extraction"
 
 
-def _finqa(row, place):
+def _finqa(row: Any, place: str) -> Answered:
     text, answer = _row(row, 2, "FinQA", place)
     cut = text.find("？") + 1  # the question comes first and is joined to its passage without a separator
     body = f"问题：{text[:cut]}\n材料：{text[cut:].strip()}" if 0 < cut < len(text) else text
     return body, answer, "qa"
 
 
-def _finese(row, place):
+def _finese(row: Any, place: str) -> Answered:
     _, text, event, subject = _row(row, 4, "FinESE", place)
     return f"材料：{text}\n事件类型：{event}", "" if subject in ("NaN", "nan") else subject, "event_extraction"
 
 
-def _finner(row, place):
+def _finner(row: Any, place: str) -> Answered:
     if not isinstance(row, dict) or not isinstance(row.get("labels"), list):
         raise DataError('a FinNER row must be an object with "text" and a list "labels"', where=place)
-    found = [str(label).rpartition(":") for label in row["labels"]]
-    answer = "；".join(f"{name}（{kind}）" if name else kind for name, _, kind in found) or "无"
+    entities = [str(label).rpartition(":") for label in row["labels"]]
+    answer = "；".join(f"{name}（{kind}）" if name else kind for name, _, kind in entities) or "无"
     return str(row.get("text", "")).strip(), answer, "entity_extraction"
 
 
-_CONVERTERS: dict[str, Callable] = {
+_CONVERTERS: dict[str, Callable[[Any, str], Answered]] = {
     "finna": _finna,
     "finnl": _finnl,
     "finnsp": _finnsp,
@@ -96,11 +96,7 @@ _CONVERTERS: dict[str, Callable] = {
     "finese": _finese,
     "finner": _finner,
 }
-
-
 _SENTIMENT = ("finfe", "finne")
-
-
 CFLEB_NAMES = (*_SENTIMENT, *_CONVERTERS)
 
 
@@ -120,6 +116,7 @@ def _sentiment_names(rows: list, place: str) -> dict[float, str]:
 
 
 def _split_of(path: Path) -> str | None:
+    """The split that a file's name tells of, or None."""
     words = path.stem.lower().replace("-", "_").split("_")
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
@@ -142,18 +139,20 @@ def _rows(path: Path) -> list:
 
 
 def _task_folders(folder: Path) -> list[Path]:
+    """The folder itself if it is that of a task, else those in the first place where the benchmark keeps some."""
     if folder.name.lower() in CFLEB_NAMES and _task_files(folder):
         return [folder]
     for root in _ROOTS:
         base = folder / root
         if base.is_dir():
-            found = [f for f in sorted(base.iterdir()) if f.is_dir() and f.name.lower() in CFLEB_NAMES]
-            if found := [f for f in found if _task_files(f)]:
-                return found
+            named = [f for f in sorted(base.iterdir()) if f.is_dir() and f.name.lower() in CFLEB_NAMES]
+            if folders := [f for f in named if _task_files(f)]:
+                return folders
     return []
 
 
 def _task_files(folder: Path) -> list[Path]:
+    """The files of a task that hold answers; of the tasks in text files only FinRE's are known."""
     files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in (".json", ".txt") and f.is_file()]
     return [f for f in files if _split_of(f) and (f.suffix.lower() == ".json" or folder.name.lower() == "finre")]
 

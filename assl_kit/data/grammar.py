@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from random import Random
+from typing import TypeVar
 from zlib import crc32
 
 from assl_kit.errors import DataError
+
+T = TypeVar("T")
 
 TEST_PART = 3
 """One value in ``TEST_PART`` belongs to the test side."""
@@ -51,17 +54,31 @@ def digits_key(number: str) -> str:
 
 
 class Context:
-    """What one text is being made with: a random source, a side, the bound names and the values used so far."""
+    """What one text is being made with.
+
+    Attributes
+    ----------
+    rng, random : Random, callable
+        The random source, and its method, since most draws are by it.
+    test : bool
+        The side of the values.
+    bound : dict
+        Names of the text, and what they stand for.
+    slots : list of (str, str)
+        Rule and value of what was filled in so far.
+    inside : int
+        How many values are being made one within the other; only the outermost is a slot.
+    """
 
     __slots__ = ("bound", "inside", "random", "rng", "slots", "test")
 
-    def __init__(self, rng: Random, test: bool):
+    def __init__(self, rng: Random, test: bool) -> None:
         self.rng, self.random, self.test = rng, rng.random, test
         self.bound: dict[str, str] = {}
         self.slots: list[tuple[str, str]] = []
         self.inside = 0
 
-    def choose(self, items):
+    def choose(self, items: Sequence[T]) -> T:
         """One of ``items``."""
         return items[int(self.random() * len(items))]
 
@@ -134,6 +151,10 @@ NUMBERS: dict[str, Node] = {
 # --- templates ------------------------------------------------------------------------------------------------------
 
 
+_WEIGHT = re.compile(r"(\d+)\*")
+_MARK = re.compile(r"[{(\[<>|)\]}]")
+
+
 class Grammar:
     """Rules of one task over the shared lexicon, compiled once and expanded many times.
 
@@ -155,7 +176,7 @@ class Grammar:
     (2, True)
     """
 
-    def __init__(self, sections: Iterable[dict], *, name: str):
+    def __init__(self, sections: Iterable[dict], *, name: str) -> None:
         self.name = name
         self.kinds: dict[str, str] = dict.fromkeys(NUMBERS, "number")
         self._sources: dict[str, str] = {}
@@ -166,6 +187,10 @@ class Grammar:
             for kind in ("rules", "open", "composed"):
                 for rule, block in section.get(kind, {}).items():
                     self.kinds[rule], self._sources[rule] = kind, block
+
+    def define(self, name: str, block: str) -> None:
+        """Add a rule that is written elsewhere."""
+        self.kinds[name], self._sources[name] = "rules", block
 
     def rule(self, name: str) -> Node:
         """The expander of a rule; values are recorded as slots when they are not part of another value."""
@@ -179,6 +204,7 @@ class Grammar:
         return self._nodes[name]
 
     def _value(self, name: str, inner: Node, *, partition: bool) -> Node:
+        """A value that is recorded as a slot; with ``partition`` it is drawn again until it is one of the side."""
         avoid = self._avoid
 
         def node(context: Context) -> str:
@@ -198,9 +224,9 @@ class Grammar:
         lines = [line.strip() for line in (block.splitlines() if isinstance(block, str) else block)]
         nodes, weights = [], []
         for line in filter(None, lines):
-            weight, text = re.match(r"(?:(\d+)\*)?(.*)", line, re.DOTALL).groups()
-            nodes.append(self.compile(text))
-            weights.append(int(weight or 1))
+            weight = _WEIGHT.match(line)
+            nodes.append(self.compile(line[weight.end() :] if weight else line))
+            weights.append(int(weight[1]) if weight else 1)
         if not nodes:
             raise DataError("a grammar rule without alternatives", where=self.name)
         return _choice(nodes, weights)
@@ -213,6 +239,7 @@ class Grammar:
         return node
 
     def _sequence(self, text: str, at: int, stops: str) -> tuple[Node, int]:
+        """The node of the text from ``at`` to the first of ``stops``, and where that is."""
         parts: list[Node | str] = []
         while at < len(text) and text[at] not in stops:
             char = text[at]
@@ -233,12 +260,14 @@ class Grammar:
             elif char in ")]>|}":
                 raise DataError(f"unbalanced {char!r} in {text!r}", where=self.name)
             else:
-                end = re.compile(r"[{(\[<>|)\]}]|$").search(text, at).start()
+                mark = _MARK.search(text, at)
+                end = mark.start() if mark else len(text)
                 parts.append(text[at:end])
                 at = end
         return _join(parts), at
 
     def _reference(self, inside: str) -> Node:
+        """What stands in braces: a rule, a name that is bound to a rule, or a name again."""
         bound, equals, name = inside.partition("=")
         if not equals:
             known = self.rule(inside) if inside in self.kinds else None

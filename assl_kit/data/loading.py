@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from assl_kit.common.checks import whole
 from assl_kit.errors import DataError, ParameterError
 
 from .cfleb import is_cfleb, iter_cfleb
@@ -17,8 +17,6 @@ from .records import validate_records, validated
 from .splits import draw_records, ensure_splits
 
 FORMATS = ("auto", "embedded", "jsonl", "alpaca", "parquet", "cfleb", "fineval", "hub")
-
-
 _READERS = {
     "jsonl": iter_jsonl,
     "alpaca": iter_json_list,
@@ -26,8 +24,6 @@ _READERS = {
     "cfleb": iter_cfleb,
     "fineval": iter_fineval,
 }
-
-
 _FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
@@ -104,15 +100,13 @@ def load_records(
     source, path = os.fspath(source), Path(source)
     if format not in FORMATS:
         raise ParameterError(f"unknown format {format!r}", where="format", hint=f"Use one of {', '.join(FORMATS)}.")
-    if n_records is not None and (isinstance(n_records, bool) or not isinstance(n_records, (int, np.integer))):
-        raise ParameterError(f"n_records must be a whole number, not {n_records!r}", where="n_records")
-    if n_records is not None and n_records < 1:
-        raise ParameterError(f"n_records must be at least 1, not {n_records}", where="n_records")
+    if n_records is not None:
+        n_records = whole("n_records", n_records, 1)
     kind = _guess_format(source, path) if format == "auto" else format
     if kind == "embedded":
         from .synthetic import make_corpus
 
-        made = make_corpus(6000 if n_records is None else int(n_records), seed=seed, test_share=test_share)
+        made = make_corpus(6000 if n_records is None else n_records, seed=seed, test_share=test_share)
         return validate_records(made, where="embedded")
     looks_local = source.lower().endswith(_FILE_ENDINGS) or source.startswith((".", "/", "~")) or source.count("/") > 1
     if not path.exists() and (kind != "hub" or looks_local):
@@ -120,8 +114,9 @@ def load_records(
     if kind in ("cfleb", "fineval") and not (is_cfleb(path) if kind == "cfleb" else is_fineval(path)):
         raise DataError(f"the folder does not have the layout of {kind}", where=source)
     pairs = iter_hub(source, config) if kind == "hub" else _READERS[kind](path)
-    stem = path.name if path.is_dir() else path.name.split(".")[0] if kind != "hub" else source
-    records, has_split = validated(pairs, source, stem)
+    is_hub_id = kind == "hub" and not path.is_dir()
+    name = source if is_hub_id else path.name if path.is_dir() else path.name.split(".")[0]
+    records, has_split = validated(pairs, source, name)
     if not has_split:
         records = ensure_splits(records, test_share=test_share, seed=seed)
-    return records if n_records is None else draw_records(records, int(n_records), seed)
+    return records if n_records is None else draw_records(records, n_records, seed)

@@ -1,4 +1,4 @@
-"""Readers: files, hub datasets, and two benchmarks as their repositories publish them (CFLEB and FinEval).
+"""Readers: files and hub datasets. (`cfleb` and `fineval` read two benchmarks as their repositories publish them.)
 
 Each gives plain ``(place, record)`` pairs, one at a time; `assl_kit.data.records` validates
 them and fills in what they lack.
@@ -17,6 +17,7 @@ from typing import Any
 
 from assl_kit.common import limits
 from assl_kit.common.limits import open_records, parquet_rows, parse_json
+from assl_kit.common.packages import need, reason
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
@@ -92,27 +93,24 @@ def iter_parquet(path: Path) -> Iterator[tuple[str, Any]]:
 def iter_hub(name: str, config: str | None) -> Iterator[tuple[str, Any]]:
     """(place, row) of a dataset on the hub, in its cache, or in a local folder; code in a dataset is never run."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    try:
-        import datasets
-    except ImportError as error:
-        hint = 'Install it with: pip install "assl-kit[hub]".'
-        raise DataError("reading a hub dataset needs the package 'datasets'", where=name, hint=hint) from error
+    need("datasets", "a dataset of the hub", "hub")
+    import datasets
+
     folder = Path(name)
     if folder.is_dir():
         check_dataset_folder(folder)
     try:
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-        found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
+        data = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises many kinds; all mean that there is nothing to read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "Check the name, the network, and which configuration is meant (config=...)."
         if offline:
             hint = "HF_HUB_OFFLINE is set and the dataset is not in the cache: load it once online, or give a file."
-        raise DataError(f"the dataset cannot be loaded: {reason}", where=name, hint=hint) from error
-    parts = dict(found) if isinstance(found, dict) else {"train": found}
-    given = any("split" in part.column_names for part in parts.values())
+        raise DataError(f"the dataset cannot be loaded: {reason(error)}", where=name, hint=hint) from error
+    parts = dict(data) if isinstance(data, dict) else {"train": data}
+    has_column = any("split" in part.column_names for part in parts.values())
+    add_split = len(parts) > 1 and not has_column  # one part alone says nothing of what it is for
     for part_name, part in parts.items():
         split = _HUB_SPLITS.get(part_name, part_name)
         for number, row in enumerate(part, 1):
-            alone = given or len(parts) == 1
-            yield f"{name}, {part_name} row {number}", row if alone else row | {"split": split}
+            yield f"{name}, {part_name} row {number}", row | {"split": split} if add_split else row

@@ -1,4 +1,4 @@
-"""The corpus: record schema, validation with clear errors, loaders, splits."""
+"""Records: their schema, validation with clear errors, prompts, and Parquet files of them in blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ import pandas as pd
 from assl_kit.common import limits
 from assl_kit.common.files import atomic_path
 from assl_kit.errors import DataError
-
-from .readers import iter_parquet
 
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
 SPLITS = ("train", "dev", "test")
@@ -41,7 +38,7 @@ def _show(value: Any) -> str:
 class _Checker:
     """Takes records one at a time, keeps what is right in columns and remembers what is wrong."""
 
-    def __init__(self, where: str):
+    def __init__(self, where: str) -> None:
         self.where = where
         self.columns: dict[str, list] = {name: [] for name in COLUMNS}
         self.extras: dict[str, list] = {}
@@ -81,9 +78,8 @@ class _Checker:
                 if str(name) not in self.extras and len(self.extras) >= limits.MAX_COLUMNS:
                     raise DataError(f"the records have more than {limits.MAX_COLUMNS:,} different fields", where=place)
                 column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
-                column.append(
-                    json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list)) else value
-                )
+                nested = isinstance(value, (dict, list))
+                column.append(json.dumps(value, ensure_ascii=False, default=str) if nested else value)
         for column in self.extras.values():
             if len(column) < len(self.places):
                 column.append(None)
@@ -151,6 +147,10 @@ def _fill(records: pd.DataFrame, checker: _Checker, source: str) -> pd.DataFrame
 
 
 def validated(pairs: Iterable[tuple[str, Any]], where: str, source: str) -> tuple[pd.DataFrame, bool]:
+    """Records from ``(place, record)`` pairs in the form of `validate_records`, and whether they came with splits.
+
+    ``where`` names them in messages; ``source`` is the source of those that name none.
+    """
     checker = _Checker(where)
     for place, record in pairs:
         checker.add(place, record)
@@ -226,14 +226,6 @@ def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
     records = validate_records(records, where=os.fspath(path))
     with atomic_path(path) as temporary:
         records.to_parquet(temporary, index=False, row_group_size=BLOCK)
-
-
-def read_records(path: str | os.PathLike) -> pd.DataFrame:
-    """Read and validate records written by `write_records`; DataError when there is no such file or it is damaged."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError("there is no such file", where=str(path), hint="Write it with write_records first.")
-    return validated(iter_parquet(path), str(path), path.stem)[0]
 
 
 def block_starts(path: str | os.PathLike) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.common.checks import real
+from assl_kit.errors import DataError
 
 
 def ensure_splits(
@@ -54,8 +55,7 @@ def ensure_splits(
     >>> len(train), len(test), len(train & test)
     (8, 2, 0)
     """
-    if isinstance(test_share, bool) or not isinstance(test_share, (int, float)) or not 0 < test_share < 1:
-        raise ParameterError(f"test_share must lie between 0 and 1, not {test_share!r}", where="test_share")
+    real("test_share", test_share, 0, 1, inside=True)
     records = records.copy()
     split = records["split"].to_numpy(dtype=object).copy()
     if dev_as_train:
@@ -81,16 +81,17 @@ def _draw_test(group: np.ndarray, task: np.ndarray, free: np.ndarray, share: flo
     chosen: list[int] = []
     for name in sorted(first.unique()):
         groups = rng.permutation(first.index[first == name].to_numpy())
-        wanted, taken, kept = share * sizes[groups].sum(), 0, []
+        wanted, taken = share * sizes[groups].sum(), 0
+        kept: list[int] = []
         for one in groups:
             if taken >= wanted:
                 break
-            if taken + sizes[one] <= max(1.5 * wanted, 1.0):
+            if taken + sizes[one] <= max(1.5 * wanted, 1.0):  # no large group, where smaller ones come nearer
                 kept.append(one)
                 taken += sizes[one]
-        if not kept and len(groups) > 1:
+        if not kept and len(groups) > 1:  # all were too large: the smallest one
             kept = [groups[np.argmin(sizes[groups])]]
-        chosen += kept[: len(groups) - 1]
+        chosen += kept[: len(groups) - 1]  # one group stays to train on
     return np.flatnonzero(free & np.isin(group, chosen))
 
 
@@ -104,8 +105,8 @@ def draw_records(records: pd.DataFrame, n_records: int, seed: int) -> pd.DataFra
     largest = np.argsort(-(exact - quota), kind="stable")[: n_records - quota.sum()]
     quota[largest] += 1
     rng = np.random.default_rng(seed)
-    rows = [rng.permutation(rows)[:n] for rows, n in zip(strata.values(), quota, strict=True)]
-    return records.iloc[np.sort(np.concatenate(rows))].reset_index(drop=True)
+    drawn = [rng.permutation(rows)[:n] for rows, n in zip(strata.values(), quota, strict=True)]
+    return records.iloc[np.sort(np.concatenate(drawn))].reset_index(drop=True)
 
 
 def training_pool(records: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +117,7 @@ def training_pool(records: pd.DataFrame) -> pd.DataFrame:
 def sample_by_task(records: pd.DataFrame, per_task: int, seed: int) -> pd.DataFrame:
     """At most ``per_task`` records of each task, drawn without replacement, in their old order."""
     rng = np.random.default_rng(seed)
-    keep = []
+    keep: list[int] = []
     for _, rows in sorted(records.groupby("task").indices.items()):
         keep.extend(rng.permutation(rows)[:per_task])
     return records.iloc[sorted(keep)].reset_index(drop=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pandas as pd
 
 from assl_kit.errors import DataError
@@ -25,24 +26,25 @@ def _near_duplicates(texts: list[str], threshold: float) -> int:
 
     MinHash bands (12 of 4 rows) propose pairs, the exact similarity decides: a pair at 0.8 is missed once in 500.
     """
-    import numpy as np
-
     prime = (1 << 31) - 1
-    factors = np.random.default_rng(0).integers(1, prime, (2, 48, 1), dtype=np.int64)
+    n_bands, band_rows = 12, 4
+    # MinHash: the least values of a random function (a·x + b) mod p agree with a chance that is the similarity.
+    factors = np.random.default_rng(0).integers(1, prime, (2, n_bands * band_rows, 1), dtype=np.int64)
     buckets: dict[tuple[int, bytes], list[int]] = {}
-    shingles, found = [], 0
+    shingles: list[set[int]] = []
+    duplicates = 0
     for row, text in enumerate(texts):
         grams = {crc32(text[k : k + 3].encode()) & prime for k in range(max(len(text) - 2, 1))}
         hashes = np.fromiter(grams, np.int64, len(grams))
-        bands = ((hashes * factors[0] + factors[1]) % prime).min(axis=1).reshape(12, 4)
+        bands = ((hashes * factors[0] + factors[1]) % prime).min(axis=1).reshape(n_bands, band_rows)
         seen: set[int] = set()
         for band, key in enumerate(bands):
             rows = buckets.setdefault((band, key.tobytes()), [])
-            seen.update(rows[-100:])
+            seen.update(rows[-100:])  # the latest: a bucket of a common phrase may hold most of the corpus
             rows.append(row)
-        found += any(len(grams & shingles[k]) >= threshold * len(grams | shingles[k]) for k in seen)
+        duplicates += any(len(grams & shingles[k]) >= threshold * len(grams | shingles[k]) for k in seen)
         shingles.append(grams)
-    return found
+    return duplicates
 
 
 def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 20_000) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 2
 
     Examples
     --------
+    >>> from assl_kit.data.synthetic import make_corpus
     >>> statistics = corpus_statistics(make_corpus(300))
     >>> statistics["n"], len(statistics["tasks"])
     (300, 7)

@@ -11,30 +11,26 @@ Every company, person and event is composed by chance; a likeness to a real one 
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice
-from numbers import Integral
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from assl_kit.common.files import atomic_path
+from assl_kit.common.checks import real, whole
 from assl_kit.errors import ParameterError
 
 from .grammar import Context
+from .records import COLUMNS, SPLITS
 from .task_grammars import grammar_data, task_grammar
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
 TASKS = (
     "sentiment", "qa", "summarization", "relation_extraction", "classification", "negative_news", "multiple_choice",
 )  # fmt: skip
-SPLITS = ("train", "dev", "test")
 LABEL_TASKS = ("sentiment", "relation_extraction", "classification", "negative_news", "multiple_choice")
 REPRINT_SHARE = 0.11
 """Share of the records that are light edits of an earlier one."""
@@ -50,7 +46,7 @@ def _source_weights() -> dict[str, tuple[str, int]]:
     return {source: (task, weight) for task in TASKS for source, weight in task_grammar(task).weights.items()}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> tuple[str, ...]:
     if name == "SOURCES":  # read from the grammar files at first use, so that the import stays fast
         weights = _source_weights()
         return tuple(sorted(weights, key=lambda source: (-weights[source][1], source)))
@@ -93,7 +89,8 @@ def _reseed(rng: Random, seed: int, split: str, index: int) -> None:
 def _edits() -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Prefixes, prefixes of exam questions, and (old, new) words of reprints."""
     data = {name: tuple(block.split()) for name, block in grammar_data("reprints").items()}
-    return data["prefixes"], data["exam_prefixes"], tuple(tuple(pair.split(">")) for pair in data["words"])
+    words = (pair.partition(">") for pair in data["words"])
+    return data["prefixes"], data["exam_prefixes"], tuple((old, new) for old, _, new in words)
 
 
 _MONEY = re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d)?)亿元|(?<![\d.,])(\d)(\d{3})万元")
@@ -131,7 +128,7 @@ def _reprint(shown: str, output: str, slots: list, task: str, rng: Random) -> tu
 class _Maker:
     """Makes the records of one (seed, split), one at a time."""
 
-    def __init__(self, seed: int, split: str):
+    def __init__(self, seed: int, split: str) -> None:
         self.seed, self.split, self.test = seed, split, split == "test"
         self.rng = Random(0)
         self.cycle = _schedule()[0]
@@ -147,22 +144,27 @@ class _Maker:
         shown, output, template = task_grammar(task).make(context, source)
         return shown, output, template, [pair for pair in context.slots if pair[1] in shown]
 
+    def _copied(self, index: int, source: str) -> int | None:
+        """The number of the record that a reprint copies: one of the last dozen or so of its source, no reprint itself.
+
+        The generator is left as `_start` leaves it for that record; where there is none (None), for the reprint itself.
+        """
+        back = 1 + int(self.rng.random() * 12)
+        for step in range(back, back + 6):
+            earlier = _earlier(index, source, step)
+            if earlier < 0:
+                break
+            if not self._start(earlier):
+                return earlier
+        self._start(index)
+        return None
+
     def make(self, index: int) -> dict[str, Any]:
         """Record number ``index``."""
         source = self.cycle[index % _CYCLE]
         task, rng = self.task_of[source], self.rng
         instructions = task_grammar(task).instructions[self.test]
-        copied = None
-        if self._start(index):
-            back = 1 + int(rng.random() * 12)
-            for step in range(back, back + 6):
-                earlier = _earlier(index, source, step)
-                if earlier < 0 or not self._start(earlier):
-                    copied = earlier
-                    break
-            if copied is None or copied < 0:
-                copied = None
-                self._start(index)
+        copied = self._copied(index, source) if self._start(index) else None
         shown, output, template, slots = self._original(task, source)
         if copied is not None:
             _reseed(rng, self.seed + 1, self.split, index)
@@ -176,9 +178,8 @@ class _Maker:
 
 
 def _check(n: int, seed: int, split: str = "train", *, least: int = 1) -> None:
-    for name, value, low in (("n", n, least), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-            raise ParameterError(f"{name} must be an integer of at least {low}, not {value!r}", where=name)
+    whole("n", n, least)
+    whole("seed", seed)
     if split not in SPLITS:
         raise ParameterError(f"unknown split {split!r}", where="split", hint=f"Use one of {', '.join(SPLITS)}.")
 
@@ -232,30 +233,6 @@ def _records(n: int, seed: int, split: str, start: int, with_slots: bool) -> Ite
         yield record
 
 
-def paraphrases(task: str, split: str = "train") -> tuple[str, ...]:
-    """The instructions of a task: those of train and dev, or the held-out ones of test.
-
-    Examples
-    --------
-    >>> len(paraphrases("qa")) + len(paraphrases("qa", "test")) >= 32
-    True
-    """
-    if task not in TASKS:
-        raise ParameterError(f"unknown task {task!r}", where="task", hint=f"Use one of {', '.join(TASKS)}.")
-    _check(1, 0, split)
-    return task_grammar(task).instructions[split == "test"]
-
-
-def _both_splits(n: int, seed: int, test_share: float) -> Iterator[dict[str, Any]]:
-    _check(n, seed, least=2)
-    if not 0 <= test_share < 1:
-        raise ParameterError(f"test_share must lie in [0, 1), not {test_share!r}", where="test_share")
-    tests = round(n * test_share)
-    yield from _records(n - tests, seed, "train", 0, False)
-    if tests:
-        yield from _records(tests, seed, "test", 0, False)
-
-
 def make_corpus(n: int, *, seed: int = 0, test_share: float = 0.1) -> pd.DataFrame:
     """The corpus as a table: ``n`` records, of which ``round(n * test_share)`` are test records, train first.
 
@@ -267,21 +244,8 @@ def make_corpus(n: int, *, seed: int = 0, test_share: float = 0.1) -> pd.DataFra
     """
     import pandas as pd
 
-    return pd.DataFrame(list(_both_splits(n, seed, test_share)), columns=list(COLUMNS))
-
-
-def write_corpus(
-    path: str | os.PathLike, n: int, *, seed: int = 0, test_share: float = 0.1, chunk: int = 10_000
-) -> None:
-    """Write the rows of :func:`make_corpus` to a Parquet file, ``chunk`` records in memory at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    records = _both_splits(n, seed, test_share)
-    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        while rows := list(islice(records, chunk)):
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-
-# --- statistics -----------------------------------------------------------------------------------------------------
+    _check(n, seed, least=2)
+    real("test_share", test_share, 0, 1, inside="most")
+    tests = round(n * test_share)
+    records = [*_records(n - tests, seed, "train", 0, False), *_records(tests, seed, "test", 0, False)]
+    return pd.DataFrame(records, columns=list(COLUMNS))

@@ -1,4 +1,4 @@
-"""The seven task grammars of the embedded corpus, compiled from ``assl_kit/grammar/*.yaml`` (ours).
+"""The seven task grammars of the embedded corpus, compiled from ``grammars/*.yaml`` (ours).
 
 A task's file holds its instructions, its sources (a weight, and the wraps of their house style), its frames (sentence
 patterns with their answer) and its rules; ``lexicon.yaml`` holds the words all tasks share. Multiple choice has no
@@ -7,12 +7,14 @@ frames: it asks about a bank of concepts, or about four numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from .grammar import Context, Grammar
+from .grammar import Context, Grammar, Node
+
+Answer = tuple[Node | None, Node]  #: the question, if the text itself does not ask it, and what answers it
+Frame = tuple[str, Node, list[Answer]]  #: the id of a template, its text, and what can be asked about it
 
 
 @cache
@@ -20,12 +22,17 @@ def grammar_data(name: str) -> dict[str, Any]:
     """The parsed grammar file of a task, or the "lexicon"."""
     import yaml
 
-    text = resources.files(__package__).joinpath("grammars", f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    file = resources.files(__package__) / "grammars" / f"{name}.yaml"
+    return yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _lines(block: str) -> list[str]:
     return [line.strip() for line in block.splitlines() if line.strip()]
+
+
+def _pair(line: str) -> tuple[str, str]:
+    term, text = line.split("=")
+    return term, text
 
 
 class TaskGrammar:
@@ -34,7 +41,7 @@ class TaskGrammar:
     Parameters
     ----------
     task : str
-        The name of a file in ``assl_kit/grammar``.
+        The name of a file in ``grammars``.
 
     Attributes
     ----------
@@ -44,17 +51,17 @@ class TaskGrammar:
         Source → its records in every 1,000 of the corpus.
     """
 
-    def __init__(self, task: str):
+    def __init__(self, task: str) -> None:
         data = grammar_data(task)
         self.task = task
-        self.grammar = Grammar([grammar_data("lexicon"), data], name=f"grammar/{task}.yaml")
+        self.grammar = Grammar([grammar_data("lexicon"), data], name=f"grammars/{task}.yaml")
         self.instructions = {
             False: tuple(_lines(data["instructions"])), True: tuple(_lines(data["held_out_instructions"])),
         }  # fmt: skip
         self.weights = {source: entry["weight"] for source, entry in data["sources"].items()}
         self.wraps = {name: self.grammar.alternatives(entry["wrap"]) for name, entry in data["sources"].items()}
         self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None
-        self.frames: dict[str, list[list[tuple[str, Callable, list]]]] = {source: [] for source in self.weights}
+        self.frames: dict[str, list[list[Frame]]] = {source: [] for source in self.weights}
         for group, frame in enumerate(data.get("frames", ())):
             compiled = [
                 self._frame(f"{task}/{group}.{row}", line, frame.get("output"))
@@ -64,18 +71,20 @@ class TaskGrammar:
                 self.frames[source].extend([compiled] * frame.get("weight", 1))
         self.exam = _Exam(data, self.grammar) if "concepts" in data else None
 
-    def _frame(self, name: str, line: str, output: str | None) -> tuple[str, Callable, list]:
-        """(template id, text, [(question or None, output)])."""
-        compile_ = self.grammar.compile
+    def _frame(self, name: str, line: str, output: str | None) -> Frame:
+        """The frame of ``text || question => answer || …``, ``text => headline``, or a text with ``output``."""
+        compiled = self.grammar.compile
+        answers: list[Answer]
         if " || " in line:
-            text, *pairs = line.split(" || ")
-            answers = [tuple(compile_(part.strip()) for part in pair.split(" => ")) for pair in pairs]
+            line, *pairs = line.split(" || ")
+            parts = [[compiled(part.strip()) for part in pair.split(" => ")] for pair in pairs]
+            answers = [(question, answer) for question, answer in parts]
         elif " => " in line:
-            text, headline = line.split(" => ")
-            answers = [(None, compile_(headline))]
+            line, headline = line.split(" => ")
+            answers = [(None, compiled(headline))]
         else:
-            text, answers = line, [(None, compile_(output))]
-        return name, compile_(text), answers
+            answers = [(None, compiled(output or ""))]
+        return name, compiled(line), answers
 
     def make(self, context: Context, source: str) -> tuple[str, str, str]:
         """(input, output, template id); the values used are in ``context.slots``."""
@@ -94,7 +103,8 @@ class TaskGrammar:
             bound["entities"] = "，".join(names)
         bound["body"] = body
         shown = self.wraps[source](context)
-        shown = shown.replace("。。", "。").replace("？。", "？").replace("？，", "？")
+        for twice, once in (("。。", "。"), ("？。", "？"), ("？，", "？")):  # a part that brings its own end mark
+            shown = shown.replace(twice, once)
         if shown[-1] in "；，":  # the last part of a shuffle
             shown = shown[:-1] + "。"
         if self.tail is not None:
@@ -105,13 +115,11 @@ class TaskGrammar:
 class _Exam:
     """Multiple choice: questions on concepts, and readings of four companies' numbers."""
 
-    def __init__(self, data: dict, grammar: Grammar):
-        self.bank = {
-            field: [tuple(line.split("=")) for line in _lines(block)] for field, block in data["concepts"].items()
-        }
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        self.bank = {field: [_pair(line) for line in _lines(block)] for field, block in data["concepts"].items()}
         self.pairs = [(field, term, text) for field, rows in self.bank.items() for term, text in rows]
         for name in ("lead", "metric"):
-            grammar.kinds[name], grammar._sources[name] = "rules", data[name]
+            grammar.define(name, data[name])
         self.styles = _lines(data["pair_styles"])
         self.metrics = _lines(data["metric"])
         self.ask = {
@@ -120,7 +128,7 @@ class _Exam:
         }
         self.company, self.percent = grammar.rule("company"), grammar.rule("percent")
 
-    def make(self, context: Context, source: str, wrap: Callable) -> tuple[str, str, str]:
+    def make(self, context: Context, source: str, wrap: Node) -> tuple[str, str, str]:
         reading = source == "statistics_reading_drills" or context.random() < 0.2
         stem, options, right, name = self._table(context) if reading else self._concept(context)
         context.rng.shuffle(options)
@@ -132,7 +140,8 @@ class _Exam:
         field, term, text = context.choose(self.pairs)
         by_term = context.random() < 0.6
         near = context.random() < 0.7
-        others = [row for row in (self.bank[field] if near else [pair[1:] for pair in self.pairs]) if row[0] != term]
+        rows = self.bank[field] if near else [(other, text) for _, other, text in self.pairs]
+        others = [row for row in rows if row[0] != term]
         wrong = context.rng.sample(others, 3)
         context.bound.update(term=term, definition=text)
         kind, column = ("term", 0) if by_term else ("definition", 1)
@@ -141,11 +150,13 @@ class _Exam:
         return self.ask[kind][index](context), [right, *(row[column] for row in wrong)], right, f"{kind}.{index}/{term}"
 
     def _table(self, context: Context) -> tuple[str, list[str], str, str]:
-        names, values = [], []
+        names: list[str] = []
+        values: list[str] = []
         while len(names) < 4:
             before = len(context.slots)
             name, value = self.company(context), self.percent(context)
-            if any(name in other or other in name for other in names) or float(value[:-1]) in map(_as_number, values):
+            same_name = any(name in other or other in name for other in names)
+            if same_name or _as_number(value) in map(_as_number, values):
                 del context.slots[before:]
                 continue
             names.append(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,11 @@ from scipy.stats import rankdata
 
 from assl_kit.errors import ParameterError
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def task_affinity(base_nll: np.ndarray, nll_after: np.ndarray, names: Sequence[str] | None = None) -> pd.DataFrame:
+
+def task_affinity(base_nll: ArrayLike, nll_after: ArrayLike, names: Sequence[str] | None = None) -> pd.DataFrame:
     """How training on one task changes the loss on each other.
 
     Parameters
@@ -67,8 +72,8 @@ class Affinity:
 
 
 def affinity_vs_distance(
-    affinity: pd.DataFrame | np.ndarray,
-    distances: np.ndarray,
+    affinity: pd.DataFrame | ArrayLike,
+    distances: ArrayLike,
     *,
     n_permutations: int = 5040,
     seed: int = 0,
@@ -106,17 +111,22 @@ def affinity_vs_distance(
     if t < 3 or a.shape != (t, t) or d.shape != (t, t):
         raise ParameterError(f"give two matrices of the same three or more tasks, not {a.shape} and {d.shape}")
     off = ~np.eye(t, dtype=bool)
-    ranks_a = rankdata(a[off]) - (off.sum() + 1) / 2
+    n_pairs = int(off.sum())
+    # Spearman's correlation is that of the centred ranks. A permutation of tasks moves ranks and changes none of them,
+    # so they are found once.
+    ranks_a = rankdata(a[off]) - (n_pairs + 1) / 2
     ranks_d = np.zeros((t, t))
-    ranks_d[off] = rankdata(d[off]) - (off.sum() + 1) / 2
+    ranks_d[off] = rankdata(d[off]) - (n_pairs + 1) / 2
     norm = np.linalg.norm(ranks_a) * np.linalg.norm(ranks_d)
     if norm == 0:
-        return Affinity(float("nan"), float("nan"), int(off.sum()), 0)
+        return Affinity(float("nan"), float("nan"), n_pairs, 0)
     rng = np.random.default_rng(seed)
-    exact = t <= 12 and int(np.prod(np.arange(1, t + 1))) <= n_permutations
-    orders = itertools.permutations(range(t)) if exact else (rng.permutation(t) for _ in range(n_permutations))
+    exact = t <= 12 and math.factorial(t) <= n_permutations
+    orders: Iterable[np.ndarray] = (rng.permutation(t) for _ in range(n_permutations))
+    if exact:
+        orders = map(np.array, itertools.permutations(range(t)))
     rho = float(ranks_a @ ranks_d[off] / norm)
     drawn = np.array([ranks_a @ ranks_d[np.ix_(order, order)][off] / norm for order in orders])
-    extreme = int((np.abs(drawn) >= abs(rho) - 1e-12).sum())
-    p_value = extreme / len(drawn) if exact else (extreme + 1) / (len(drawn) + 1)
-    return Affinity(round(rho, 12), p_value, int(off.sum()), len(drawn))
+    extreme = int((np.abs(drawn) >= abs(rho) - 1e-12).sum())  # the data's own order among them, up to rounding
+    p_value = extreme / len(drawn) if exact else (extreme + 1) / (len(drawn) + 1)  # else it is not drawn, and counted
+    return Affinity(round(rho, 12), p_value, n_pairs, len(drawn))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assl_kit.errors import ParameterError
+from assl_kit.common.checks import whole
 from assl_kit.space.rows import check_rows
 
-__all__ = ["k_center", "k_means_medoids", "random_rows"]
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
 
 
 def random_rows(n: int, n_select: int, *, seed: int = 0) -> np.ndarray:
@@ -36,11 +39,11 @@ def random_rows(n: int, n_select: int, *, seed: int = 0) -> np.ndarray:
     >>> random_rows(5, 5).tolist()
     [0, 1, 2, 3, 4]
     """
-    _check(n, n_select)
+    whole("n_select", n_select, 0, n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:n_select]).astype(np.int64)
 
 
-def k_means_medoids(X, n_select: int, *, seed: int = 0) -> np.ndarray:
+def k_means_medoids(X: ArrayLike | torch.Tensor, n_select: int, *, seed: int = 0) -> np.ndarray:
     """The row nearest to each of ``n_select`` k-means centroids.
 
     Parameters
@@ -76,15 +79,15 @@ def k_means_medoids(X, n_select: int, *, seed: int = 0) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    X = check_rows(X, convert=True)
-    _check(len(X), n_select)
+    X = check_rows(X)
+    whole("n_select", n_select, 0, len(X))
     if n_select == 0:
         return np.zeros(0, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than centroids
         model = KMeans(n_select, n_init=1, random_state=seed).fit(X)
     distance = model.transform(X)[np.arange(len(X)), model.labels_]
-    order = np.lexsort((np.arange(len(X)), distance))
+    order = np.lexsort((np.arange(len(X)), distance))  # by distance, so that the first row of a label is its nearest
     _, first = np.unique(model.labels_[order], return_index=True)
     chosen = order[first]
     rest = np.setdiff1d(np.arange(len(X)), chosen)
@@ -92,7 +95,7 @@ def k_means_medoids(X, n_select: int, *, seed: int = 0) -> np.ndarray:
     return np.sort(np.concatenate([chosen, more])).astype(np.int64)
 
 
-def k_center(X, n_select: int, *, seed: int = 0) -> np.ndarray:
+def k_center(X: ArrayLike | torch.Tensor, n_select: int, *, seed: int = 0) -> np.ndarray:
     """Greedy k-center: from a random row on, always the row farthest from all that were chosen.
 
     Parameters
@@ -125,8 +128,8 @@ def k_center(X, n_select: int, *, seed: int = 0) -> np.ndarray:
     >>> sorted(k_center([[0.0], [0.1], [9.0], [9.1]], 2).tolist()) in ([0, 3], [1, 3], [0, 2])
     True
     """
-    X = np.asarray(check_rows(X, convert=True), dtype=np.float64)
-    _check(len(X), n_select)
+    X = np.asarray(check_rows(X), dtype=np.float64)
+    whole("n_select", n_select, 0, len(X))
     if n_select == 0:
         return np.zeros(0, np.int64)
     chosen = [int(np.random.default_rng(seed).integers(len(X)))]
@@ -137,8 +140,3 @@ def k_center(X, n_select: int, *, seed: int = 0) -> np.ndarray:
         np.minimum(distance, np.square(X - X[chosen[-1]]).sum(axis=1), out=distance)
         distance[chosen[-1]] = -1
     return np.array(chosen, dtype=np.int64)
-
-
-def _check(n: int, n_select: int) -> None:
-    if isinstance(n_select, bool) or not isinstance(n_select, int | np.integer) or not 0 <= n_select <= n:
-        raise ParameterError(f"n_select must be a whole number from 0 to {n}, not {n_select!r}", where="n_select")

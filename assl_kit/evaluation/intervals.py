@@ -1,8 +1,4 @@
-"""Evaluation: measures with bootstrap intervals, and differences of arms.
-
-The measures themselves are in `metrics`, routing, regret and task affinity in `routing` and `affinity`; their
-public names can be imported from here.
-"""
+"""Measures of an arm's answers with bootstrap intervals, and differences of arms. The measures are in `metrics`."""
 
 from __future__ import annotations
 
@@ -11,60 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.checks import as_texts, whole
 from assl_kit.errors import ParameterError
 
-from .affinity import Affinity, affinity_vs_distance, task_affinity
-from .metrics import (
-    METRICS,
-    TASK_METRICS,
-    baseline_answers,
-    f1_of,
-    item_counts,
-    labels_of,
-    lead,
-    macro_f1,
-    metric_of,
-    normalise_answer,
-    score_answers,
-)
-from .routing import Routing, home_experts, regret_table, routing_table
+from .metrics import f1_of, item_counts, macro_f1, metric_of, score_answers
 
-__all__ = [
-    "METRICS",
-    "TASK_METRICS",
-    "Affinity",
-    "Routing",
-    "affinity_vs_distance",
-    "baseline_answers",
-    "evaluate",
-    "home_experts",
-    "labels_of",
-    "lead",
-    "macro_f1",
-    "metric_of",
-    "normalise_answer",
-    "paired_difference",
-    "pooled_difference",
-    "regret_table",
-    "routing_table",
-    "score_answers",
-    "task_affinity",
-]
-_BLOCK_CELLS = 4_000_000
+_BLOCK_CELLS = 4_000_000  # counts of draws that are in memory at once
 
 
 def _check_answers(records: pd.DataFrame, predictions: Sequence[str], n_bootstrap: int) -> list[str]:
-    predictions = list(predictions)
+    predictions = as_texts(predictions, "predictions")
     if len(records) == 0:
         raise ParameterError("there is no record to evaluate", hint="Give the test records.")
     if len(records) != len(predictions):
         what = f"{len(records)} records but {len(predictions)} predictions"
         raise ParameterError(what, hint="Give one prediction for each record, in the same order.")
-    for row, text in enumerate(predictions):
-        if not isinstance(text, str):
-            raise ParameterError(f"the prediction must be text, not {type(text).__name__}", where=f"row {row}")
-    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, (int, np.integer)) or n_bootstrap < 1:
-        raise ParameterError(f"n_bootstrap must be a whole number of at least 1, not {n_bootstrap!r}")
+    whole("n_bootstrap", n_bootstrap, 1)
     return predictions
 
 
@@ -77,11 +35,15 @@ def _statistics(references: list[str], predictions: list[str], metric: str) -> n
 
 
 def _value(sums: np.ndarray, metric: str) -> np.ndarray:
+    """The metric of sums of `_statistics`."""
     return f1_of(sums) if metric == "f1" else sums[..., 0] / sums[..., 1]
 
 
 def _resampled_sums(statistics: np.ndarray, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
-    """(n_bootstrap, m) sums over rows drawn with replacement, by blocks of multinomial counts."""
+    """(n_bootstrap, m) sums over rows drawn with replacement, by blocks of multinomial counts.
+
+    How often each row is drawn says all: a product with the counts is much quicker than drawing rows.
+    """
     n = len(statistics)
     block = max(1, _BLOCK_CELLS // n)
     parts = [
@@ -92,6 +54,7 @@ def _resampled_sums(statistics: np.ndarray, n_bootstrap: int, rng: np.random.Gen
 
 
 def _tasks(records: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    """Each task and its rows, in alphabetical order."""
     return sorted(records.reset_index(drop=True).groupby("task", sort=True).indices.items())
 
 
@@ -139,7 +102,9 @@ def evaluate(
     Raises
     ------
     ParameterError
-        No records, another number of predictions, one that is not text, or a bad ``n_bootstrap``.
+        No records, another number of predictions, or a bad ``n_bootstrap``.
+    DataError
+        A prediction is not text.
 
     References
     ----------
@@ -154,12 +119,12 @@ def evaluate(
     predictions = _check_answers(records, predictions, n_bootstrap)
     outputs, rows, draws = records["output"].tolist(), [], []
     for number, (task, index) in enumerate(_tasks(records)):
-        right, said = [outputs[i] for i in index], [predictions[i] for i in index]
+        right, answered = [outputs[i] for i in index], [predictions[i] for i in index]
         metric = (metrics or {}).get(task) or metric_of(task, right)
-        statistics = _statistics(right, said, metric)
+        statistics = _statistics(right, answered, metric)
         sums = _resampled_sums(statistics, int(n_bootstrap), np.random.default_rng([seed, number]))
         draws.append(_value(sums, metric))
-        label_f1 = macro_f1(right, said) if metric == "accuracy" else np.nan
+        label_f1 = macro_f1(right, answered) if metric == "accuracy" else np.nan
         value = float(_value(statistics.sum(axis=0), metric))
         rows.append((arm, task, metric, len(index), value, *_interval(draws[-1], level), label_f1))
     mean = float(np.mean([row[4] for row in rows]))
@@ -188,7 +153,7 @@ def paired_difference(
 
     Raises
     ------
-    ParameterError
+    ParameterError, DataError
         As `evaluate`.
 
     Examples
@@ -230,7 +195,7 @@ def pooled_difference(
 
     Raises
     ------
-    ParameterError
+    ParameterError, DataError
         As `paired_difference`; also if there is no run, or the runs have other tasks.
 
     References
@@ -254,7 +219,7 @@ def pooled_difference(
     if any([row[0] for row in rows] != tasks for rows, _ in runs):
         raise ParameterError("the runs have different tasks", hint="Give runs on the same tasks.")
     drawn = np.random.default_rng([seed, len(runs)]).integers(len(runs), size=(int(n_bootstrap), len(runs)))
-    every = np.array([draws for _, draws in runs])  # (runs, tasks, draws)
+    every = np.array([draws_of_run for _, draws_of_run in runs])  # (runs, tasks, draws)
     # The j-th drawn run takes draw (b + j), so that one run drawn twice has two sets of questions.
     place = (np.arange(int(n_bootstrap))[:, None] + np.arange(len(runs))) % int(n_bootstrap)
     draws = [every[drawn, task, place].mean(axis=1) for task in range(len(tasks))]
@@ -266,7 +231,14 @@ def pooled_difference(
     return _difference_table(rows, draws, level)
 
 
-def _paired_draws(records, predictions_a, predictions_b, n_bootstrap, seeds: list[int], metrics):
+def _paired_draws(
+    records: pd.DataFrame,
+    predictions_a: Sequence[str],
+    predictions_b: Sequence[str],
+    n_bootstrap: int,
+    seeds: list[int],
+    metrics: Mapping[str, str] | None,
+) -> tuple[list[list], list[np.ndarray]]:
     """For each task ``[task, metric, n, a, b, a − b]``, and its (n_bootstrap,) drawn differences."""
     both = [_check_answers(records, answers, n_bootstrap) for answers in (predictions_a, predictions_b)]
     outputs, rows, draws = records["output"].tolist(), [], []
@@ -283,8 +255,9 @@ def _paired_draws(records, predictions_a, predictions_b, n_bootstrap, seeds: lis
 
 
 def _difference_table(rows: list[list], draws: list[np.ndarray], level: float) -> pd.DataFrame:
-    rows = [[*row, *_interval(drawn, level)] for row, drawn in zip(rows, draws, strict=True)]
+    """A row for each task and one of their mean, each with the interval of its draws."""
     n, (a, b) = sum(row[2] for row in rows), (float(np.mean([row[column] for row in rows])) for column in (3, 4))
+    rows = [[*row, *_interval(drawn, level)] for row, drawn in zip(rows, draws, strict=True)]
     rows.append(["mean", "mean", n, a, b, a - b, *_interval(np.mean(draws, axis=0), level)])
     table = pd.DataFrame(rows, columns=["task", "metric", "n", "a", "b", "difference", "low", "high"])
     return table.assign(inside_interval=(table["low"] <= 0) & (table["high"] >= 0))

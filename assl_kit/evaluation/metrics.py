@@ -109,8 +109,8 @@ def metric_of(task: str, references: Sequence[str] = ()) -> str:
 
 def _label(reference: str, prediction: str) -> str:
     """The prediction's label; where the reference is option letters, the first letters in the prediction."""
-    if _CHOICE.fullmatch(reference) and (found := _CHOSEN.search(prediction.upper())):
-        return "".join(sorted(set(re.sub(r"[^A-G]", "", found.group()))))
+    if _CHOICE.fullmatch(reference) and (letters := _CHOSEN.search(prediction.upper())):
+        return "".join(sorted(set(re.sub(r"[^A-G]", "", letters.group()))))
     return prediction
 
 
@@ -128,7 +128,7 @@ def _same_number(reference: str, prediction: str) -> bool:
     numbers = [_NUMBER.findall(text) for text in (reference, prediction)]
     if not all(numbers):
         return False
-    a, b = (float(found[-1].replace(",", "")) for found in numbers)
+    a, b = (float(in_text[-1].replace(",", "")) for in_text in numbers)
     return abs(a - b) <= 1e-6 * max(1.0, abs(a))
 
 
@@ -142,8 +142,8 @@ def item_counts(references: Sequence[str], predictions: Sequence[str]) -> np.nda
     """
     counts = np.zeros((len(references), 3))
     for row, pair in enumerate(zip(references, predictions, strict=True)):
-        right, said = map(items_of, pair)
-        counts[row] = len(right & said), len(said - right), len(right - said)
+        right, answered = map(items_of, pair)
+        counts[row] = len(right & answered), len(answered - right), len(right - answered)
     return counts
 
 
@@ -188,16 +188,17 @@ def score_answers(references: Sequence[str], predictions: Sequence[str], metric:
     if len(references) != len(predictions):
         what = f"{len(references)} references but {len(predictions)} predictions"
         raise ParameterError(what, hint="Give one prediction for each record, in the same order.")
+    scores: list[float]
     if metric == "accuracy":
-        right, said = labels_of(references, predictions)
-        scores = [a == b for a, b in zip(right, said, strict=True)]
+        scores = [float(a == b) for a, b in zip(*labels_of(references, predictions), strict=True)]
     elif metric == "exact_match":
         pairs = zip(map(normalise_answer, references), map(normalise_answer, predictions), strict=True)
-        scores = [_same_number(*pair) for pair in pairs]
+        scores = [float(_same_number(*pair)) for pair in pairs]
     elif metric == "f1":
         return f1_of(item_counts(references, predictions))
     elif metric == "char_f1":
-        return f1_of(np.array([_shared(a, b) for a, b in zip(references, predictions, strict=True)]).reshape(-1, 3))
+        shared = [_shared(a, b) for a, b in zip(references, predictions, strict=True)]
+        return f1_of(np.array(shared).reshape(-1, 3))
     else:
         from assl_kit.model.scoring import rouge_l
 
@@ -207,9 +208,9 @@ def score_answers(references: Sequence[str], predictions: Sequence[str], metric:
 
 def _shared(reference: str, prediction: str) -> tuple[int, int, int]:
     """Characters in both, in the prediction only, in the reference only; repeats counted, white space not."""
-    right, said = (Counter(normalise_answer(text).replace(" ", "")) for text in (reference, prediction))
-    both = (right & said).total()
-    return both, said.total() - both, right.total() - both
+    right, answered = (Counter(normalise_answer(text).replace(" ", "")) for text in (reference, prediction))
+    both = (right & answered).total()
+    return both, answered.total() - both, right.total() - both
 
 
 def macro_f1(references: Sequence[str], predictions: Sequence[str]) -> float:
@@ -220,11 +221,11 @@ def macro_f1(references: Sequence[str], predictions: Sequence[str]) -> float:
     >>> macro_f1(["涨", "涨", "跌"], ["涨", "涨", "涨"])
     0.4
     """
-    right, said = labels_of(references, predictions)
-    labels = sorted(set(right))
-    hit = Counter(a for a, b in zip(right, said, strict=True) if a == b)
-    given, wanted = Counter(said), Counter(right)
-    return float(np.mean([2 * hit[x] / (given[x] + wanted[x]) for x in labels])) if labels else 0.0
+    right, answered = labels_of(references, predictions)
+    hits = Counter(a for a, b in zip(right, answered, strict=True) if a == b)
+    times_right, times_answered = Counter(right), Counter(answered)
+    scores = [2 * hits[label] / (times_answered[label] + times_right[label]) for label in sorted(times_right)]
+    return float(np.mean(scores)) if scores else 0.0
 
 
 def lead(text: str, length: int) -> str:
@@ -240,6 +241,7 @@ def lead(text: str, length: int) -> str:
 
 
 def _majority(answers: Sequence[str]) -> str:
+    """The most frequent answer, the first by its text of equals."""
     counts = Counter(answers)
     return min(counts, key=lambda text: (-counts[text], text))
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import ParameterError
 from assl_kit.model.batches import InferenceReport, cut_left, fitting_threads, in_batches
 from assl_kit.model.identity import unwrap
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.model.tokens import chat_prompt, decoder, evaluating, logits, padded, token_ids
+from assl_kit.model.tokens import chat_prompt, decoder, evaluating, logits, padded, room_for, token_ids
 
-__all__ = ["likeliest_options"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def likeliest_options(
-    model,
-    tokenizer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     options: Sequence[str] = ("A", "B", "C", "D"),
     *,
@@ -49,40 +53,56 @@ def likeliest_options(
     Raises
     ------
     ParameterError
-        If there are fewer than two options, or two are equal.
+        If there are fewer than two options, or two are equal, or a number is not positive.
 
     Notes
     -----
     The usual scoring of multiple choice (MMLU, C-Eval, FinEval): no answer can be of the wrong form, so an untrained
     base can be compared with a trained one.
     """
-    import torch
-
-    options, prompts = list(options), list(prompts)
+    positive(batch_size=batch_size, max_length=max_length)
+    options, prompts = as_texts(options, "options"), as_texts(prompts, "prompts")
     if len(options) < 2 or len(set(options)) < len(options):
         raise ParameterError(f"give two or more different options, not {options}")
     if not prompts:
         return [], np.zeros((0, len(options)))
     tokens = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
-    if {len(ids) for ids in tokens} != {1} or len({ids[0] for ids in tokens}) < len(options):
-        asked = [prompt for prompt in prompts for _ in options]
-        losses = answer_nll(
-            model, tokenizer, asked, options * len(prompts), batch_size=batch_size, max_length=max_length
-        )
-        found = -losses.reshape(len(prompts), len(options))
+    one_each = all(len(ids) == 1 for ids in tokens) and len({ids[0] for ids in tokens}) == len(options)
+    if one_each:
+        first = [ids[0] for ids in tokens]
+        log_probabilities = _of_next_token(model, tokenizer, prompts, first, batch_size, max_length)
     else:
-        heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
-        heads = [cut_left(head, max_length, tokenizer) for head in heads]
-        wanted = torch.tensor([ids[0] for ids in tokens])
-        base, found = unwrap(model), np.zeros((len(prompts), len(options)))
+        asked = [prompt for prompt in prompts for _ in options]
+        answers = options * len(prompts)
+        losses = answer_nll(model, tokenizer, asked, answers, batch_size=batch_size, max_length=max_length)
+        log_probabilities = -losses.reshape(len(prompts), len(options))
+    return [options[k] for k in log_probabilities.argmax(axis=1)], log_probabilities
 
-        def score(batch: list[int]) -> None:
-            ids = padded([heads[i] for i in batch], tokenizer.pad_token_id, left=False)
-            hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
-            last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
-            found[batch] = logits(base, last).log_softmax(-1)[:, wanted.to(last.device)].double().cpu().numpy()
 
-        lengths, report = [len(head) for head in heads], InferenceReport()
-        with evaluating(model), fitting_threads(model), torch.inference_mode():
-            in_batches(score, model, lengths, batch_size, title="options", report=report)
-    return [options[k] for k in found.argmax(axis=1)], found
+def _of_next_token(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    tokens: list[int],
+    batch_size: int,
+    max_length: int,
+) -> np.ndarray:
+    """Log-probability of each token as the first of the answer to each prompt: shape (n, m), float64."""
+    import torch
+
+    base, room = unwrap(model), room_for(model, max_length)
+    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
+    heads = [cut_left(head, room, tokenizer) for head in heads]
+    log_probabilities = np.zeros((len(prompts), len(tokens)))
+
+    def score(batch: list[int]) -> None:
+        ids = padded([heads[i] for i in batch], tokenizer.pad_token_id, left=False)
+        hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+        last = torch.stack([hidden[place, len(heads[i]) - 1] for place, i in enumerate(batch)])
+        chosen = logits(base, last).log_softmax(-1)[:, torch.tensor(tokens, device=last.device)]
+        log_probabilities[batch] = chosen.double().cpu().numpy()
+
+    lengths, report = [len(head) for head in heads], InferenceReport()
+    with evaluating(model), fitting_threads(model), torch.inference_mode():
+        in_batches(score, model, lengths, batch_size, title="options", report=report)
+    return log_probabilities

@@ -1,15 +1,19 @@
-"""What routing did, what it cost, and whether tasks help each other as their distance says."""
+"""What routing did, and what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
 from assl_kit.errors import ParameterError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Routing:
     nmi: float
 
 
-def home_experts(train_tasks: Sequence[str], train_clusters: Sequence[int]) -> dict[str, int]:
+def home_experts(train_tasks: ArrayLike, train_clusters: ArrayLike) -> dict[str, int]:
     """The home of each task: the cluster with most of its training records (the lowest one of equals).
 
     Examples
@@ -43,7 +47,7 @@ def home_experts(train_tasks: Sequence[str], train_clusters: Sequence[int]) -> d
     return {str(task): int(row.idxmax()) for task, row in counts.sort_index(axis=1).iterrows()}
 
 
-def routing_table(tasks: Sequence[str], experts: Sequence[int], home: Mapping[str, int]) -> Routing:
+def routing_table(tasks: ArrayLike, experts: ArrayLike, home: Mapping[str, int]) -> Routing:
     """Cross the tasks of questions with the experts they were routed to.
 
     Parameters
@@ -71,14 +75,15 @@ def routing_table(tasks: Sequence[str], experts: Sequence[int], home: Mapping[st
         raise ParameterError(f"{len(tasks)} tasks and {len(experts)} experts; give as many of each, at least one")
     frame = pd.DataFrame({"task": tasks, "expert": experts})
     known = frame["task"].isin(list(home))
-    right = (frame["expert"] == frame["task"].map(dict(home))).astype(float).where(known)
+    homes = frame["task"].map(dict(home))
+    right = (frame["expert"] == homes).astype(float).where(known)
     share = right.groupby(frame["task"]).mean()
     share["all"] = right.mean()
     nmi = float(normalized_mutual_info_score(tasks.astype(str), experts))
     return Routing(pd.crosstab(frame["task"], frame["expert"]), share.rename("home_share"), nmi)
 
 
-def regret_table(routed_scores: np.ndarray, per_expert_scores: np.ndarray, tasks: Sequence[str]) -> pd.DataFrame:
+def regret_table(routed_scores: ArrayLike, per_expert_scores: ArrayLike, tasks: ArrayLike) -> pd.DataFrame:
     """What routing loses against the best single expert of each task, and against the best expert of each question.
 
     Parameters
@@ -114,10 +119,10 @@ def regret_table(routed_scores: np.ndarray, per_expert_scores: np.ndarray, tasks
         raise ParameterError(f"the shapes do not agree: {what}")
     rows, best = [], []
     for task in sorted(set(tasks)):
-        own = tasks == task
-        means = every[own].mean(axis=0)
-        routed_mean, oracle = routed[own].mean(), every[own].max(axis=1).mean()
-        rows.append([task, own.sum(), routed_mean, means.max(), means.max() - routed_mean, oracle])
+        asked = np.flatnonzero(tasks == task)
+        means = every[asked].mean(axis=0)
+        routed_mean, oracle = routed[asked].mean(), every[asked].max(axis=1).mean()
+        rows.append([task, len(asked), routed_mean, means.max(), means.max() - routed_mean, oracle])
         best.append(int(means.argmax()))
     table = pd.DataFrame(rows, columns=["task", "n", "routed", "best", "regret", "oracle"])
     mean = table[["routed", "best", "regret", "oracle"]].mean().to_dict()

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from assl_kit.errors import ParameterError
-
-__all__ = ["bootstrap_stability", "jaccard"]
+from assl_kit.common.checks import positive, real
 
 
 def jaccard(a: Iterable[int], b: Iterable[int]) -> float:
@@ -29,8 +27,8 @@ def jaccard(a: Iterable[int], b: Iterable[int]) -> float:
     >>> jaccard([1, 2, 3], [2, 3, 4])
     0.5
     """
-    a, b = set(map(int, a)), set(map(int, b))
-    return len(a & b) / len(a | b) if a | b else 1.0
+    one, other = set(map(int, a)), set(map(int, b))
+    return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def bootstrap_stability(
@@ -75,11 +73,11 @@ def bootstrap_stability(
     >>> bootstrap_stability(lambda rows: rows[rows % 10 == 0], 100, n_draws=2).tolist()
     [1.0, 1.0]
     """
-    if n < 1 or n_draws < 1 or not 0 < share <= 1:
-        raise ParameterError(f"n={n}, n_draws={n_draws} must be at least 1 and share={share} in (0, 1]")
+    positive(n=n, n_draws=n_draws)
+    real("share", share, 0, 1, inside="least")
     rng, whole = np.random.default_rng(seed), np.asarray(choose(np.arange(n)))
-    found = []
+    likeness = []
     for _ in range(n_draws):
         rows = np.sort(rng.permutation(n)[: max(1, round(share * n))])
-        found.append(jaccard(choose(rows), np.intersect1d(whole, rows)))
-    return np.array(found)
+        likeness.append(jaccard(choose(rows), np.intersect1d(whole, rows)))
+    return np.array(likeness)

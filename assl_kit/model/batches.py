@@ -8,11 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.errors import ParameterError
 
 from .identity import unwrap
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -54,7 +59,7 @@ class InferenceReport:
         return (self.prompt_tokens + self.answer_tokens) / self.seconds if self.seconds else float("nan")
 
     @contextmanager
-    def timed(self, model) -> Iterator[None]:
+    def timed(self, model: torch.nn.Module) -> Iterator[None]:
         """Count the seconds of a ``with`` block, and the memory at its end."""
         start = time.perf_counter()
         try:
@@ -64,7 +69,7 @@ class InferenceReport:
             self.peak_memory_mb = peak_memory_mb(unwrap(model).device.type)
 
 
-def cut_left(ids: list[int], room: int, tokenizer) -> list[int]:
+def cut_left(ids: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The last ``room`` tokens of a prompt; a leading bos token stays, since some models (Gemma) fail without it.
 
     Examples
@@ -81,7 +86,7 @@ def cut_left(ids: list[int], room: int, tokenizer) -> list[int]:
 
 def in_batches(
     work: Callable[[list[int]], None],
-    model,
+    model: torch.nn.Module,
     lengths: Sequence[int],
     batch_size: int | None,
     *,
@@ -113,7 +118,9 @@ def in_batches(
     """
     from tqdm.auto import tqdm
 
-    order, start, most = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)), 0, None
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    most: int | None = None  # rows of a batch, once memory has run out
     with tqdm(total=len(order), desc=title, unit="record", disable=not progress) as bar:
         while start < len(order):
             rows = batch_size or batch_size_for(model, lengths[order[start]])
@@ -160,13 +167,13 @@ SMALL_MODEL = 20_000_000
 """Weights below which a model's layers are too small for more than one CPU thread."""
 
 
-def is_small(model) -> bool:
+def is_small(model: torch.nn.Module) -> bool:
     """Whether a torch model has fewer weights than `SMALL_MODEL`."""
     return sum(weights.numel() for weights in model.parameters()) < SMALL_MODEL
 
 
 @contextmanager
-def fitting_threads(model) -> Iterator[None]:
+def fitting_threads(model: torch.nn.Module) -> Iterator[None]:
     """Compute with one thread where a small model runs on a CPU; more would wait for each other.
 
     Measured on the tiny base: 3,400 tokens a second in training with one thread, 2,400 with two (ours). One thread also
@@ -198,7 +205,7 @@ def fitting_threads(model) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def batch_size_for(model, length: int) -> int:
+def batch_size_for(model: torch.nn.Module, length: int) -> int:
     """Records of ``length`` tokens that a model without gradients reads or continues at once.
 
     A small model gets 32. Else a batch may hold a number of tokens: 4,096 on a CPU, where more is no faster; on a GPU
@@ -229,11 +236,13 @@ def batch_size_for(model, length: int) -> int:
     tokens = 4096
     if device.type == "cuda":
         config = model.config.get_text_config()
-        width, layers = config.hidden_size, config.num_hidden_layers
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or width // heads
-        cached = 2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head
-        passing = 8 * width + 3 * (getattr(config, "intermediate_size", None) or 4 * width)
+        width, heads = config.hidden_size, config.num_attention_heads
+        head_width = getattr(config, "head_dim", None) or width // heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        between = getattr(config, "intermediate_size", None) or 4 * width
+        cached = 2 * config.num_hidden_layers * key_heads * head_width  # numbers of a token that stay: keys and values
+        passing = 8 * width + 3 * between  # and those of the layer that is just computed
+        # Torch keeps memory that it has freed: it is free too.
         free = torch.cuda.mem_get_info(device)[0]
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         tokens = int(0.5 * free / (model.dtype.itemsize * (cached + passing)))

@@ -1,36 +1,27 @@
-"""The base language model: score answers under it, generate with it."""
+"""Let a base model answer: greedily, in batches, with the adapters of each question."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import DataError, ParameterError
 
 from .batches import InferenceReport, cut_left, fitting_threads, in_batches
-from .identity import TINY_BASE, base_info, unwrap
-from .likelihood import answer_nll
-from .loading import load_base
-from .tokens import chat_prompt, evaluating, padded, token_ids, without_left_hooks
+from .identity import unwrap
+from .tokens import chat_prompt, evaluating, padded, room_for, token_ids, without_left_hooks
 
-__all__ = [
-    "BASE_ADAPTER",
-    "TINY_BASE",
-    "InferenceReport",
-    "answer_nll",
-    "base_info",
-    "chat_prompt",
-    "generate_answers",
-    "load_base",
-]
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-BASE_ADAPTER = "__base__"
+BASE_ADAPTER = "__base__"  # PEFT's own name for: no adapter
 
 
 def generate_answers(
-    model,
-    tokenizer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 64,
@@ -85,11 +76,8 @@ def generate_answers(
     if not prompts:
         return []
     base = unwrap(model)
-    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
-    if max_new_tokens >= limit:
-        raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
-    room = int(min(max_length, limit - max_new_tokens))
-    report = report if report is not None else InferenceReport()
+    room = room_for(base, max_length, max_new_tokens)
+    report = InferenceReport() if report is None else report
     heads = token_ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
     rows = [cut_left(head, room, tokenizer) for head in heads]
     config = greedy_settings(base, tokenizer, max_new_tokens)
@@ -116,12 +104,12 @@ def generate_answers(
     return answers
 
 
-def greedy_settings(base, tokenizer, max_new_tokens: int):
+def greedy_settings(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
     """Generation settings: greedy, and nothing taken from the model's own file but its end tokens."""
     from transformers import GenerationConfig
 
-    own = base.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    model_ends = base.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(model_ends if isinstance(model_ends, list) else [model_ends])} - {None}
     # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
     return GenerationConfig(
         max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
@@ -130,7 +118,7 @@ def greedy_settings(base, tokenizer, max_new_tokens: int):
     )  # fmt: skip
 
 
-def loaded_adapters(model, names: Sequence[str], n: int) -> list[str]:
+def loaded_adapters(model: PreTrainedModel | PeftModel, names: Sequence[str], n: int) -> list[str]:
     """Check adapter names before PEFT sees them: a call that fails there leaves hooks behind (peft#3475)."""
     names = list(names)
     if len(names) != n:

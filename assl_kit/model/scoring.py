@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from assl_kit.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from peft import PeftModel
+    from rouge_score.rouge_scorer import RougeScorer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METHODS = ("nll", "ifd", "rouge_gap", "column:NAME")
 
@@ -34,8 +40,8 @@ def score_records(
     records: pd.DataFrame,
     method: str,
     *,
-    model=None,
-    tokenizer=None,
+    model: PreTrainedModel | PeftModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     batch_size: int = 32,
     max_length: int = 512,
     max_new_tokens: int = 64,
@@ -52,7 +58,7 @@ def score_records(
         answer after an empty prompt (instruction-following difficulty). ``rouge_gap``: 1 − ROUGE-L of the greedily
         generated answer, in [0, 1]. ``column:NAME``: the numbers in that column.
     model, tokenizer
-        As :func:`assl_kit.model.generation.load_base` gives them; not needed for a column.
+        As :func:`assl_kit.model.loading.load_base` gives them; not needed for a column.
     batch_size, max_length, max_new_tokens, progress
         As in :func:`assl_kit.model.likelihood.answer_nll` and :func:`~assl_kit.model.generation.generate_answers`.
 
@@ -92,18 +98,16 @@ def score_records(
     from .likelihood import answer_nll
 
     asked, answers = prompts(records), records["output"].tolist()
+    settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
     if method == "rouge_gap":
-        generated = generate_answers(
-            model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length,
-            progress=progress,
-        )  # fmt: skip
-        return np.array([1 - rouge_l(true, said) for true, said in zip(answers, generated, strict=True)], dtype=float)
-    settings = {"batch_size": batch_size, "max_length": max_length, "progress": progress}
+        generated = generate_answers(model, tokenizer, asked, max_new_tokens=max_new_tokens, **settings)
+        pairs = zip(answers, generated, strict=True)
+        return np.array([1 - rouge_l(right, written) for right, written in pairs], dtype=float)
     conditioned = answer_nll(model, tokenizer, asked, answers, **settings)
     if method == "nll":
         return conditioned
     unconditioned = answer_nll(model, tokenizer, None, answers, **settings)
-    return conditioned / np.maximum(unconditioned, 1e-6)
+    return conditioned / np.maximum(unconditioned, 1e-6)  # an answer that is certain by itself has a loss of about 0
 
 
 def _column(records: pd.DataFrame, name: str) -> np.ndarray:
@@ -125,7 +129,7 @@ def _column(records: pd.DataFrame, name: str) -> np.ndarray:
     return numbers
 
 
-def rank_normalise(values: Sequence[float], groups: Sequence) -> np.ndarray:
+def rank_normalise(values: ArrayLike, groups: ArrayLike) -> np.ndarray:
     """Ranks within each group, scaled to [0, 1]: the largest value of a group gets 1, the smallest 0.
 
     Parameters
@@ -150,7 +154,7 @@ def rank_normalise(values: Sequence[float], groups: Sequence) -> np.ndarray:
     >>> rank_normalise([3, 1, 2, 9, 5, 5], [0, 0, 0, 1, 2, 2]).tolist()
     [1.0, 0.0, 0.5, 0.5, 0.5, 0.5]
     """
-    values, groups = np.asarray(values, dtype=float), np.asarray(groups)
+    values, groups = np.asarray(values, dtype=np.float64), np.asarray(groups)
     if values.ndim != 1 or values.shape != groups.shape:
         raise DataError(f"values of shape {values.shape} and groups of shape {groups.shape} must be two equal rows")
     if not np.isfinite(values).all():
@@ -170,7 +174,7 @@ class _Characters:
 
 
 @lru_cache(maxsize=1)
-def _scorer():
+def _scorer() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], tokenizer=_Characters())

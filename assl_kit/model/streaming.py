@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.checks import as_texts, positive
-from assl_kit.errors import ParameterError
 
 from .batches import cut_left, fitting_threads
 from .generation import greedy_settings, loaded_adapters
 from .identity import unwrap
-from .tokens import chat_prompt, evaluating, padded, token_ids, without_left_hooks
+from .tokens import chat_prompt, evaluating, padded, room_for, token_ids, without_left_hooks
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def stream_answers(
-    model,
-    tokenizer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 64,
@@ -54,7 +58,7 @@ def stream_answers(
 
     Examples
     --------
-    >>> from assl_kit.model.generation import load_base
+    >>> from assl_kit.model.loading import load_base
     >>> model, tokenizer = load_base("tiny", device="cpu")
     >>> pieces = list(stream_answers(model, tokenizer, ["判断情绪：股价上涨。"], max_new_tokens=4))
     >>> {row for row, _ in pieces}
@@ -65,10 +69,7 @@ def stream_answers(
     if adapter_names is not None:
         adapter_names = loaded_adapters(model, adapter_names, len(prompts))
     base = unwrap(model)
-    limit = getattr(base.config, "max_position_embeddings", None) or math.inf
-    if max_new_tokens >= limit:
-        raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
-    room = int(min(max_length, limit - max_new_tokens))
+    room = room_for(base, max_length, max_new_tokens)
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
     rows = [cut_left(ids, room, tokenizer) for ids in token_ids(tokenizer, texts)] if texts else []
 
@@ -111,13 +112,19 @@ class RowStreamer:
         Called with (row, piece).
     """
 
-    def __init__(self, tokenizer, rows: Sequence[int], ends: Sequence[int], put: Callable[[tuple[int, str]], None]):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[int],
+        ends: Sequence[int],
+        put: Callable[[tuple[int, str]], None],
+    ) -> None:
         self.tokenizer, self.rows, self.ends, self.emit = tokenizer, list(rows), set(ends), put
         self.ids: list[list[int]] = [[] for _ in self.rows]
         self.sent = [0] * len(self.rows)
         self.done = [False] * len(self.rows)
 
-    def put(self, tokens) -> None:
+    def put(self, tokens: torch.Tensor) -> None:
         """Take the prompt, of shape (b, width), which is passed over; then tokens of shape (b,), step by step."""
         if tokens.dim() != 1:
             return
@@ -143,9 +150,9 @@ class RowStreamer:
             self.sent[place] = len(text)
 
 
-def _from_thread(work: Callable[[Callable, threading.Event], None]) -> Iterator:
+def _from_thread(work: Callable[[Callable[[Any], None], threading.Event], None]) -> Iterator[Any]:
     """What ``work(put, stop)`` puts, while it runs in a thread."""
-    queue: SimpleQueue = SimpleQueue()
+    queue: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     stop, end = threading.Event(), object()
 
     def run() -> None:
@@ -155,7 +162,7 @@ def _from_thread(work: Callable[[Callable, threading.Event], None]) -> Iterator:
         except BaseException as error:  # noqa: BLE001 - raised where the items are read
             queue.put((end, error))
 
-    def items():
+    def items() -> Iterator[Any]:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:

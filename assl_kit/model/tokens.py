@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from assl_kit.errors import ParameterError
+from assl_kit.errors import DataError, ParameterError
+
+from .identity import unwrap
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def chat_prompt(tokenizer, prompt: str) -> str:
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The prompt as one user turn in the tokenizer's chat template, with the header of the answer added.
 
     Parameters
@@ -28,12 +37,77 @@ def chat_prompt(tokenizer, prompt: str) -> str:
     )
 
 
-def decoder(base):
+def _positions(model: PreTrainedModel | PeftModel) -> float:
+    """How many tokens a model sees at once; infinity where its configuration names no bound."""
+    return getattr(unwrap(model).config, "max_position_embeddings", None) or math.inf
+
+
+def room_for(model: PreTrainedModel | PeftModel, max_length: int, max_new_tokens: int = 0) -> int:
+    """How many tokens a prompt may have that the model answers.
+
+    Parameters
+    ----------
+    model
+    max_length : int
+        Of the prompt.
+    max_new_tokens : int
+        To be written after it.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    ParameterError
+        If the answer leaves no position for a prompt.
+    """
+    limit = _positions(model)
+    if max_new_tokens >= limit:
+        raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
+    return int(min(max_length, limit - max_new_tokens))
+
+
+def room_beside(model: PreTrainedModel | PeftModel, max_length: int, answer: list[int], where: str) -> int:
+    """How many tokens a prompt may have before an answer that is there already.
+
+    Parameters
+    ----------
+    model
+    max_length : int
+        Of prompt and answer together. The answer stays whole, and the prompt keeps at least one token, whatever it is.
+    answer : list of int
+        Its tokens.
+    where : str
+        The record, for messages.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    DataError
+        If the model has no positions for the answer and a token before it.
+    """
+    limit = _positions(model)
+    if len(answer) + 1 > limit:
+        raise DataError(
+            f"an answer of {len(answer)} tokens does not fit into the base model's {limit}",
+            where=where,
+            hint="Shorten the answer or leave the record out.",
+        )
+    return max(1, int(min(max_length, limit)) - len(answer))
+
+
+def decoder(base: PreTrainedModel) -> torch.nn.Module:
     """The transformer of a causal language model, without its output embedding."""
     return base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
 
 
-def logits(base, states):
+def logits(base: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """Float32 logits of hidden states (m, h); soft-capped where the architecture does so (Gemma 2)."""
     import torch
 
@@ -46,19 +120,20 @@ def logits(base, states):
     return cap * torch.tanh(values / cap) if cap else values
 
 
-def padded(rows: list[list[int]], pad: int, *, left: bool):
+def padded(rows: list[list[int]], pad: int, *, left: bool) -> torch.Tensor:
     """Rows of tokens as one tensor of shape (b, longest), padded on one side."""
     import torch
 
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     for place, row in enumerate(rows):
-        ids[place, width - len(row) if left else 0 : width if left else len(row)] = torch.tensor(row)
+        start = width - len(row) if left else 0
+        ids[place, start : start + len(row)] = torch.tensor(row)
     return ids
 
 
 @contextmanager
-def without_left_hooks(model) -> Iterator[None]:
+def without_left_hooks(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Remove the hooks of a mixed batch when it is interrupted (peft#3475), so that later calls are right."""
     before = {module: set(module._forward_pre_hooks) for module in model.modules()}
     try:
@@ -72,7 +147,7 @@ def without_left_hooks(model) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model) -> Iterator[None]:
+def evaluating(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Put a model into eval mode, and back afterwards if it was training."""
     training = model.training
     model.eval()
@@ -83,7 +158,8 @@ def evaluating(model) -> Iterator[None]:
             model.train()
 
 
-def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The tokens of each text, all of them and no special ones: templates and callers put those."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
+from assl_kit.common.checks import whole
 from assl_kit.errors import DataError, ParameterError
 
 from .clusters import SemanticKMeans
 from .rows import check_rows, mean_direction
 
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
 
-def choose_n_clusters(X, candidates: Iterable[int] = range(2, 13), n_seeds=3, sample=2000, seed=0, *, n_init=3):
+
+def choose_n_clusters(
+    X: ArrayLike | torch.Tensor,
+    candidates: Iterable[int] = range(2, 13),
+    n_seeds: int = 3,
+    sample: int = 2000,
+    seed: int = 0,
+    *,
+    n_init: int = 3,
+) -> pd.DataFrame:
     """Measure each number of clusters: how separate and how stable the clusters are.
 
     Parameters
@@ -57,8 +71,7 @@ def choose_n_clusters(X, candidates: Iterable[int] = range(2, 13), n_seeds=3, sa
     3
     """
     X = check_rows(X, unit=True)
-    if n_seeds < 2:
-        raise ParameterError(f"n_seeds is {n_seeds!r}: stability needs at least 2 runs")
+    whole("n_seeds", n_seeds, 2, hint="Stability compares runs.")
     candidates = list(candidates)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(X), min(sample, len(X)), replace=False))
@@ -72,23 +85,14 @@ def choose_n_clusters(X, candidates: Iterable[int] = range(2, 13), n_seeds=3, sa
     for k in candidates:
         runs = [SemanticKMeans(k, n_init=n_init, random_state=seed + i).fit(X) for i in range(n_seeds)]
         best = min(runs, key=lambda run: run.inertia_)
-        several = len(np.unique(best.labels_)) > 1
-        table.append(
-            {
-                "n_clusters": k,
-                "silhouette": float(silhouette_score(distances, best.labels_, metric="precomputed"))
-                if several
-                else 0.0,
-                "stability": float(
-                    np.mean([adjusted_rand_score(a.labels_, b.labels_) for a, b in combinations(runs, 2)])
-                ),
-                "inertia": best.inertia_,
-            }
-        )
+        several = len(np.unique(best.labels_)) > 1  # else no silhouette is defined
+        silhouette = silhouette_score(distances, best.labels_, metric="precomputed") if several else 0.0
+        stability = np.mean([adjusted_rand_score(a.labels_, b.labels_) for a, b in combinations(runs, 2)])
+        table.append((k, float(silhouette), float(stability), best.inertia_))
     return pd.DataFrame(table, columns=["n_clusters", "silhouette", "stability", "inertia"])
 
 
-def cluster_task_table(labels, tasks) -> pd.DataFrame:
+def cluster_task_table(labels: ArrayLike, tasks: ArrayLike) -> pd.DataFrame:
     """Count the records of each task in each cluster.
 
     Parameters
@@ -115,7 +119,7 @@ def cluster_task_table(labels, tasks) -> pd.DataFrame:
     return pd.crosstab(pd.Series(labels, name="cluster"), pd.Series(tasks, name="task"))
 
 
-def cluster_task_agreement(labels, tasks) -> dict[str, float]:
+def cluster_task_agreement(labels: ArrayLike, tasks: ArrayLike) -> dict[str, float]:
     """How far the clusters are the tasks.
 
     Parameters
@@ -143,7 +147,7 @@ def cluster_task_agreement(labels, tasks) -> dict[str, float]:
     return {"nmi": float(normalized_mutual_info_score(tasks, labels)), "purity": float(purity)}
 
 
-def task_centroids(X, tasks) -> tuple[list[str], np.ndarray]:
+def task_centroids(X: ArrayLike | torch.Tensor, tasks: ArrayLike) -> tuple[list[str], np.ndarray]:
     """The mean direction of each task.
 
     Parameters
@@ -173,10 +177,11 @@ def task_centroids(X, tasks) -> tuple[list[str], np.ndarray]:
     X = check_rows(X, unit=True)
     _, tasks = _paired(np.arange(len(X)), tasks)
     names = sorted(set(tasks.tolist()))
-    return names, np.stack([mean_direction(X, np.flatnonzero(tasks == name)) for name in names]).astype(np.float32)
+    centroids = [mean_direction(X, np.flatnonzero(tasks == name)) for name in names]
+    return names, np.stack(centroids).astype(np.float32)
 
 
-def _paired(labels, tasks):
+def _paired(labels: ArrayLike, tasks: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, tasks = np.asarray(labels), np.asarray(tasks, dtype=object)
     if labels.ndim != 1 or labels.shape != tasks.shape or len(labels) == 0:
         raise DataError(f"labels and tasks do not pair up: shapes {labels.shape} and {tasks.shape}")

@@ -1,9 +1,10 @@
-"""Semantic clusters: spherical k-means over scikit-learn's k-means, the choice of k, and how clusters meet tasks."""
+"""Semantic clusters: spherical k-means, started from scikit-learn's or on a sample."""
 
 from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
@@ -13,12 +14,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from assl_kit.common.checks import positive
 from assl_kit.common.device import torch_device
 from assl_kit.common.parallel import thread_count
 from assl_kit.errors import DataError, ParameterError
 
 from .lloyd import Lloyd, TorchLloyd, best_start
 from .rows import UnitRows, as_array, unit
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
 
 _SAMPLE, _PER_CLUSTER = 8192, 256  # restarts run on so many rows: the first, or the second for each cluster if more
 
@@ -88,8 +94,16 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, n_clusters=6, n_init=10, max_iter=100, random_state=0, *, n_jobs=None, device="cpu", method="lazy"
-    ):
+        self,
+        n_clusters: int = 6,
+        n_init: int = 10,
+        max_iter: int = 100,
+        random_state: int | np.random.RandomState | None = 0,
+        *,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        method: str = "lazy",
+    ) -> None:
         self.n_clusters = n_clusters
         self.n_init = n_init
         self.max_iter = max_iter
@@ -98,7 +112,7 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.method = method
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike | torch.Tensor, y: Any = None) -> SemanticKMeans:
         """Find the clusters of the rows of ``X`` of shape (n, d); ``y`` is ignored."""
         self._check()
         X = self._array(X, reset=True)
@@ -127,7 +141,7 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
         self.cluster_centers_, self.labels_, self.inertia_ = lloyd.centers, lloyd.labels, lloyd.inertia
         return self
 
-    def _start(self, X):
+    def _start(self, X: np.ndarray) -> tuple[np.ndarray, int]:
         """Centres of the best restart on all rows."""
         with threadpool_limits(limits=1), warnings.catch_warnings():  # one thread: the same whatever the machine has
             warnings.simplefilter("ignore", ConvergenceWarning)  # _canonical says it in our words
@@ -135,7 +149,7 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
             start.fit(X)
         return unit(start.cluster_centers_), int(start.n_iter_)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike | torch.Tensor) -> np.ndarray:
         """The cluster of each row: int64 labels of shape (n,), the centre of greatest cosine (ties to the first)."""
         check_is_fitted(self)
         with ThreadPoolExecutor(thread_count(self.n_jobs)) as pool:
@@ -143,32 +157,29 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
             lloyd.assign()
         return lloyd.labels
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike | torch.Tensor) -> np.ndarray:
         """Cosine of each row to each centre: shape (n, n_clusters), float32, in [-1, 1]."""
         check_is_fitted(self)
         rows = UnitRows(self._array(X, reset=False))
         cosines = [rows.take(block) @ self.cluster_centers_.T for block in rows.blocks]
         return np.clip(np.concatenate(cosines), -1, 1)
 
-    def _check(self):
-        for name in ("n_clusters", "n_init", "max_iter"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ParameterError(f"{name} is {value!r}, not a whole number of at least 1")
+    def _check(self) -> None:
+        positive(n_clusters=self.n_clusters, n_init=self.n_init, max_iter=self.max_iter)
         if self.method not in ("lazy", "plain"):
             raise ParameterError(f"unknown method {self.method!r}", hint="Use 'lazy' or 'plain'.")
         if self.device != "cpu":
             torch_device(self.device)
 
-    def _array(self, X, *, reset):
+    def _array(self, X: ArrayLike | torch.Tensor, *, reset: bool) -> np.ndarray:
         return validate_data(self, as_array(X), dtype="numeric", ensure_all_finite=False, reset=reset)
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.cluster_centers_.shape[0]
 
 
-def _canonical(labels, k):
+def _canonical(labels: np.ndarray, k: int) -> np.ndarray:
     """Old numbers in the new order: by decreasing size, then by first member; empty clusters last."""
     first = np.full(k, len(labels))
     names, at = np.unique(labels, return_index=True)

@@ -1,4 +1,8 @@
-"""Dot products of float32 rows: fast with a bound on the rounding error, or in float64 in one fixed order."""
+"""Dot products of float32 rows: fast with a bound on the rounding error, or in float64 in one fixed order.
+
+The fast ones (`product`, `products`) may add in any order, so their last bits depend on the machine: they only rule
+out what `slack` says they can rule out. The slow ones (`dot`, `dots`) decide, and give the same bits everywhere.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from assl_kit.common.jit import FAST, jit
 
 
 @jit(fastmath=FAST)
-def product(x, y):
+def product(x: np.ndarray, y: np.ndarray) -> np.float32:
     """x·y in float32, in the order the compiler finds fastest."""
     total = np.float32(0)
     for t in range(x.shape[0]):
@@ -18,7 +22,10 @@ def product(x, y):
 
 @jit(fastmath=FAST)
 def _eight(a, b, c, d, x, y):
-    """Products of four rows and two: each entry that is loaded serves several of them."""
+    """Products of four rows and two: each entry that is loaded serves several of them.
+
+    Eight sums that do not wait for each other, in named scalars: an array of them would not stay in registers.
+    """
     ax, ay, bx, by = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     cx, cy, dx, dy = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for t in range(x.shape[0]):
@@ -34,7 +41,7 @@ def _eight(a, b, c, d, x, y):
 
 
 @jit
-def products(A, rows, B):
+def products(A: np.ndarray, rows: np.ndarray, B: np.ndarray) -> np.ndarray:
     """``A[rows] @ B.T`` in float32.
 
     It takes a quarter more time than BLAS, whose threads however wait for each other where cores are shared: 0.5 s
@@ -58,11 +65,13 @@ def products(A, rows, B):
 
 def slack(d: int) -> float:
     """Bound on the float32 rounding error of a dot product of two rows of length ≤ 1.001, whatever the order."""
+    # A product and at most d - 1 sums round each term, by 2**-24 of it at most: to first order the error is at most
+    # d·2**-24·|x||y|. The rest is room for higher orders, lengths beyond 1, and rounding of what is compared with it.
     return 1.01 * (d + 2) * 2.0**-24
 
 
 @jit
-def dot(x, y):
+def dot(x: np.ndarray, y: np.ndarray) -> float:
     """x·y in float64, term after term."""
     total = 0.0
     for t in range(x.shape[0]):
@@ -71,7 +80,7 @@ def dot(x, y):
 
 
 @jit
-def dots(X, y):
+def dots(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`dot` of each row of X and y; four rows at a time, for one sum alone would wait for its own additions."""
     n = X.shape[0]
     out = np.empty(n, np.float64)

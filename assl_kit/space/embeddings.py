@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from assl_kit.data.records import block_starts, prompts, read_block
 from assl_kit.errors import DataError
 
 from .encoder import encode
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _STEP = 8192  # rows copied at a time
 
@@ -52,21 +55,21 @@ def write_embeddings(
     >>> read_embeddings(f"{folder}/e.safetensors")["embeddings"].tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
-    ids = np.asarray(ids, dtype=object)
-    names = np.frombuffer("\n".join(ids).encode("utf-8"), dtype=np.uint8)
+    wanted = np.asarray(ids, dtype=object)
+    names = np.frombuffer("\n".join(wanted).encode("utf-8"), dtype=np.uint8)
     out, there = None, np.zeros(len(ids), bool)
-    for places, given, rows in blocks:
+    for places, block_ids, rows in blocks:
         if out is None:
             out = _created(Path(path), (len(ids), rows.shape[1]), names)
-        differs = np.flatnonzero(ids[places] != np.asarray(given, dtype=object))
+        differs = np.flatnonzero(wanted[places] != np.asarray(block_ids, dtype=object))
         if len(differs):
-            place = places[differs[0]]
-            raise DataError(f"a row of the record {given[differs[0]]!r} came for {ids[place]!r}", where=f"row {place}")
+            place, came = places[differs[0]], block_ids[differs[0]]
+            raise DataError(f"a row of the record {came!r} came for {wanted[place]!r}", where=f"row {place}")
         out[places] = rows
         there[places] = True
     missing = np.flatnonzero(~there)
     if len(missing):
-        raise DataError(f"{len(missing)} of {len(ids)} records have no embedding", where=f"id {ids[missing[0]]!r}")
+        raise DataError(f"{len(missing)} of {len(ids)} records have no embedding", where=f"id {wanted[missing[0]]!r}")
     if out is not None:
         out.flush()
 
@@ -79,7 +82,7 @@ def _created(path: Path, shape: tuple[int, int], names: np.ndarray) -> np.memmap
         "ids": {"dtype": "U8", "shape": [len(names)], "data_offsets": [size, size + len(names)]},
     }
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the format has data start at a multiple of 8 bytes
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.seek(8 + len(text) + size)
@@ -112,7 +115,9 @@ def read_embeddings(path: str | os.PathLike) -> dict[str, Any]:
     return {"ids": ids, "embeddings": np.asarray(rows)}
 
 
-def embed_block(encoder, records: str | os.PathLike, number: int) -> tuple[np.ndarray, list[str], np.ndarray]:
+def embed_block(
+    encoder: SentenceTransformer, records: str | os.PathLike, number: int
+) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Embed one block of a Parquet file of records.
 
     Parameters
@@ -180,7 +185,7 @@ def mapped_rows(X: np.ndarray, rows: np.ndarray, folder: str | os.PathLike) -> I
         yield np.asarray(np.memmap(file, X.dtype, "r", shape=shape))
 
 
-def rows_of(embeddings: dict[str, Any], ids) -> np.ndarray:
+def rows_of(embeddings: dict[str, Any], ids: Iterable[str]) -> np.ndarray:
     """Embedding rows of the given record ids, float32 of shape (len(ids), d), joined by id."""
     place = pd.Index(embeddings["ids"])
     where = place.get_indexer(pd.Index(ids))

@@ -1,22 +1,27 @@
-"""Text encoders: any sentence-transformers model, or one fitted on the corpus with no download."""
+"""Text encoders: any sentence-transformers model, or the one fitted on the corpus with no download; texts as rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assl_kit.common.checks import as_texts
 from assl_kit.common.device import pick_device
-from assl_kit.common.files import atomic_path, sha256_of
+from assl_kit.common.files import plain, sha256_of
+from assl_kit.common.packages import reason
 from assl_kit.common.trust import check_encoder_folder
 from assl_kit.errors import DataError, ParameterError
 
-from .static_encoder import FIT_VERSION, fit_static_encoder, static_rows
+from .static_encoder import fit_static_encoder, static_rows
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
 
 
 def load_encoder(
@@ -26,9 +31,8 @@ def load_encoder(
     dim: int = 256,
     vocab_size: int = 20_000,
     seed: int = 0,
-    cache_dir: str | Path | None = None,
     device: str = "cpu",
-):
+) -> SentenceTransformer:
     """Load an encoder, or fit one on the texts of a corpus.
 
     Parameters
@@ -41,8 +45,6 @@ def load_encoder(
         What to fit on; needed for ``"fit"``, not used otherwise.
     dim, vocab_size, seed : int
         As in :func:`fit_static_encoder`.
-    cache_dir : path-like, optional
-        Where a fitted encoder is kept, by its texts and settings, and found again.
     device : {"cpu", "auto", "cuda", "mps"}
         A static encoder is fastest on the CPU.
 
@@ -70,23 +72,10 @@ def load_encoder(
         return _load(name, where)
     if texts is None:
         raise ParameterError("encoder 'fit' needs texts to fit on", hint="Give texts=…, a folder, or a hub id.")
-    texts = as_texts(texts)
-    settings = {"dim": dim, "vocab_size": vocab_size, "seed": seed}
-    if cache_dir is None:
-        return fit_static_encoder(texts, **settings).to(where)
-    folder = Path(cache_dir) / f"encoder-{sha256_of([FIT_VERSION, settings, _content(texts)])[:24]}"
-    if folder.is_dir():
-        try:
-            return _load(str(folder), where)
-        except ParameterError as error:
-            warnings.warn(f"the cached encoder is damaged and is fitted again: {error}", stacklevel=2)
-    encoder = fit_static_encoder(texts, **settings)
-    with atomic_path(folder) as temporary:
-        encoder.save(str(temporary), create_model_card=False)
-    return encoder.to(where)
+    return fit_static_encoder(as_texts(texts), dim=dim, vocab_size=vocab_size, seed=seed).to(where)
 
 
-def _load(name: str, device: str):
+def _load(name: str, device: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     folder = Path(name).expanduser()
@@ -95,20 +84,20 @@ def _load(name: str, device: str):
     try:
         folder = folder if folder.is_dir() else hub_encoder(name)
         check_encoder_folder(folder, f"the encoder {name!r}")
-        options = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
-        return SentenceTransformer(str(folder), device=device, **options)
+        return SentenceTransformer(
+            str(folder), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     except ParameterError:
         raise
     except Exception as error:  # the library raises many kinds, safetensors its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParameterError(
-            f"the encoder {name!r} could not be loaded: {reason}",
+            f"the encoder {name!r} could not be loaded: {reason(error)}",
             hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
             "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
         ) from error
 
 
-def encoder_fingerprint(encoder) -> str:
+def encoder_fingerprint(encoder: SentenceTransformer) -> str:
     """Hex SHA-256 of all that decides an encoder's output: weights, tokenizers, the settings of its modules, prompts.
 
     It is the same before saving and after loading, on any device.
@@ -122,35 +111,23 @@ def encoder_fingerprint(encoder) -> str:
     modules = []
     for module in encoder:
         settings = {key: getattr(module, key, None) for key in getattr(module, "config_keys", [])}
-        modules.append([type(module).__name__, _plain(settings), _tokenizer_state(module)])
+        modules.append([type(module).__name__, plain(settings), _tokenizer_state(module)])
     prompts = [dict(encoder.prompts or {}), encoder.default_prompt_name]
     digest.update(sha256_of([modules, prompts]).encode())
     return digest.hexdigest()
 
 
-def _tokenizer_state(module):
-    tokenizer = getattr(module, "tokenizer", None)
+def _tokenizer_state(module: torch.nn.Module) -> Any:
+    """What a module's tokenizer does, without what it is told anew for each call: padding and truncation."""
+    tokenizer: Any = getattr(module, "tokenizer", None)
     if hasattr(tokenizer, "to_str"):
         state = json.loads(tokenizer.to_str())
         return {key: value for key, value in state.items() if key not in ("padding", "truncation")}
     return sorted(tokenizer.get_vocab().items()) if hasattr(tokenizer, "get_vocab") else None
 
 
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
-
-
 def encode(
-    encoder,
-    texts: Sequence[str],
-    *,
-    cache_dir: str | Path | None = None,
-    batch_size: int = 256,
-    progress: bool = False,
+    encoder: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
 ) -> np.ndarray:
     """Embed texts as rows of unit length.
 
@@ -158,9 +135,6 @@ def encode(
     ----------
     encoder : sentence_transformers.SentenceTransformer
     texts : sequence of str, length n
-    cache_dir : path-like, optional
-        Where embeddings are kept, by the content of the texts and the encoder's fingerprint. A damaged file is
-        computed again, with a warning.
     batch_size : int
     progress : bool
         Show a progress bar.
@@ -185,24 +159,6 @@ def encode(
     texts = as_texts(texts)
     if not texts:
         return np.zeros((0, _dimension(encoder)), dtype=np.float32)
-    if cache_dir is None:
-        return _compute(encoder, texts, batch_size, progress)
-    key = sha256_of([encoder_fingerprint(encoder), _content(texts)])
-    file = Path(cache_dir) / f"embeddings-{key[:24]}.safetensors"
-    if file.is_file():
-        try:
-            return _read(file, key, len(texts))
-        except Exception as error:
-            warnings.warn(f"the cached embeddings {file.name} are damaged and computed again: {error}", stacklevel=2)
-    from safetensors.numpy import save_file
-
-    rows = _compute(encoder, texts, batch_size, progress)
-    with atomic_path(file) as temporary:
-        save_file({"embeddings": rows}, temporary, metadata={"key": key, "sha256": _bytes_hash(rows)})
-    return rows
-
-
-def _compute(encoder, texts: list[str], batch_size: int, progress: bool) -> np.ndarray:
     rows = static_rows(encoder, texts) if len(texts) <= batch_size else None
     if rows is None:
         rows = encoder.encode(texts, batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
@@ -217,34 +173,12 @@ def _compute(encoder, texts: list[str], batch_size: int, progress: bool) -> np.n
             where=f"row {row}",
             hint=f"{len(bad)} of {len(texts)} rows are so. Remove texts without characters, or use another encoder.",
         )
-    off = np.abs(lengths - 1) > 1e-6
+    off = np.abs(lengths - 1) > 1e-6  # the others keep the bits that the encoder gave
     rows[off] = (rows[off] / lengths[off, None]).astype(np.float32)
     return rows
 
 
-def _read(file: Path, key: str, n: int) -> np.ndarray:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="numpy") as stored:
-        meta, rows = stored.metadata() or {}, stored.get_tensor("embeddings")
-    if meta.get("key") != key or len(rows) != n or meta.get("sha256") != _bytes_hash(rows):
-        raise DataError("its content does not match its checksum")
-    return rows
-
-
-def _bytes_hash(rows: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows)).hexdigest()
-
-
-def _content(texts: list[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
-
-
-def _dimension(encoder) -> int:
+def _dimension(encoder: SentenceTransformer) -> int:
     get = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
     return int(get())
 
@@ -254,7 +188,7 @@ def hub_encoder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    known = name if "/" in name else f"sentence-transformers/{name}"
+    known = name if "/" in name else f"sentence-transformers/{name}"  # as the library reads short names
     try:
         return Path(snapshot_download(known, allow_patterns=wanted))
     except Exception:

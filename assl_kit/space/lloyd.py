@@ -10,7 +10,9 @@ float64 adds without error. So nothing depends on threads, on blocks, or on whic
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from .rows import UnitRows
 @jit
 def _best(x, centers, cosines, slack):
     """The centre of greatest cosine to x, ties to the first; ``cosines`` holds the cosines within ``slack``."""
-    floor = cosines.max() - 2 * slack
+    floor = cosines.max() - 2 * slack  # no centre below it can be the nearest, whatever the errors of both
     label, rivals = 0, 0
     for j in range(len(centers)):
         if cosines[j] >= floor:
@@ -39,7 +41,7 @@ def _best(x, centers, cosines, slack):
 
 
 @jit
-def settle(A, centers, cosines, slack):
+def settle(A: np.ndarray, centers: np.ndarray, cosines: np.ndarray, slack: float) -> np.ndarray:
     """For each row of A the centre of greatest cosine; ``cosines`` is A @ centers.T within ``slack``."""
     labels = np.empty(len(A), np.int64)
     for i in range(len(A)):
@@ -47,16 +49,31 @@ def settle(A, centers, cosines, slack):
     return labels
 
 
+class Bounds(NamedTuple):
+    """What is known of each row.
+
+    ``labels``: its centre, -1 at first. ``lower``: its cosine to that is at least ``lower[i] - drift[label]``.
+    ``upper``: its cosine to centre j is at most ``upper[i, j] + drift[j]``. ``drift``: how far each centre has moved in
+    all; since the bounds hold less the drift at the time they were set, only the drift is kept up.
+    """
+
+    labels: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    drift: np.ndarray
+
+
 @jit
-def _may_move(labels, lower, upper, drift, start, stop):
+def _may_move(bounds: Bounds, start: int, stop: int) -> np.ndarray:
     """Rows of a block whose label may no longer be that of the greatest cosine."""
+    labels, lower, upper, drift = bounds
     rows = np.empty(stop - start, np.int64)
     count = 0
     for i in range(start, stop):
-        own = labels[i]
-        least = lower[i] - drift[own]
+        label = labels[i]
+        least = lower[i] - drift[label]
         for j in range(upper.shape[1]):
-            if j != own and upper[i, j] + drift[j] >= least:
+            if j != label and upper[i, j] + drift[j] >= least:
                 rows[count] = i
                 count += 1
                 break
@@ -64,8 +81,21 @@ def _may_move(labels, lower, upper, drift, start, stop):
 
 
 @jit
-def _assign(A, places, rows, centers, slack, drift, grid, labels, lower, upper, change):
-    """Label ``rows``, keep their bounds, add what they move to ``change`` of the sums. Counts the moves."""
+def _assign(
+    A: np.ndarray,
+    places: np.ndarray,
+    rows: np.ndarray,
+    centers: np.ndarray,
+    slack: float,
+    grid: float,
+    bounds: Bounds,
+    change: np.ndarray,
+) -> int:
+    """Label ``rows``, keep their bounds, add what they move to ``change`` of the sums. Counts the moves.
+
+    2**-22 of the bounds is room for the rounding of the bounds themselves, which are kept in float32.
+    """
+    labels, lower, upper, drift = bounds
     k, d = centers.shape
     cosines = np.empty(k, np.float32)
     moved = 0
@@ -73,14 +103,14 @@ def _assign(A, places, rows, centers, slack, drift, grid, labels, lower, upper, 
         i, x = rows[r], A[places[r]]
         for j in range(k):
             cosines[j] = product(x, centers[j])
-            upper[i, j] = cosines[j] + slack + 2.0**-22 * (1 + drift[j]) - drift[j]  # 2**-22: rounding of the bound
+            upper[i, j] = cosines[j] + slack + 2.0**-22 * (1 + drift[j]) - drift[j]
         old, new = labels[i], _best(x, centers, cosines, slack)
         lower[i] = cosines[new] - slack - 2.0**-22 * (1 + drift[new]) + drift[new]
         if new != old:
             moved += 1
             labels[i] = new
             for t in range(d):
-                value = (x[t] + grid) - grid
+                value = (x[t] + grid) - grid  # on the grid, where float64 adds without error
                 change[new, t] += value
                 if old >= 0:
                     change[old, t] -= value
@@ -108,18 +138,21 @@ class Lloyd:
         Sum of ``2 − 2·cos`` of each row to the centre of its label.
     """
 
-    def __init__(self, rows, centers, each=map, lazy=True):
+    def __init__(
+        self, rows: UnitRows, centers: np.ndarray, each: Callable[..., Iterable] = map, lazy: bool = True
+    ) -> None:
         (n, d), k = rows.shape, len(centers)
         self.rows, self.centers, self.each, self.lazy = rows, centers.astype(np.float32), each, lazy
         self.labels = np.full(n, -1)
         self.sums = np.zeros((k, d))
-        self.grid = 1.5 * 2.0 ** np.ceil(np.log2(n))  # adding it rounds to multiples of 2**-52 of the power of two
+        # Added to an entry, 1.5 · 2^e with 2^e ≥ n rounds it to a multiple of 2^(e-52). Sums of n entries of at most 1
+        # are such multiples below 2^e, so float64 holds all of them.
+        self.grid = 1.5 * 2.0 ** np.ceil(np.log2(n))
         self.slack = slack(d)
-        # The bounds hold less the drift of their centre at the time they were set, so that only the drift is kept up.
         self.lower, self.upper, self.drift = np.empty(n, np.float32), np.empty((n, k), np.float32), np.zeros(k)
         self._lock = Lock()
 
-    def run(self, max_iter):
+    def run(self, max_iter: int) -> int:
         """Assign and update until nothing moves; the number of iterations."""
         for n_iter in range(1, max_iter + 1):  # noqa: B007
             if self.assign() == 0 and n_iter > 1:
@@ -128,27 +161,27 @@ class Lloyd:
         self.assign()
         return n_iter
 
-    def assign(self):
+    def assign(self) -> int:
         """Give each row the label of the centre of greatest cosine (ties to the first); how many changed."""
         return sum(self.each(self._assign_block, self.rows.blocks))
 
-    def _assign_block(self, block):
+    def _assign_block(self, block: range) -> int:
+        bounds = Bounds(self.labels, self.lower, self.upper, self.drift)
         if self.lazy and self.labels[block.start] >= 0:
-            rows = _may_move(self.labels, self.lower, self.upper, self.drift, block.start, block.stop)
+            rows = _may_move(bounds, block.start, block.stop)
         else:
             rows = np.arange(block.start, block.stop)
         if len(rows) == 0:
             return 0
         A, places = self.rows.read(block, rows)
         change = np.zeros_like(self.sums)
-        bounds = self.labels, self.lower, self.upper
-        moved = _assign(A, places, rows, self.centers, self.slack, self.drift, self.grid, *bounds, change)
+        moved = _assign(A, places, rows, self.centers, self.slack, self.grid, bounds, change)
         if moved:
             with self._lock:  # exact sums: the order of blocks does not matter
                 self.sums += change
         return moved
 
-    def update(self):
+    def update(self) -> None:
         """Move each centre to the mean direction of its rows; an empty or cancelling one stays."""
         length = np.linalg.norm(self.sums, axis=1, keepdims=True)
         centers = np.where(length > 0, self.sums / np.where(length > 0, length, 1), self.centers).astype(np.float32)
@@ -156,7 +189,7 @@ class Lloyd:
         self.drift += 1.00001 * moved  # rows may be longer than 1 by 1e-6
         self.centers = centers
 
-    def renumber(self, order):
+    def renumber(self, order: np.ndarray) -> None:
         """Let the clusters be numbered in this order of their old numbers."""
         self.centers, self.sums, self.drift = self.centers[order], self.sums[order], self.drift[order]
         self.upper = self.upper[:, order]
@@ -164,11 +197,18 @@ class Lloyd:
         self.assign()  # a row between two centres goes to the one that is now the first
 
     @property
-    def inertia(self):
+    def inertia(self) -> float:
         return max(0.0, float(2 * len(self.labels) - 2 * (self.sums * self.centers).sum()))
 
 
-def best_start(X, n_clusters, n_init, max_iter, random_state, each=map):
+def best_start(
+    X: np.ndarray,
+    n_clusters: int,
+    n_init: int,
+    max_iter: int,
+    random_state: np.random.RandomState,
+    each: Callable[..., Iterable] = map,
+) -> tuple[np.ndarray, int]:
     """Centres of the best of several runs (k-means++, then Lloyd) on a sample, and its number of iterations.
 
     Parameters
@@ -187,7 +227,7 @@ def best_start(X, n_clusters, n_init, max_iter, random_state, each=map):
     """
     rows = UnitRows(X)
 
-    def run(seed):
+    def run(seed: int) -> tuple[int, Lloyd]:
         lloyd = Lloyd(rows, X[_spread_rows(X, n_clusters, np.random.default_rng(seed))])
         return lloyd.run(max_iter), lloyd
 
@@ -197,7 +237,7 @@ def best_start(X, n_clusters, n_init, max_iter, random_state, each=map):
     return best_run.centers, n_iter
 
 
-def _spread_rows(X, k, rng):
+def _spread_rows(X: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
     """Greedy k-means++ (Arthur & Vassilvitskii 2007): of rows drawn by squared distance keep the one that cuts most.
 
     scikit-learn's function does the same; this one relies on unit rows and takes a fifth of its time.
@@ -206,7 +246,8 @@ def _spread_rows(X, k, rng):
     squared = np.maximum(2 - 2 * (X @ X[chosen[0]]), 0)
     while len(chosen) < k:
         total = squared.cumsum(dtype=np.float64)
-        drawn = np.searchsorted(total, rng.random(2 + int(np.log(k))) * total[-1], side="right").clip(max=len(X) - 1)
+        marks = rng.random(2 + int(np.log(k))) * total[-1]
+        drawn = np.searchsorted(total, marks, side="right").clip(max=len(X) - 1)
         left = np.minimum(squared, np.maximum(2 - 2 * (X[drawn] @ X.T), 0))
         least = left.sum(axis=1, dtype=np.float64).argmin()
         chosen.append(int(drawn[least]))
@@ -220,12 +261,13 @@ ENTRIES_ON_DEVICE = 2**25  # of a block on the device: 128 MB as float32
 class TorchLloyd(Lloyd):
     """`Lloyd` with all rows on a torch device and looked at in every iteration; the result is the same."""
 
-    def __init__(self, rows, centers, device):
+    def __init__(self, rows: UnitRows, centers: np.ndarray, device: str) -> None:
         super().__init__(rows, centers)
         self.upper = self.upper[:0]  # no bounds here
         self.X = upload((rows.take(block) for block in rows.blocks), rows.shape, torch_device(device))
 
-    def assign(self):
+    def assign(self) -> int:
+        """As `Lloyd.assign`."""
         import torch
 
         before, (n, d), k = self.labels.copy(), self.X.shape, len(self.centers)
@@ -238,11 +280,13 @@ class TorchLloyd(Lloyd):
                 product = X @ centers.T
             value, index = product.topk(min(2, k), dim=1)
             label = index[:, 0]
+            # Two greatest that are nearer than both errors together (and a rounding) are settled in float64.
             close = torch.nonzero(value[:, 0] - value[:, -1] <= 2.1 * self.slack)[:, 0] if k > 1 else label[:0]
             if len(close):
                 rows = self.rows.take(start + close.cpu().numpy())
                 settled = settle(rows, self.centers, product[close].cpu().numpy(), self.slack)
                 label[close] = torch.tensor(settled, device=label.device)
+            # A product with 0 and 1 sums the rows of each label; on the grid that is exact, in whatever order.
             one_hot = torch.nn.functional.one_hot(label, k).to(torch.float64)
             sums += one_hot.T @ ((X.to(torch.float64) + self.grid) - self.grid)
             self.labels[start : start + len(X)] = label.cpu().numpy()

@@ -6,17 +6,24 @@ duplicates are at distance 0 and nothing depends on tiles, thread count or the B
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assl_kit.common.checks import whole
 from assl_kit.common.parallel import for_each, thread_count
-from assl_kit.errors import ParameterError
 
 from . import tiles
 from .points import Points
 from .rows import check_rows
+from .sides import Side
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
 
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else
 
@@ -32,7 +39,7 @@ class Graph:
         Their numbers; column 0 is the row itself, ties are in order of number.
     """
 
-    def __init__(self, points, k):
+    def __init__(self, points: Points, k: int) -> None:
         u = len(points)
         k = min(k, u)
         size = max(points.block, min(2 * k, u))
@@ -42,11 +49,11 @@ class Graph:
         blocks = side.blocks(size)
         locks = [Lock() for _ in blocks]
 
-        def fill(tile):
+        def fill(tile: tuple[int, int]) -> None:
             a, b = (blocks[t] for t in tile)
-            reach = squared[a][:, -1], squared[b][:, -1]
-            own = a == b
-            i, j, distance = points.near(side, a, side, b, *reach, either=True, tighten=(k - 1) * own)
+            reach = squared[a][:, -1], squared[b][:, -1]  # only ever lowered, by whatever thread: too large is safe
+            alone = k - 1 if a == b else 0  # k - 1 of its own block bound a row's radius before any is known
+            i, j, distance = points.near(side, a, side, b, *reach, either=True, tighten=alone)
             rows, columns = side.rows[a][i], side.rows[b][j]
             with locks[tile[0]]:
                 tiles.push(squared[a], index[a], i, columns, distance)
@@ -61,7 +68,7 @@ class Graph:
         self.squared, self.index = squared[back], index[back]
 
 
-def near_first(side, blocks):
+def near_first(side: Side, blocks: list[slice]) -> list[tuple[int, int]]:
     """Pairs of different blocks, those with near centres first: they tighten the filters for the rest."""
     if side.short is None:
         return list(combinations(range(len(blocks)), 2))
@@ -72,7 +79,9 @@ def near_first(side, blocks):
     return list(zip(one[order].tolist(), other[order].tolist(), strict=True))
 
 
-def knn(X, k, *, n_jobs=None, device="cpu", verbose=False):
+def knn(
+    X: ArrayLike | torch.Tensor, k: int, *, n_jobs: int | None = None, device: str = "cpu", verbose: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the exact k nearest neighbours of every row, the row itself counted first.
 
     Parameters
@@ -113,10 +122,9 @@ def knn(X, k, *, n_jobs=None, device="cpu", verbose=False):
     (array([1, 3, 0]), array([0., 0., 1.], dtype=float32))
     """
     X = check_rows(X, convert=False)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= len(X):
-        raise ParameterError(f"k is {k!r}", hint=f"Give an integer from 1 to the number of rows, {len(X)}.")
+    k = whole("k", k, 1, len(X), hint="A row can have no more neighbours than there are rows.")
     points = make_points(X, n_jobs=n_jobs, device=device, verbose=verbose)
-    graph = Graph(points, int(k))
+    graph = Graph(points, k)
     if len(points) == len(X):
         return np.sqrt(graph.squared).astype(np.float32), graph.index
     members = np.argsort(points.inverse, kind="stable")
@@ -126,7 +134,14 @@ def knn(X, k, *, n_jobs=None, device="cpu", verbose=False):
     return distances, indices
 
 
-def make_points(X, *, subset=None, n_jobs=None, device="cpu", verbose=False):
+def make_points(
+    X: np.ndarray,
+    *,
+    subset: np.ndarray | None = None,
+    n_jobs: int | None = None,
+    device: str = "cpu",
+    verbose: bool = False,
+) -> Points:
     """`Points` over checked rows, on the device asked for."""
     if device == "cpu":
         return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
@@ -135,7 +150,7 @@ def make_points(X, *, subset=None, n_jobs=None, device="cpu", verbose=False):
     return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
 
 
-def components(points, numbers, limit, graph):
+def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Graph) -> np.ndarray:
     """Connected components of distinct rows, two being linked when their squared distance ≤ the lesser limit.
 
     Parameters
@@ -161,13 +176,14 @@ def components(points, numbers, limit, graph):
     blocks = side.blocks(points.block)
     reach = limit[side.rows]
 
-    def link(tile):
+    def link(tile: tuple[int, int]) -> None:
         a, b = (blocks[t] for t in tile)
         with lock:
             groups = tiles.roots(parent, side.rows[a]), tiles.roots(parent, side.rows[b])
         if (groups[0] == groups[1][0]).all() and (groups[1] == groups[0][0]).all():
-            return
+            return  # one component already
         i, j, distance = points.near(side, a, side, b, reach[a], reach[b], mode=tiles.DIFFERENT, groups=groups)
+        # The roots may be out of date by now: such pairs are united again, which changes nothing.
         linked = distance <= np.minimum(reach[a][i], reach[b][j])
         with lock:
             tiles.unite(parent, side.rows[a][i[linked]], side.rows[b][j[linked]])
@@ -177,7 +193,18 @@ def components(points, numbers, limit, graph):
     return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
 
 
-def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=None, group=None, any_one=False):
+def nearest_within(
+    points: Points,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    limit: np.ndarray,
+    *,
+    graph: Graph | None = None,
+    place: np.ndarray | None = None,
+    tie: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    any_one: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """For each row the nearest other column with squared distance ≤ the lesser limit, or -1.
 
     Parameters
@@ -206,47 +233,42 @@ def nearest_within(points, rows, columns, limit, *, graph=None, place=None, tie=
         inf where there is none.
     """
     u = len(points)
-    tie = np.arange(u) if tie is None else tie
-    place = np.zeros(0, np.int64) if place is None else place
+    rules = tiles.Rules(
+        limit,
+        np.zeros(0, np.int64) if place is None else place,
+        np.zeros(u, np.int64) if group is None else group,
+        np.arange(u) if tie is None else tie,
+    )
     nearest, squared = np.full(u, -1, dtype=np.int64), np.full(u, np.inf)
     unsettled = rows
     if graph is not None:
         used = np.zeros(u, bool)
         used[columns] = True
-        group_of = np.zeros(u, np.int64) if group is None else group
-        found = graph.squared, graph.index, used, limit, place, group_of, tie
-        unsettled = rows[~tiles.nearest_known(rows, *found, nearest, squared)]
+        settled = tiles.nearest_known(rows, graph.squared, graph.index, used, rules, nearest, squared)
+        unsettled = rows[~settled]
     if len(unsettled) and len(columns):
         left, right = points.side(unsettled), points.side(columns)
         columns_in = right.blocks(points.block)
-        mode = tiles.ANY if group is None else tiles.EQUAL
+        near = partial(points.near, mode=tiles.ANY if group is None else tiles.EQUAL, exact=not any_one)
 
-        def search(a):
+        def search(a: slice) -> None:
             ours, most = left.rows[a], limit[left.rows[a]]
             for b in columns_in:
                 theirs = right.rows[b]
+                # Only what is nearer than the nearest so far matters; where any will do, one that has some is done.
                 reach = np.where(nearest[ours] >= 0, 0.0, most) if any_one else np.minimum(most, squared[ours])
                 groups = None if group is None else (group[ours], group[theirs])
-                open_end = bool(np.isinf(reach).any()) and not len(place)
-                i, j, distance = points.near(
-                    left,
-                    a,
-                    right,
-                    b,
-                    reach,
-                    limit[theirs],
-                    mode=mode,
-                    groups=groups,
-                    tighten=2 * open_end,
-                    exact=not any_one,
-                )
-                tiles.improve(nearest, squared, ours[i], theirs[j], distance, limit, place, tie)
+                # Without a radius the second nearest of a tile gives one (the nearest may be the row itself), but not
+                # where a place decides besides.
+                open_end = bool(np.isinf(reach).any()) and place is None
+                i, j, distance = near(left, a, right, b, reach, limit[theirs], groups=groups, tighten=2 * open_end)
+                tiles.improve(nearest, squared, ours[i], theirs[j], distance, rules)
 
         size = min(points.block, max(64, -(-len(left) // (2 * points.threads))))
         for_each(search, left.blocks(size), points.threads)
     return nearest[rows], squared[rows]
 
 
-def reach(radii):
+def reach(radii: ArrayLike) -> np.ndarray:
     """Square of radii with the one slack added: a squared distance ≤ ``reach(r)`` is "within r"."""
     return np.square(np.asarray(radii, dtype=np.float64) * (1 + SLACK))

@@ -9,7 +9,9 @@ diagonal are never computed. Memory is O(n · p + tile), where p is about a sixt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import local
+from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
@@ -18,6 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from assl_kit.common.parallel import for_each
 
 from . import tiles
+from .sides import Side, Tile
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
@@ -27,48 +30,20 @@ SAMPLE = 2048  # rows the principal directions are found on
 PER_PAIR = 10  # measuring one pair costs about as much as this many entries of a full product
 USELESS = 0.75  # short vectors that leave more of a tile than this are not worth their product
 ROUNDING = 2.0**-24
-_OWN = local()
 STEP = 4096  # rows read at a time in passes over all rows
+_NO_GROUPS = np.empty(0, np.int64), np.empty(0, np.int64)
+_thread = local()
 
 
-def multiply(one, other):
-    """``one @ other.T`` in a buffer of this thread: a new one each time costs as much as a product of short vectors."""
-    size = len(one) * len(other)
-    if len(getattr(_OWN, "buffer", ())) < size:
-        _OWN.buffer = np.empty(size, np.float32)
-    return np.matmul(one, other.T, out=_OWN.buffer[:size].reshape(len(one), len(other)))
+def multiply(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``one @ other.T`` in a buffer of this thread: a new one each time costs as much as a product of short vectors.
 
-
-class Side:
-    """Some rows in the order of tiles, with what the filters need of each.
-
-    Attributes
-    ----------
-    rows : ndarray of shape (s,), int64
-        Numbers of distinct rows.
-    short, short_squared : ndarray of shape (s, p), float32, and its squared norms, float64; None without projection
-    squared, norm : ndarray of shape (s,), float64
-        Squared norm and norm of the centred row.
-    half, short_half : ndarray of shape (s,), float32
-        Half of the squared norms.
+    The next call of this thread overwrites it.
     """
-
-    def __init__(self, points, rows):
-        self.rows = rows
-        self.squared = points.squared[rows]
-        self.norm = np.sqrt(self.squared)
-        self.half = (self.squared / 2).astype(np.float32)
-        self.short = None if points.short is None else points.short[rows]
-        if self.short is not None:
-            self.short_squared = np.einsum("ij,ij->i", self.short, self.short, dtype=np.float64)
-            self.short_half = (self.short_squared / 2).astype(np.float32)
-
-    def __len__(self):
-        return len(self.rows)
-
-    def blocks(self, size):
-        """Slices of at most ``size`` places."""
-        return [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+    size = len(one) * len(other)
+    if len(getattr(_thread, "buffer", ())) < size:
+        _thread.buffer = np.empty(size, np.float32)
+    return np.matmul(one, other.T, out=_thread.buffer[:size].reshape(len(one), len(other)))
 
 
 class Points:
@@ -97,78 +72,89 @@ class Points:
         Where each distinct row stands when similar rows are put side by side.
     """
 
-    def __init__(self, X, subset=None, *, threads=1, progress=False):
+    def __init__(
+        self, X: np.ndarray, subset: np.ndarray | None = None, *, threads: int = 1, progress: bool = False
+    ) -> None:
+        self.X: Any  # None after `detach`
         self.X, self.threads, self.progress = X, threads, progress
         self.source = np.arange(len(X)) if subset is None else np.asarray(subset)
         self.block = BLOCK if len(self.source) < 100_000 else 2 * BLOCK
         self._fold()
         self.place = np.arange(len(self))
-        self.short, self.shift = None, 0.0
+        self.short: np.ndarray | None = None
+        self.shift = 0.0  # how much longer a projected distance may come out than it is, in units of the norms
         self.left_over, self.turn = 0.0, 0  # share of a tile that short vectors lately left over
         if len(self) >= LEAST_ROWS and X.shape[1] >= LEAST_COLUMNS:
             self._project()
             self._arrange()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.first)
 
-    def detach(self):
+    def detach(self) -> None:
         """Let go of X, so that the rest can be sent elsewhere; `attach` gives it back."""
         self.X = None
 
-    def attach(self, X):
+    def attach(self, X: np.ndarray) -> None:
         """Take the same X again, after `detach`."""
         self.X = X
 
-    def raw(self, numbers):
+    def raw(self, numbers: np.ndarray | slice) -> np.ndarray:
         """Distinct rows by number: (s, d) float32, C-contiguous."""
         return np.ascontiguousarray(self.X[self.source[self.first[numbers]]], dtype=np.float32)
 
-    def centred(self, rows):
+    def centred(self, rows: np.ndarray) -> np.ndarray:
         """Raw rows as the products take them: centred and scaled where that keeps the rounding error small."""
-        if self.centre is not None:
-            rows = (rows - self.centre) * self.scale
-        return rows
+        return rows if self.centre is None else (rows - self.centre) * self.scale
 
-    def _passes(self, work, count):
+    def _passes(self, work: Callable[[slice], None], count: int) -> None:
+        """Call ``work`` with slices of 0 … count, in threads."""
         for_each(lambda start: work(slice(start, min(start + STEP, count))), range(0, count, STEP), self.threads)
 
-    def _fold(self):
+    def _fold(self) -> None:
         """Find equal rows, the norms, and whether rows must be centred for the products."""
         n, d = len(self.source), self.X.shape[1]
         digests, squared = np.empty(n, np.uint64), np.empty(n)
-        total, largest = [], []
+        sums: list[tuple[int, np.ndarray]] = []
+        largest: list[float] = []
 
-        def read(part):
+        def read(part: slice) -> None:
             rows = np.ascontiguousarray(self.X[self.source[part]], dtype=np.float32) + np.float32(0)  # no -0
             tiles.digest(rows.view(np.uint32), digests[part])
             squared[part] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-            total.append((part.start, rows.sum(axis=0, dtype=np.float64)))
+            sums.append((part.start, rows.sum(axis=0, dtype=np.float64)))
             largest.append(max(float(rows.max()), -float(rows.min())))
 
         self._passes(read, n)
         self._group(digests)
-        self.centre, self.scale = None, np.float32(1)
-        centre = np.sum([part for _, part in sorted(total, key=lambda item: item[0])], axis=0) / n
+        self.centre: np.ndarray | None = None
+        self.scale = np.float32(1)
+        in_order = [part for _, part in sorted(sums, key=lambda item: item[0])]  # whatever thread was first
+        centre = np.sum(in_order, axis=0) / n
         size = max(largest)
+        # A product's error grows with the norms, not with the distance: rows far from the origin are moved to it, and
+        # sizes whose squares come near float32's limits are scaled, by a power of two, which rounds nothing.
         if size and (centre @ centre > 0.5 * squared.mean() or not 1e-4 < size < 1e4):
             self.centre = centre.astype(np.float32)
-            spread = []
+            spread: list[float] = []
             self._passes(lambda part: spread.append(float(np.abs(self.raw(part) - self.centre).max())), len(self))
             self.scale = np.float32(2.0 ** -np.frexp(max(spread))[1] if max(spread) else 1.0)
             self.squared = np.empty(len(self))
 
-            def measure(part):
+            def measure(part: slice) -> None:
                 rows = self.centred(self.raw(part))
                 self.squared[part] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
             self._passes(measure, len(self))
         else:
             self.squared = squared[self.first]
-        # |float32 product - exact| <= d·u·|x||y| for any order of summation; the rest covers centring, norms and casts.
+        self.scale_squared = float(self.scale) ** 2
+        # |float32 product - exact| <= d·u·|x||y| for any order of summation. Twice that, as it enters a distance, is at
+        # most 0.5·d·u·(|x| + |y|)², which the bound is multiplied by; the rest covers centring, norms and casts.
         self.bound = (0.6 * d + 24) * ROUNDING
 
-    def _group(self, digests):
+    def _group(self, digests: np.ndarray) -> None:
+        """Number the distinct rows: rows of equal digests are compared in full with the first of them."""
         order = np.argsort(digests, kind="stable")
         starts = np.flatnonzero(np.concatenate([[True], np.diff(digests[order]) != 0]))
         leader = np.empty(len(order), np.int64)  # the first position of an equal row
@@ -178,17 +164,20 @@ class Points:
             part = others[start : start + STEP]
             one, other = (np.asarray(self.X[self.source[at]], dtype=np.float32) for at in (part, leader[part]))
             differ = part[(one != other).any(axis=1)]
-            for i in differ:
-                seen = {}
+            for i in differ:  # hardly ever: sort out all rows of this digest by their bytes
+                seen: dict[bytes, int] = {}
                 for j in np.flatnonzero(digests == digests[i]):
                     row = np.asarray(self.X[self.source[j]], dtype=np.float32) + np.float32(0)
-                    leader[j] = seen.setdefault(row.tobytes(), j)
+                    leader[j] = seen.setdefault(row.tobytes(), int(j))
         self.first = np.unique(leader)
         self.inverse = np.searchsorted(self.first, leader)
         self.counts = np.bincount(self.inverse)
 
-    def _project(self):
-        """Coordinates on the first principal directions of a sample: a map that never stretches a distance."""
+    def _project(self) -> None:
+        """Coordinates on the first principal directions of a sample: a map that never stretches a distance.
+
+        Any orthonormal directions would do; the principal ones keep most of the distances, so they rule out most pairs.
+        """
         d = self.X.shape[1]
         p = min(max(32, 16 * round(d / 96)), d, len(self))
         sample = np.sort(np.random.default_rng(0).choice(len(self), min(SAMPLE, len(self)), replace=False))
@@ -197,46 +186,65 @@ class Points:
         directions = np.ascontiguousarray(directions, dtype=np.float32)
         exact = directions.astype(np.float64)
         stretch = np.linalg.norm(exact.T @ exact - np.eye(p))  # how far they are from orthonormal
-        self.shift = 1.01 * (np.sqrt(p) * d * ROUNDING + stretch)
-        self.short = np.empty((len(self), p), np.float32)
+        self.shift = float(1.01 * (np.sqrt(p) * d * ROUNDING + stretch))  # rounding of p products of length d, and that
+        short = self.short = np.empty((len(self), p), np.float32)
 
-        def project(part):
-            np.matmul(self.centred(self.raw(part)), directions, out=self.short[part])
+        def project(part: slice) -> None:
+            np.matmul(self.centred(self.raw(part)), directions, out=short[part])
 
         self._passes(project, len(self))
 
-    def _arrange(self):
-        """Put similar rows side by side: each goes to the nearest of some pivots, the pivots in dendrogram order."""
-        if len(self) < 2:
+    def _arrange(self) -> None:
+        """Put similar rows side by side: each goes to the nearest of some pivots, the pivots in dendrogram order.
+
+        So the pairs that matter meet in few tiles, and of the others whole rows and columns are passed over.
+        """
+        short = self.short
+        if short is None or len(self) < 2:
             return
-        pivots = self.short[np.linspace(0, len(self) - 1, min(MOST_PIVOTS, max(2, len(self) // CELL))).astype(np.int64)]
+        n_pivots = min(MOST_PIVOTS, max(2, len(self) // CELL))
+        pivots = short[np.linspace(0, len(self) - 1, n_pivots).astype(np.int64)]
         pivots = pivots[leaves_list(linkage(pivots, "average"))]
         half = np.einsum("ij,ij->i", pivots, pivots) / 2
         nearest = np.empty(len(self), np.int64)
 
-        def assign(part):
-            nearest[part] = (self.short[part] @ pivots.T - half).argmax(axis=1)
+        def assign(part: slice) -> None:
+            nearest[part] = (short[part] @ pivots.T - half).argmax(axis=1)
 
         self._passes(assign, len(self))
         self.place[np.argsort(nearest, kind="stable")] = np.arange(len(self))
 
-    def side(self, numbers=None):
+    def side(self, numbers: np.ndarray | None = None) -> Side:
         """The distinct rows of these numbers (all by default) as a `Side`, similar ones next to each other."""
         numbers = np.arange(len(self)) if numbers is None else np.asarray(numbers)
-        return Side(self, numbers[np.argsort(self.place[numbers], kind="stable")])
+        rows = numbers[np.argsort(self.place[numbers], kind="stable")]
+        return Side(rows, self.squared[rows], None if self.short is None else self.short[rows])
 
-    def distances(self, numbers, others):
+    def distances(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Squared distances of pairs of distinct rows: float64, in one fixed order of summation."""
         if self.X.dtype == np.float32 and self.X.flags.c_contiguous:
             at, other = self.source[self.first[numbers]], self.source[self.first[others]]
             return tiles.squared_distances(self.X, at, self.X, other)
+        # Rows that must be converted: each once, however many pairs it is in.
         rows, at = np.unique(numbers, return_inverse=True)
         columns, other = np.unique(others, return_inverse=True)
         return tiles.squared_distances(self.raw(rows), at, self.raw(columns), other)
 
     def near(
-        self, left, a, right, b, reach_l, reach_r, *, either=False, mode=tiles.ANY, groups=None, tighten=0, exact=True
-    ):
+        self,
+        left: Side,
+        a: slice,
+        right: Side,
+        b: slice,
+        reach_l: np.ndarray,
+        reach_r: np.ndarray,
+        *,
+        either: bool = False,
+        mode: int = tiles.ANY,
+        groups: tuple[np.ndarray, np.ndarray] | None = None,
+        tighten: int = 0,
+        exact: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of one tile that may lie within reach, each with its squared distance.
 
         Parameters
@@ -266,102 +274,120 @@ class Points:
             Some may be beyond reach.
         """
         diagonal = left is right and a == b
-        groups = groups or (np.empty(0, np.int64),) * 2
-        hit_l, hit_r = np.zeros(a.stop - a.start, bool), np.zeros(b.stop - b.start, bool)
-        size = len(hit_l) * len(hit_r)
-        rest = (either, diagonal, mode, *groups, hit_l, hit_r)
         rows, columns = left.rows[a], right.rows[b]
-        if left.short is not None and not tighten and self._may_spare():
+        size = len(rows) * len(columns)
+        pairs = tiles.Pairs(either, diagonal, mode, *(groups or _NO_GROUPS))
+        # First by short vectors: which rows and columns have a pair that may matter? Lower radii take the full product.
+        if left.short is not None and right.short is not None and not tighten and self._may_spare():
             product = multiply(left.short[a], right.short[b])
-            found, i, j = self._scan(product, left, a, right, b, reach_l, reach_r, rest, size // PER_PAIR, short=True)
-            left_over = np.count_nonzero(hit_l) * np.count_nonzero(hit_r)
-            self.left_over += 0.1 * (left_over / size - self.left_over)
-            if not found:
+            cuts = self._cuts(Tile(left, a, right, b), reach_l, reach_r, short=True)
+            count, i, j, hit_l, hit_r = _scan(product, cuts, pairs, size // PER_PAIR)
+            entries = np.count_nonzero(hit_l) * np.count_nonzero(hit_r)  # of the full product that is left to compute
+            self.left_over += 0.1 * (entries / size - self.left_over)
+            if not count:
                 return i, j, np.empty(0)
-            if found * PER_PAIR <= left_over:
+            if count * PER_PAIR <= entries:  # so all of them are listed: cheaper measured than multiplied
                 return i, j, self.distances(rows[i], columns[j])
+            at, other = np.flatnonzero(hit_l), np.flatnonzero(hit_r)
+            if diagonal:
+                at = other = np.flatnonzero(hit_l | hit_r)
         else:
-            hit_l[:] = hit_r[:] = True
-        at, other = np.flatnonzero(hit_l), np.flatnonzero(hit_r)
-        if diagonal:
-            at = other = np.flatnonzero(hit_l | hit_r)
+            at, other = np.arange(len(rows)), np.arange(len(columns))
+        # Then by the full product of those rows and columns.
         lines = self.centred(self.raw(rows[at]))
         product = multiply(lines, lines if diagonal else self.centred(self.raw(columns[other])))
-        l_all, r_all = a.start + at, b.start + other
+        tile = Tile(left, a.start + at, right, b.start + other)
         reach_l, reach_r = reach_l[at], reach_r[other]
+        if groups:
+            pairs = pairs._replace(group_l=groups[0][at], group_r=groups[1][other])
         if tighten:
-            apart = (groups[0][:, None] != groups[1]) if mode == tiles.EQUAL else None
-            reach_l = np.minimum(reach_l, self._kth(product, left, l_all, right, r_all, tighten, diagonal, apart))
+            apart = pairs.group_l[:, None] != pairs.group_r if mode == tiles.EQUAL else None
+            reach_l = np.minimum(reach_l, self._kth(product, tile, tighten, diagonal, apart))
             reach_r = reach_l if diagonal else reach_r
-        groups = tuple(group[part] if len(group) else group for group, part in zip(groups, (at, other), strict=True))
-        rest = (either, diagonal, mode, *groups, np.zeros(len(at), bool), np.zeros(len(other), bool))
-        found, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, size // PER_PAIR)
-        if found > len(i):
-            _, i, j = self._scan(product, left, l_all, right, r_all, reach_l, reach_r, rest, found)
+        cuts = self._cuts(tile, reach_l, reach_r)
+        count, i, j, _, _ = _scan(product, cuts, pairs, size // PER_PAIR)
+        if count > len(i):
+            _, i, j, _, _ = _scan(product, cuts, pairs, count)
         if exact:
             return at[i], other[j], self.distances(rows[at[i]], columns[other[j]])
-        squared = self._values(product[i, j], left, l_all, right, r_all, i, j, reach_l, reach_r)
-        return at[i], other[j], squared
+        return at[i], other[j], self._values(product[i, j], tile, i, j, reach_l, reach_r)
 
-    def _may_spare(self):
+    def _may_spare(self) -> bool:
         """Whether to try short vectors: not where they lately ruled out little, but for one tile in eight."""
         self.turn += 1
         return self.left_over < USELESS or self.turn % 8 == 0
 
-    def _values(self, product, left, a, right, b, i, j, reach_l, reach_r):
+    def _values(
+        self, product: np.ndarray, tile: Tile, i: np.ndarray, j: np.ndarray, reach_l: np.ndarray, reach_r: np.ndarray
+    ) -> np.ndarray:
         """Upper bounds of the squared distances of pairs surely within both radii; the others are measured."""
+        left, a, right, b = tile
         norms = left.norm[a][i] + right.norm[b][j]
-        squared = left.squared[a][i], right.squared[b][j]
-        squared = tiles.at_most(product, *squared, norms, self.bound, float(self.scale) ** 2)
+        squared = tiles.at_most(product, left.squared[a][i], right.squared[b][j], norms, self.bound, self.scale_squared)
         unsure = np.flatnonzero(squared > np.minimum(reach_l[i], reach_r[j]))
         squared[unsure] = self.distances(left.rows[a][i[unsure]], right.rows[b][j[unsure]])
         return squared
 
-    def greedy(self, rows, limit, group, hint, hint_squared, state):
+    def greedy(
+        self,
+        rows: np.ndarray,
+        limit: np.ndarray,
+        group: np.ndarray,
+        hint: np.ndarray,
+        hint_squared: np.ndarray,
+        state: np.ndarray,
+    ) -> None:
         """Keep (1) or drop (2) in ``state`` rows given in order of visit: a kept one drops the later ones within reach.
 
         ``limit``, ``group``, ``hint`` (the row that dropped it), ``hint_squared`` and ``state`` are by number; only
         rows of one group drop each other.
         """
-        squared, scale = self.squared[rows], float(self.scale) ** 2
+        squared = self.squared[rows]
         norm = np.sqrt(squared)
-        low = tiles.cuts(squared, norm, limit[rows] * scale, norm.max(), self.bound, 0.0)
-        tile = self._pairs_product(rows), low, (squared / 2).astype(np.float32), squared, norm, self.bound, scale
-        tiles.greedy_tile(*tile, rows, self.raw(rows), limit, group, hint, hint_squared, state)
+        low = tiles.cuts(squared, norm, limit[rows] * self.scale_squared, norm.max(), self.bound, 0.0)
+        half, product = (squared / 2).astype(np.float32), self._pairs_product(rows)
+        measured = tiles.Measured(product, low, half, squared, norm, self.bound, self.scale_squared)
+        tiles.greedy_tile(measured, rows, self.raw(rows), tiles.Decision(limit, group, hint, hint_squared, state))
 
-    def _pairs_product(self, rows):
+    def _pairs_product(self, rows: np.ndarray) -> np.ndarray:
         lines = self.centred(self.raw(rows))
         return lines @ lines.T
 
-    def _scan(self, product, left, a, right, b, reach_l, reach_r, rest, room, short=False):
-        """Count of the pairs that may matter, and the first ``room`` of them."""
-        i, j = np.empty(room, np.int64), np.empty(room, np.int64)
-        found = tiles.scan(product, *self._cuts(left, a, right, b, reach_l, reach_r, short), *rest, i, j)
-        return found, i[:found], j[:found]
-
-    def _cuts(self, left, a, right, b, reach_l, reach_r, short=False):
-        """What a product must reach: the part of the row and of the column, for its own radius and for the other's."""
+    def _cuts(self, tile: Tile, reach_l: np.ndarray, reach_r: np.ndarray, short: bool = False) -> tiles.Cuts:
+        """What a product, or one of short vectors, must reach for a pair within the squared radii."""
+        left, a, right, b = tile
         squared_l, squared_r = (left.short_squared, right.short_squared) if short else (left.squared, right.squared)
         half_l, half_r = (left.short_half, right.short_half) if short else (left.half, right.half)
         norm_l, norm_r = left.norm[a], right.norm[b]
-        scale, shift = float(self.scale) ** 2, self.shift if short else 0.0
+        scale, shift = self.scale_squared, self.shift if short else 0.0
         low_l = tiles.cuts(squared_l[a], norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
         low_r = tiles.cuts(squared_r[b], norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
-        return low_l, half_l[a], low_r, half_r[b]
+        return tiles.Cuts(low_l, half_l[a], low_r, half_r[b])
 
-    def _kth(self, product, left, a, right, b, k, diagonal, apart):
+    def _kth(self, product: np.ndarray, tile: Tile, k: int, diagonal: bool, apart: np.ndarray | None) -> np.ndarray:
         """For each row a squared radius that at least k of the columns lie within, those ``apart`` left out."""
-        value = right.squared[b] / 2 - product
+        value = tile.right.squared[tile.b] / 2 - product  # in the order of the distances of a row
         if diagonal:
             np.fill_diagonal(value, np.inf)
         if apart is not None:
             value[apart] = np.inf
         if k > value.shape[1] - diagonal:
             return np.full(len(value), np.inf)
-        return self._about(left, a, right, b, np.partition(value, k - 1, axis=1)[:, k - 1])
+        return self._about(tile, np.partition(value, k - 1, axis=1)[:, k - 1])
 
-    def _about(self, left, a, right, b, value):
-        """A squared distance that a pair of this ``half - product`` is surely not beyond."""
+    def _about(self, tile: Tile, value: np.ndarray) -> np.ndarray:
+        """A squared distance that a pair of this ``half - product`` is surely not beyond, for each row."""
+        left, a, right, b = tile
         norms = left.norm[a] + right.norm[b].max()
         about = left.squared[a] + 2 * value + 2 * self.bound * norms**2 + 2 * tiles.TINY
-        return np.maximum(about, 0) / float(self.scale) ** 2
+        return np.maximum(about, 0) / self.scale_squared
+
+
+def _scan(
+    product: np.ndarray, cuts: tiles.Cuts, pairs: tiles.Pairs, room: int
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How many pairs may matter, the places of the first ``room`` of them, and the rows and columns that have one."""
+    hit_l, hit_r = np.zeros(product.shape[0], bool), np.zeros(product.shape[1], bool)
+    i, j = np.empty(room, np.int64), np.empty(room, np.int64)
+    count = tiles.scan(product, cuts, pairs, hit_l, hit_r, i, j)
+    return count, i[:count], j[:count], hit_l, hit_r

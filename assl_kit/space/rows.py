@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.sparse import issparse
 
 from assl_kit.common.jit import FAST, jit
 from assl_kit.errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
+
 LENGTH = 1e-6  #: a row whose length is nearer to 1 than this is taken as it is
-_ENTRIES = 2**23  # of a block: 32 MB as float32
+LARGEST = 1e30  #: entries beyond this would overflow float32 distances
+ENTRIES = 2**22  #: of X read at a time when rows are checked
+_ENTRIES = 2**23  # of a block of `UnitRows`: 32 MB as float32
 
 
-def unit(X):
+def unit(X: np.ndarray) -> np.ndarray:
     """Each row of a float32 matrix divided by its length, as float32; a zero row stays zero."""
+    # By the largest entry first: the squares of entries beyond 1e19 would overflow, those below 1e-23 would vanish.
     X = X / np.maximum(np.abs(X).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return np.divide(X, length, out=np.zeros_like(X), where=length > 0)
 
 
 @jit(fastmath=FAST)
-def is_unit(X, within=LENGTH):
+def is_unit(X: np.ndarray, within: float = LENGTH) -> np.ndarray:
     """Whether the length of each row is 1 within so much; false for NaN and inf."""
     fine = np.empty(X.shape[0], np.bool_)
     for i in range(X.shape[0]):
@@ -31,12 +41,12 @@ def is_unit(X, within=LENGTH):
     return fine
 
 
-def as_array(X):
+def as_array(X: ArrayLike | torch.Tensor) -> Any:
     """X, or the NumPy array behind a torch tensor (on the CPU it shares its memory)."""
     if not hasattr(X, "detach"):
         return X
-    X = X.detach().cpu()
-    return (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()  # NumPy has no bfloat16
+    tensor = X.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()  # NumPy has no bfloat16
 
 
 class UnitRows:
@@ -66,16 +76,16 @@ class UnitRows:
     [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
     """
 
-    def __init__(self, X, each=map):
+    def __init__(self, X: np.ndarray, each: Callable[..., Iterable] = map) -> None:
         self.X, self.shape = X, X.shape
         step = max(1, _ENTRIES // X.shape[1])
         self.blocks = [range(a, min(a + step, len(X))) for a in range(0, len(X), step)]
         self._as_is = {block: as_is for block, as_is in zip(self.blocks, each(self._check, self.blocks), strict=True)}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.X)
 
-    def read(self, block, rows=None):
+    def read(self, block: range, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a block (all, or those whose numbers are given) as ``(A, places)``: row i is ``A[places[i]]``."""
         if rows is None:
             rows = np.arange(block.start, block.stop)
@@ -83,18 +93,17 @@ class UnitRows:
             return self.X, rows
         return self.take(rows), np.arange(len(rows))
 
-    def take(self, rows):
+    def take(self, rows: range | np.ndarray) -> np.ndarray:
         """The rows of these numbers (any order, any block) as one float32 array of unit rows."""
-        A = np.ascontiguousarray(
-            self.X[rows.start : rows.stop] if isinstance(rows, range) else self.X[rows], np.float32
-        )
-        scaled = ~is_unit(A)
-        if scaled.any():
-            A = A.copy() if np.may_share_memory(A, self.X) else A
-            A[scaled] = unit(A[scaled])
+        part = self.X[rows.start : rows.stop] if isinstance(rows, range) else self.X[rows]
+        A = np.ascontiguousarray(part, np.float32)
+        other = ~is_unit(A)
+        if other.any():
+            A = A.copy() if np.may_share_memory(A, self.X) else A  # the user's rows are never written to
+            A[other] = unit(A[other])
         return A
 
-    def _check(self, block):
+    def _check(self, block: range) -> bool:
         """Whether the block can be used as it is; refuses what is not finite."""
         part = self.X[block.start : block.stop]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -109,13 +118,7 @@ class UnitRows:
         return bool(fine.all()) and np.may_share_memory(A, part)
 
 
-LARGEST = 1e30  #: entries beyond this would overflow float32 distances
-
-
-ENTRIES = 2**22  #: of X read at a time
-
-
-def check_rows(X, *, unit=False, name="X", convert=True):
+def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True) -> np.ndarray:
     """Check a matrix of rows and give it as float32.
 
     Parameters
@@ -176,13 +179,13 @@ def check_rows(X, *, unit=False, name="X", convert=True):
     return np.ascontiguousarray(X, dtype=np.float32)
 
 
-def row_blocks(X):
+def row_blocks(X: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Rows of X, some at a time: the number of the first, and the rows."""
     step = max(1, ENTRIES // X.shape[1])
     return ((start, X[start : start + step]) for start in range(0, len(X), step))
 
 
-def _check_block(block, start, unit, name):
+def _check_block(block: np.ndarray, start: int, unit: bool, name: str) -> None:
     if unit and is_unit(np.ascontiguousarray(block, dtype=np.float32), 1e-3).all():
         return  # by far the commonest case, in one compiled pass
     with np.errstate(invalid="ignore", over="ignore"):
@@ -194,15 +197,48 @@ def _check_block(block, start, unit, name):
     if unit:
         rows = block.astype(np.float32, copy=False)
         length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        bad = np.abs(length - 1) > 1e-3
-        if bad.any():
-            row = int(np.argmax(bad))
-            where = f"row {start + row}"
+        bad = np.flatnonzero(np.abs(length - 1) > 1e-3)
+        if len(bad):
+            row = int(bad[0])
+            what, hint = (
+                f"a row of {name} has length {length[row]:.6g}, not 1",
+                "Divide each row by its Euclidean length.",
+            )
             if length[row] == 0:
-                hint = "Remove the record, or check what the encoder was given."
-                raise DataError(f"a row of {name} is zero", where=where, hint=hint)
-            what = f"a row of {name} has length {length[row]:.6g}, not 1"
-            raise DataError(what, where=where, hint="Divide each row by its Euclidean length.")
+                what, hint = f"a row of {name} is zero", "Remove the record, or check what the encoder was given."
+            raise DataError(what, where=f"row {start + row}", hint=hint)
+
+
+def unit_rows64(X: ArrayLike, name: str) -> np.ndarray:
+    """Finite, nonzero rows scaled to unit length, in float64 throughout.
+
+    `UnitRows` and `unit` scale in float32, which is enough to compare rows with each other; where a threshold decides,
+    as in routing, the last bits count.
+
+    Raises
+    ------
+    DataError
+        If X is no matrix of numbers, or a row is not finite or zero; the message names the first.
+
+    Examples
+    --------
+    >>> unit_rows64([[3, 4]], "X").tolist()
+    [[0.6, 0.8]]
+    """
+    try:
+        X = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} is not an array of numbers: {error}") from None
+    if X.ndim != 2 or X.shape[1] == 0:
+        raise DataError(f"{name} must have two dimensions (rows, features), not shape {X.shape}")
+    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
+    if len(bad):
+        raise DataError(f"{name} has a NaN or infinite value", where=f"row {bad[0]}", hint="Embed the row again.")
+    length = np.linalg.norm(X, axis=1)
+    zero = np.flatnonzero(length == 0)
+    if len(zero):
+        raise DataError(f"{name} has a row of zeros, which has no direction", where=f"row {zero[0]}")
+    return X / length[:, None]
 
 
 def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:

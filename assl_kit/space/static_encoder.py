@@ -1,38 +1,22 @@
-"""The short way through a static encoder, for one question."""
+"""A static encoder fitted on the corpus, with no download; and the short way through it, for one question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assl_kit.common.checks import as_texts
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.common.checks import as_texts, whole
+from assl_kit.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
 
 
-def static_rows(encoder, texts: list[str]) -> np.ndarray | None:
-    """What ``encoder.encode`` gives, bit for bit, without its sorting and checks: half the time of one question.
-
-    None for encoders other than those of `fit_static_encoder`, with anything set besides, or on a GPU.
-    """
-    import torch
-    from sentence_transformers.models import Normalize, StaticEmbedding
-
-    options = (encoder.default_prompt_name, getattr(encoder, "truncate_dim", None))
-    if [type(module) for module in encoder] != [StaticEmbedding, Normalize] or options != (None, None):
-        return None
-    static, normalize = encoder
-    if static.embedding.weight.device.type != "cpu":
-        return None
-    with torch.inference_mode():
-        features = (static.preprocess if hasattr(static, "preprocess") else static.tokenize)(texts)
-        return normalize(static(features))["sentence_embedding"].numpy()
-
-
-FIT_VERSION = 1
-
-
-UNKNOWN = "[UNK]"
+UNKNOWN = "[UNK]"  # the token of characters that the fitted texts do not have
 
 
 def fit_static_encoder(
@@ -43,7 +27,7 @@ def fit_static_encoder(
     max_token_length: int = 4,
     seed: int = 0,
     max_texts: int = 20_000,
-):
+) -> SentenceTransformer:
     """Fit an encoder whose embedding of a text is the normalised mean of its tokens' vectors.
 
     A BPE tokenizer is fitted on the texts, then a truncated SVD of their TF-IDF matrix with sublinear counts
@@ -87,12 +71,10 @@ def fit_static_encoder(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, StaticEmbedding
 
-    for key, value, least in (
-        ("dim", dim, 1), ("vocab_size", vocab_size, 16), ("max_token_length", max_token_length, 1),
-        ("max_texts", max_texts, 2),
-    ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ParameterError(f"{key} must be a whole number of at least {least}, not {value!r}")
+    whole("dim", dim, 1)
+    whole("vocab_size", vocab_size, 16)
+    whole("max_token_length", max_token_length, 1)
+    whole("max_texts", max_texts, 2)
     texts = as_texts(texts)
     if len(texts) > max_texts:
         chosen = np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
@@ -100,13 +82,13 @@ def fit_static_encoder(
     if len(texts) < 2 or not any(text.strip() for text in texts):
         raise DataError("an encoder needs at least two texts with characters in them to be fitted on")
     tokenizer = _fit_tokenizer(texts, vocab_size, max_token_length)
-    vectors = _token_vectors(_count_tokens(tokenizer, texts), dim, seed, tokenizer.token_to_id(UNKNOWN))
-    return SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=vectors), Normalize()], device="cpu"
-    )
+    unknown = tokenizer.get_vocab()[UNKNOWN]
+    vectors = _token_vectors(_count_tokens(tokenizer, texts), dim, seed, unknown)
+    modules = [StaticEmbedding(tokenizer, embedding_weights=vectors), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
 
 
-def _fit_tokenizer(texts: list[str], vocab_size: int, max_token_length: int):
+def _fit_tokenizer(texts: list[str], vocab_size: int, max_token_length: int) -> Tokenizer:
     """BPE on runs of Han characters, of other letters, and single other characters; any number is one token."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -119,14 +101,19 @@ def _fit_tokenizer(texts: list[str], vocab_size: int, max_token_length: int):
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(runs, behavior="isolated")]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, limit_alphabet=vocab_size // 2, max_token_length=max_token_length, min_frequency=2,
-        special_tokens=[UNKNOWN], show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        limit_alphabet=vocab_size // 2,  # Han characters alone could fill the vocabulary
+        max_token_length=max_token_length,
+        min_frequency=2,
+        special_tokens=[UNKNOWN],
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def _count_tokens(tokenizer, texts: list[str]):
+def _count_tokens(tokenizer: Tokenizer, texts: list[str]) -> csr_matrix:
+    """Counts (texts, tokens)."""
     from scipy.sparse import csr_matrix
 
     ids = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -137,7 +124,7 @@ def _count_tokens(tokenizer, texts: list[str]):
     return counts
 
 
-def _token_vectors(counts, dim: int, seed: int, unknown: int) -> np.ndarray:
+def _token_vectors(counts: csr_matrix, dim: int, seed: int, unknown: int) -> np.ndarray:
     """Vectors (v, dim), float32, of the tokens counted in a sparse (n, v) matrix; no row is zero."""
     from scipy.sparse import diags
     from sklearn.preprocessing import normalize
@@ -148,7 +135,8 @@ def _token_vectors(counts, dim: int, seed: int, unknown: int) -> np.ndarray:
     sublinear = counts.copy()
     sublinear.data = 1 + np.log(sublinear.data)
     idf = np.log((1 + n) / (1 + np.bincount(counts.indices, minlength=v))) + 1
-    weights = idf * np.asarray(sublinear.sum(0)).ravel() / np.maximum(np.asarray(counts.sum(0)).ravel(), 1)
+    total, sublinear_total = (np.asarray(matrix.sum(0)).ravel() for matrix in (counts, sublinear))
+    weights = idf * sublinear_total / np.maximum(total, 1)
     rank = min(dim, n, v)
     with threadpool_limits(1):  # the bits of the result must not depend on the number of threads
         _, strengths, components = randomized_svd(
@@ -156,9 +144,28 @@ def _token_vectors(counts, dim: int, seed: int, unknown: int) -> np.ndarray:
         )
         vectors = np.zeros((v, dim))
         vectors[:, :rank] = weights[:, None] * components.T * (strengths > 1e-6 * strengths[0])
-        typical = np.asarray(counts.sum(0)).ravel() @ vectors
+        typical = total @ vectors
     # Characters never seen, and tokens that only occur inside longer ones, point weakly to where a typical text is.
     vectors[unknown] = 0
     lost = np.linalg.norm(vectors, axis=1) < 1e-9
     vectors[lost] = 1e-3 * typical / np.linalg.norm(typical)
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def static_rows(encoder: SentenceTransformer, texts: list[str]) -> np.ndarray | None:
+    """What ``encoder.encode`` gives, bit for bit, without its sorting and checks: half the time of one question.
+
+    None for encoders other than those of `fit_static_encoder`, with anything set besides, or on a GPU.
+    """
+    import torch
+    from sentence_transformers.models import Normalize, StaticEmbedding
+
+    options = (encoder.default_prompt_name, getattr(encoder, "truncate_dim", None))
+    if [type(module) for module in encoder] != [StaticEmbedding, Normalize] or options != (None, None):
+        return None
+    static, normalize = encoder
+    if static.embedding.weight.device.type != "cpu":
+        return None
+    with torch.inference_mode():
+        features = (static.preprocess if hasattr(static, "preprocess") else static.tokenize)(texts)
+        return normalize(static(features))["sentence_embedding"].numpy()

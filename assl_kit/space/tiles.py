@@ -6,6 +6,8 @@ order, so that no result depends on tiles, threads or the BLAS in use.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from assl_kit.common.jit import jit
@@ -14,9 +16,72 @@ CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products
 ANY, DIFFERENT, EQUAL = 0, 1, 2  # which pairs of groups count
 
+Array = np.ndarray
+
+
+class Cuts(NamedTuple):
+    """What a product must reach: a pair of row r and column c lies within the radius of r only where the product is at
+    least ``low_l[r] + half_r[c]``, within that of c only where it is at least ``low_r[c] + half_l[r]``. All float32."""
+
+    low_l: Array
+    half_l: Array
+    low_r: Array
+    half_r: Array
+
+
+class Pairs(NamedTuple):
+    """Which pairs of a tile count.
+
+    ``either``: those within one of the two radii, else within both. ``diagonal``: those above the diagonal. ``mode``:
+    those of groups that are different or equal; with ``ANY`` the groups are empty.
+    """
+
+    either: bool
+    diagonal: bool
+    mode: int
+    group_l: Array
+    group_r: Array
+
+
+class Measured(NamedTuple):
+    """A tile of rows with themselves, and what its products say: ``low`` and ``half`` as in `Cuts`; ``squared`` and
+    ``norm`` of the rows; ``bound`` and ``scale`` as `at_most` takes them."""
+
+    product: Array
+    low: Array
+    half: Array
+    squared: Array
+    norm: Array
+    bound: float
+    scale: float
+
+
+class Rules(NamedTuple):
+    """Which column is the nearest of a row: within the squared radius ``limit`` of both, before it in ``place`` (empty:
+    anywhere), of its ``group``; of equally near ones that of least ``tie``. All by number."""
+
+    limit: Array
+    place: Array
+    group: Array
+    tie: Array
+
+
+class Decision(NamedTuple):
+    """What a greedy pass knows and decides of each row, by number.
+
+    ``limit``: squared radius. ``group``: only rows of one group drop each other. ``hint`` and ``hint_squared``: a row
+    that dropped this one, and a bound of their squared distance. ``state``: 0 undecided, 1 kept, 2 dropped.
+    """
+
+    limit: Array
+    group: Array
+    hint: Array
+    hint_squared: Array
+    state: Array
+
 
 @jit
-def squared_distance(a, b, terms):
+def squared_distance(a: Array, b: Array, terms: Array) -> float:
     """Squared distance of two rows in float64, halves added to halves: one fixed order, the same for (a, b) and (b, a).
 
     ``terms`` is room for as many numbers as a row has. Unlike a running sum this compiles to vector code.
@@ -34,7 +99,8 @@ def squared_distance(a, b, terms):
 
 
 @jit
-def squared_distances(A, rows, B, columns):
+def squared_distances(A: Array, rows: Array, B: Array, columns: Array) -> Array:
+    """`squared_distance` of ``A[rows[p]]`` and ``B[columns[p]]`` for each p."""
     out, terms = np.empty(len(rows)), np.empty(A.shape[1])
     for p in range(len(rows)):
         out[p] = squared_distance(A[rows[p]], B[columns[p]], terms)
@@ -42,8 +108,11 @@ def squared_distances(A, rows, B, columns):
 
 
 @jit
-def digest(words, out):
-    """A 64-bit digest of each row of uint32 words; equal rows have equal digests."""
+def digest(words: Array, out: Array) -> None:
+    """A 64-bit digest of each row of uint32 words; equal rows have equal digests.
+
+    FNV's offset, an odd multiplier, and a shift that brings the high bits down again: words differ mostly in those.
+    """
     for i in range(words.shape[0]):
         h = np.uint64(0xCBF29CE484222325)
         for t in range(words.shape[1]):
@@ -53,22 +122,26 @@ def digest(words, out):
 
 
 @jit
-def cuts(squared, norm, limit, longest, bound, shift):
+def cuts(squared: Array, norm: Array, limit: Array, longest: float, bound: float, shift: float) -> Array:
     """Least ``product - half`` of the other row that a pair within ``limit`` may have, for each row.
 
     ``limit`` is a squared distance; ``bound`` and ``shift`` are the relative errors of the product and of a projection;
     ``longest`` is the norm of the longest of the other rows.
+
+    |x - y|² = |x|² + |y|² - 2·x·y ≤ limit says that x·y - |y|²/2 ≥ (|x|² - limit)/2. All errors go to the safe side:
+    a pair may be looked at in vain, never lost.
     """
     out = np.empty(len(limit), np.float32)
     for i in range(len(limit)):
-        both = norm[i] + longest
+        both = norm[i] + longest  # (|x| + |y|)² is at least 4·|x||y|, which the rounding of a product is measured by
         far = (np.sqrt(limit[i]) + shift * both) ** 2
         out[i] = 0.5 * (squared[i] - far - bound * both * both - TINY)
     return out
 
 
 @jit
-def any_above_either(line, low, half_r, low_r, half):
+def any_above_either(line: Array, low: np.float32, half_r: Array, low_r: Array, half: np.float32) -> bool:
+    """Whether some entry of a row reaches the lesser of its two cuts."""
     hits = 0
     for c in range(len(line)):
         one, other = low + half_r[c], low_r[c] + half
@@ -78,7 +151,8 @@ def any_above_either(line, low, half_r, low_r, half):
 
 
 @jit
-def any_above_both(line, low, half_r, low_r, half):
+def any_above_both(line: Array, low: np.float32, half_r: Array, low_r: Array, half: np.float32) -> bool:
+    """Whether some entry of a row reaches the greater of its two cuts."""
     hits = 0
     for c in range(len(line)):
         one, other = low + half_r[c], low_r[c] + half
@@ -88,13 +162,14 @@ def any_above_both(line, low, half_r, low_r, half):
 
 
 @jit
-def scan(product, low_l, half_l, low_r, half_r, either, diagonal, mode, group_l, group_r, hit_l, hit_r, out_l, out_r):
+def scan(product: Array, cuts: Cuts, pairs: Pairs, hit_l: Array, hit_r: Array, out_l: Array, out_r: Array) -> int:
     """Count the pairs of a tile that may matter, mark their rows and columns, and list as many as ``out_l`` takes.
 
-    A pair may matter where the product reaches the cut of its row or that of its column (``either``), or both. On a
-    ``diagonal`` tile only pairs above the diagonal count; ``mode`` asks for groups that are different or equal.
+    Most parts of most rows have no such pair: whole chunks are ruled out by vector code first.
     """
-    found = 0
+    low_l, half_l, low_r, half_r = cuts
+    either, diagonal, mode, group_l, group_r = pairs
+    count = 0
     width = product.shape[1]
     for r in range(product.shape[0]):
         line, low, half = product[r], low_l[r], half_l[r]
@@ -111,15 +186,15 @@ def scan(product, low_l, half_l, low_r, half_r, either, diagonal, mode, group_l,
                     continue
                 hit_l[r] = True
                 hit_r[c] = True
-                if found < len(out_l):
-                    out_l[found] = r
-                    out_r[found] = c
-                found += 1
-    return found
+                if count < len(out_l):
+                    out_l[count] = r
+                    out_r[count] = c
+                count += 1
+    return count
 
 
 @jit
-def push(squared, index, rows, others, distance):
+def push(squared: Array, index: Array, rows: Array, others: Array, distance: Array) -> None:
     """Put pairs into the ascending lists of their rows; equal distances by number."""
     k = squared.shape[1]
     for p in range(len(rows)):
@@ -136,7 +211,8 @@ def push(squared, index, rows, others, distance):
 
 
 @jit
-def root(parent, i):
+def root(parent: Array, i: int) -> int:
+    """The root of i among sets that are linked upwards; each step halves the way for the next."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -144,7 +220,8 @@ def root(parent, i):
 
 
 @jit
-def roots(parent, rows):
+def roots(parent: Array, rows: Array) -> Array:
+    """`root` of each row."""
     out = np.empty(len(rows), np.int64)
     for p in range(len(rows)):
         out[p] = root(parent, rows[p])
@@ -152,14 +229,15 @@ def roots(parent, rows):
 
 
 @jit
-def unite(parent, rows, others):
+def unite(parent: Array, rows: Array, others: Array) -> None:
+    """Unite the sets of each pair; the lesser root stays, so that the roots do not depend on the order of the pairs."""
     for p in range(len(rows)):
         a, b = root(parent, rows[p]), root(parent, others[p])
         parent[max(a, b)] = min(a, b)
 
 
 @jit
-def unite_graph(parent, squared, index, limit):
+def unite_graph(parent: Array, squared: Array, index: Array, limit: Array) -> None:
     """Link neighbours within the lesser limit; a negative limit leaves a row out."""
     for i in range(len(index)):
         for t in range(1, index.shape[1]):
@@ -172,8 +250,9 @@ def unite_graph(parent, squared, index, limit):
 
 
 @jit
-def improve(nearest, squared, rows, columns, distance, limit, place, tie):
+def improve(nearest: Array, squared: Array, rows: Array, columns: Array, distance: Array, rules: Rules) -> None:
     """Take each column that is nearer to its row than the one held, within both limits and earlier in the sequence."""
+    limit, place, _, tie = rules
     for p in range(len(rows)):
         i, j, value = rows[p], columns[p], distance[p]
         if i == j or value > min(limit[i], limit[j]) or (len(place) and place[j] >= place[i]):
@@ -184,8 +263,11 @@ def improve(nearest, squared, rows, columns, distance, limit, place, tie):
 
 
 @jit
-def nearest_known(rows, known, index, used, limit, place, group, tie, nearest, squared):
+def nearest_known(
+    rows: Array, known: Array, index: Array, used: Array, rules: Rules, nearest: Array, squared: Array
+) -> Array:
     """As `improve`, from the neighbours known of each row; says whether no other column can be nearer."""
+    limit, place, group, tie = rules
     settled = np.zeros(len(rows), np.bool_)
     k = index.shape[1]
     for p in range(len(rows)):
@@ -199,24 +281,31 @@ def nearest_known(rows, known, index, used, limit, place, group, tie, nearest, s
             if value < squared[i] or tie[j] < tie[nearest[i]]:
                 squared[i] = value
                 nearest[i] = j
+        # What is not in the list is at least as far as its last; an equal distance there could still win by ``tie``.
         settled[p] = k == len(index) or min(limit[i], squared[i]) < known[i, k - 1]
     return settled
 
 
 @jit
-def expand(squared, index, inverse, members, starts, distances, indices):
-    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row."""
+def expand(
+    squared: Array, index: Array, inverse: Array, members: Array, starts: Array, distances: Array, indices: Array
+) -> None:
+    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row.
+
+    The rows equal to distinct row g are ``members[starts[g] : starts[g + 1]]``. ``run`` collects all rows at one
+    distance, at most k of each distinct row, before they are put in order.
+    """
     k = indices.shape[1]
     run = np.empty(min(k * index.shape[1], len(inverse)), np.int64)
     for i in range(len(inverse)):
-        own = inverse[i]
+        number = inverse[i]
         distances[i, 0] = 0
         indices[i, 0] = i
         filled, t = 1, 0
         while filled < k:
-            size, value = 0, squared[own, t]
-            while t < index.shape[1] and squared[own, t] == value:
-                group = index[own, t]
+            size, value = 0, squared[number, t]
+            while t < index.shape[1] and squared[number, t] == value:
+                group = index[number, t]
                 for m in range(starts[group], min(starts[group + 1], starts[group] + k)):
                     if members[m] != i:
                         run[size] = members[m]
@@ -229,7 +318,17 @@ def expand(squared, index, inverse, members, starts, distances, indices):
 
 
 @jit
-def greedy_known(visit, known, index, limit, place, group, hint, hint_squared, state):
+def greedy_known(
+    visit: Array,
+    known: Array,
+    index: Array,
+    limit: Array,
+    place: Array,
+    group: Array,
+    hint: Array,
+    hint_squared: Array,
+    state: Array,
+) -> None:
     """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
 
     ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
@@ -250,13 +349,16 @@ def greedy_known(visit, known, index, limit, place, group, hint, hint_squared, s
                     break
                 certain = certain and state[j] == 2
             t += 1
+        # Kept if all that come before it within reach are known and dropped; beyond the list there may be others.
         if not state[i] and certain and (t < k or k == len(index)):
             state[i] = 1
 
 
 @jit
-def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, limit, group, hint, hint_squared, state):
+def greedy_tile(measured: Measured, rows: Array, X: Array, decision: Decision) -> None:
     """Decide rows that nothing before them covers, in order of visit, by the products of all pairs of them."""
+    product, low, half, squared, norm, bound, scale = measured
+    limit, group, hint, hint_squared, state = decision
     terms = np.empty(X.shape[1])
     for r in range(len(rows)):
         i = rows[r]
@@ -281,5 +383,8 @@ def greedy_tile(product, low, half, squared, norm, bound, scale, rows, X, limit,
 
 @jit
 def at_most(product, squared, other, norms, bound, scale):
-    """A squared distance that the pair's is surely not beyond."""
+    """A squared distance that the pair's is surely not beyond; of numbers, or of arrays of them.
+
+    ``norms`` is the sum of the two norms; ``scale`` is the square of what rows were multiplied by.
+    """
     return (squared + other - 2.0 * product + bound * norms * norms + TINY) / scale

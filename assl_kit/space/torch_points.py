@@ -7,12 +7,18 @@ CUDA: the tests run it on torch's own CPU device.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from assl_kit.common.device import full_float32, torch_device, upload
 
 from . import tiles
 from .points import STEP, Points
+from .sides import Side, Tile
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 8192  # rows and columns of a tile: 256 MB as float32
 PAIRS = 2**16  # measured together
@@ -34,17 +40,27 @@ class DevicePoints(Points):
         If the device is not there.
     """
 
-    def __init__(self, X, subset=None, *, device, threads=1, progress=False):
+    def __init__(
+        self,
+        X: np.ndarray,
+        subset: np.ndarray | None = None,
+        *,
+        device: str,
+        threads: int = 1,
+        progress: bool = False,
+    ) -> None:
         self.device = torch_device(device)
+        self.rows: Any  # the distinct rows there, and as the products take them; None after `detach`
+        self.Z: Any
         super().__init__(X, subset, threads=threads, progress=progress)
         self.threads, self.block = 1, BLOCK
         self.attach(X)
 
-    def detach(self):
+    def detach(self) -> None:
         """As `Points.detach`; what the device holds goes too."""
         self.X = self.rows = self.Z = None
 
-    def attach(self, X):
+    def attach(self, X: np.ndarray) -> None:
         """As `Points.attach`; the device gets the rows again."""
         self.X = X
         parts = (np.arange(start, min(start + STEP, len(self))) for start in range(0, len(self), STEP))
@@ -53,29 +69,29 @@ class DevicePoints(Points):
         if self.centre is not None:
             self.Z = (self.rows - self._tensor(self.centre)) * float(self.scale)
 
-    def _project(self):
-        pass
+    def _project(self) -> None:
+        """No short vectors here."""
 
-    def _arrange(self):
-        pass
+    def _arrange(self) -> None:
+        """Nor an order, which serves them only."""
 
-    def _tensor(self, values):
+    def _tensor(self, values: Any) -> torch.Tensor:
         import torch
 
         return torch.as_tensor(values, device=self.device)
 
-    def _product(self, rows, columns):
+    def _product(self, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
         with full_float32():
             return self.Z[self._tensor(rows)] @ self.Z[self._tensor(columns)].T
 
-    def distances(self, numbers, others):
+    def distances(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
         """As `Points.distances`."""
         out = np.empty(len(numbers))
         for start in range(0, len(numbers), PAIRS):
             part = slice(start, start + PAIRS)
             one, other = self.rows[self._tensor(numbers[part])], self.rows[self._tensor(others[part])]
             squares = (one.double() - other.double()).square_()
-            n = squares.shape[1]
+            n = squares.shape[1]  # halves added to halves, as `tiles.squared_distance` does
             while n > 1:
                 half = (n + 1) // 2
                 squares[:, : n - half] += squares[:, half:n]
@@ -83,15 +99,29 @@ class DevicePoints(Points):
             out[part] = squares[:, 0].cpu().numpy()
         return out
 
-    def near(self, left, a, right, b, reach_l, reach_r, *, either=False, mode=0, groups=None, tighten=0, exact=True):
+    def near(
+        self,
+        left: Side,
+        a: slice,
+        right: Side,
+        b: slice,
+        reach_l: np.ndarray,
+        reach_r: np.ndarray,
+        *,
+        either: bool = False,
+        mode: int = tiles.ANY,
+        groups: tuple[np.ndarray, np.ndarray] | None = None,
+        tighten: int = 0,
+        exact: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `Points.near`."""
         import torch
 
         diagonal = left is right and a == b
-        rows, columns = left.rows[a], right.rows[b]
+        tile, rows, columns = Tile(left, a, right, b), left.rows[a], right.rows[b]
         product = self._product(rows, columns)
         apart = None
-        if mode != tiles.ANY:
+        if groups is not None and mode != tiles.ANY:
             same = self._tensor(groups[0])[:, None] == self._tensor(groups[1])
             apart = same if mode == tiles.DIFFERENT else ~same
         if tighten:
@@ -103,21 +133,20 @@ class DevicePoints(Points):
             kth = np.full(len(rows), np.inf)
             if tighten <= value.shape[1] - diagonal:
                 kth = value.topk(tighten, dim=1, largest=False).values[:, -1].double().cpu().numpy()
-            reach_l = np.minimum(reach_l, self._about(left, a, right, b, kth))
+            reach_l = np.minimum(reach_l, self._about(tile, kth))
             reach_r = reach_l if diagonal else reach_r
-        low_l, half_l, low_r, half_r = (self._tensor(part) for part in self._cuts(left, a, right, b, reach_l, reach_r))
+        low_l, half_l, low_r, half_r = map(self._tensor, self._cuts(tile, reach_l, reach_r))
         one, other = low_l[:, None] + half_r, low_r + half_l[:, None]
         near = product >= (torch.minimum(one, other) if either else torch.maximum(one, other))
         if diagonal:
             near.triu_(1)
         if apart is not None:
             near &= ~apart
-        i, j = torch.nonzero(near, as_tuple=True)
-        found = product[i, j].cpu().numpy() if not exact else None
-        i, j = i.cpu().numpy(), j.cpu().numpy()
+        places = torch.nonzero(near, as_tuple=True)
+        i, j = (place.cpu().numpy() for place in places)
         if exact:
             return i, j, self.distances(rows[i], columns[j])
-        return i, j, self._values(found, left, a, right, b, i, j, reach_l, reach_r)
+        return i, j, self._values(product[places].cpu().numpy(), tile, i, j, reach_l, reach_r)
 
-    def _pairs_product(self, rows):
+    def _pairs_product(self, rows: np.ndarray) -> np.ndarray:
         return self._product(rows, rows).cpu().numpy()

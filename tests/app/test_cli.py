@@ -108,7 +108,7 @@ def test_a_dry_run_checks_the_backend_and_the_option_overrides_the_environment(a
     assert code == 2 and "unknown backend 'dask' (ASSL_BACKEND). Use 'local' or 'ray'." in err
     code, out, err = assl(*command, "--dry-run", "--backend", "local")
     assert (code, err) == (0, "") and out
-    monkeypatch.setattr("assl_kit.common.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = assl(*command, "--dry-run", "--backend", "ray")
     assert code == 2 and "the backend 'ray' needs Ray, which is not installed" in err
     assert not (tmp_path / "runs").exists()

@@ -18,7 +18,6 @@ from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.ray_stages import RayRedistributor, embed_side_by_side, train_side_by_side
 from assl_kit.artifacts.steps import read, require
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.common import cluster as scale_out
 from assl_kit.common.cluster import (
     BACKEND,
     backend,
@@ -267,7 +266,7 @@ def test_the_backend_is_local_or_ray_and_ray_must_be_there(monkeypatch):
     with pytest.raises(ParameterError, match=r"unknown backend 'dask' \(ASSL_BACKEND\)\. Use 'local' or 'ray'\."):
         backend()
     monkeypatch.setenv(BACKEND, "ray")
-    monkeypatch.setattr(scale_out, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ParameterError, match=r'not installed\. Install it: pip install "assl-kit\[ray\]"'):
         backend()
 

@@ -246,7 +246,7 @@ def test_a_hub_dataset_that_is_not_there_is_one_clear_error(monkeypatch):
     with fails("the dataset cannot be loaded", "someone/no-such-set", "HF_HUB_OFFLINE is set"):
         load_records("someone/no-such-set")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with fails("needs the package 'datasets'", "pip install"):
+    with fails("a dataset of the hub needs datasets, which is not installed", "pip install", of=ParameterError):
         load_records("someone/no-such-set")
 
 

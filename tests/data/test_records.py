@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assl_kit.data.loading import load_records
-from assl_kit.data.records import COLUMNS, prompts, read_records, user_prompt, validate_records, write_records
+from assl_kit.data.records import COLUMNS, prompts, user_prompt, validate_records, write_records
 from assl_kit.errors import DataError
 
 
@@ -101,9 +101,9 @@ def test_extra_fields_are_kept_and_can_be_written(tmp_path):
     assert frame["note"].tolist()[:2] == ["甲", "7"] and json.loads(frame.loc[1, "tags"]) == ["a"]
     assert frame["meta"].isna().sum() == 5
     write_records(frame, tmp_path / "r.parquet")
-    pd.testing.assert_frame_equal(read_records(tmp_path / "r.parquet"), frame)
+    pd.testing.assert_frame_equal(load_records(tmp_path / "r.parquet"), frame)
     with fails("no such file"):
-        read_records(tmp_path / "other.parquet")
+        load_records(tmp_path / "other.parquet")
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -120,7 +120,7 @@ def test_records_survive_validation_and_disk_whatever_their_text(tmp_path_factor
     again = load_records(path)
     pd.testing.assert_frame_equal(again, frame)
     write_records(again, path.with_suffix(".parquet"))
-    pd.testing.assert_frame_equal(read_records(path.with_suffix(".parquet")), frame)
+    pd.testing.assert_frame_equal(load_records(path.with_suffix(".parquet")), frame)
 
 
 def test_prompts():

@@ -13,7 +13,6 @@ import torch
 from helpers import ROOT
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.space import encoder as module
 from assl_kit.space import static_encoder
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 from assl_kit.space.static_encoder import fit_static_encoder
@@ -28,7 +27,7 @@ TEXTS = [form.format(firm, number) for form in TASKS.values() for firm in FIRMS 
 labels_of_texts = np.repeat(list(TASKS), len(FIRMS) * 7)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="static_encoder")
 def fitted():
     return fit_static_encoder(TEXTS, dim=32, vocab_size=500)
 
@@ -125,44 +124,6 @@ def test_large_corpora_are_sampled_by_seed():
     first = fit_static_encoder(TEXTS, seed=1, **settings)
     assert encoder_fingerprint(fit_static_encoder(TEXTS, seed=1, **settings)) == encoder_fingerprint(first)
     assert encoder_fingerprint(fit_static_encoder(TEXTS, seed=2, **settings)) != encoder_fingerprint(first)
-
-
-def test_embeddings_are_cached_by_content_and_encoder(fitted, tmp_path, monkeypatch):
-    X = encode(fitted, TEXTS, cache_dir=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
-    encode(fitted, TEXTS[:5], cache_dir=tmp_path)
-    encode(fit_static_encoder(TEXTS, dim=8, vocab_size=500), TEXTS, cache_dir=tmp_path)
-    encode(fitted, [TEXTS[0] + TEXTS[1]], cache_dir=tmp_path)
-    encode(fitted, [TEXTS[0], TEXTS[1]], cache_dir=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
-    monkeypatch.setattr(module, "_compute", lambda *_: pytest.fail("computed again"))
-    np.testing.assert_array_equal(encode(fitted, TEXTS, cache_dir=tmp_path), X)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "text"])
-def test_damaged_cache_is_computed_again(fitted, tmp_path, damage):
-    X = encode(fitted, TEXTS, cache_dir=tmp_path)
-    (file,) = tmp_path.iterdir()
-    data = bytearray(file.read_bytes())
-    if damage == "flip":
-        data[-5] ^= 1
-    file.write_bytes({"cut": data[: len(data) // 2], "flip": data, "text": b"not a tensor"}[damage])
-    with pytest.warns(UserWarning, match="damaged and computed again"):
-        np.testing.assert_array_equal(encode(fitted, TEXTS, cache_dir=tmp_path), X)
-    np.testing.assert_array_equal(encode(fitted, TEXTS, cache_dir=tmp_path), X)
-
-
-def test_fitted_encoder_is_cached(tmp_path, monkeypatch):
-    first = load_encoder("fit", texts=TEXTS, dim=8, vocab_size=200, cache_dir=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "fit_static_encoder", lambda *_, **__: pytest.fail("fitted again"))
-        again = load_encoder("fit", texts=TEXTS, dim=8, vocab_size=200, cache_dir=tmp_path)
-    assert encoder_fingerprint(again) == encoder_fingerprint(first)
-    (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.warns(UserWarning, match="damaged and is fitted again"):
-        again = load_encoder("fit", texts=TEXTS, dim=8, vocab_size=200, cache_dir=tmp_path)
-    assert encoder_fingerprint(again) == encoder_fingerprint(first)
 
 
 def test_no_texts_no_rows(fitted):

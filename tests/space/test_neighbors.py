@@ -159,13 +159,13 @@ def test_unit_rows():
 
 @pytest.mark.parametrize("k", [0, -1, 4, 2.0, True, None])
 def test_bad_k(k):
-    with pytest.raises(ParameterError, match="k is"):
+    with pytest.raises(ParameterError, match="k must be a whole number from 1 to 3"):
         knn(np.eye(3), k)
 
 
 @pytest.mark.parametrize("n_jobs", [0, 1.5, "two", True])
 def test_bad_n_jobs(n_jobs):
-    with pytest.raises(ParameterError, match="n_jobs is"):
+    with pytest.raises(ParameterError, match="n_jobs must"):
         knn(np.eye(3), 1, n_jobs=n_jobs)
 
 

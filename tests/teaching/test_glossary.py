@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from helpers import ROOT
 
-from assl_kit.data.synthetic import TASKS, make_corpus, paraphrases
-from assl_kit.data.task_grammars import grammar_data
+from assl_kit.data.synthetic import TASKS, make_corpus
+from assl_kit.data.task_grammars import grammar_data, task_grammar
 from assl_kit.evaluation.metrics import TASK_METRICS
 from assl_kit.teaching.evidence import evidence_results
 
@@ -37,7 +37,7 @@ def test_the_tasks_are_those_of_the_corpus():
     assert [row[0] for row in table] == [f"`{task}`" for task in TASKS]
     for task, (_, name, asked, metric, instruction, gloss) in zip(TASKS, table, strict=True):
         assert metric == f"`{TASK_METRICS[task]}`"
-        assert instruction in paraphrases(task)
+        assert instruction in task_grammar(task).instructions[False]
         assert CHINESE.search(name) and not CHINESE.search(asked + gloss)
 
 
