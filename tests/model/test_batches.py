@@ -12,7 +12,7 @@ from helpers.models import make_test_base
 
 from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.errors import ParameterError
-from assl_kit.model import generation as base_model
+from assl_kit.model import likelihood
 from assl_kit.model.batches import InferenceReport, batch_size_for, cut_left
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.likelihood import answer_nll
@@ -125,7 +125,7 @@ def test_nothing_is_reported_of_nothing(base):
 def test_long_answers_are_scored_in_parts(base, monkeypatch):
     answers = [answer * 9 for answer in ANSWERS]
     whole, rows = answer_nll(*base, PROMPTS, answers), []
-    monkeypatch.setattr(base_model, "_LOGITS", 7 * base[0].config.vocab_size)
+    monkeypatch.setattr(likelihood, "_LOGITS", 7 * base[0].config.vocab_size)
     handle = base[0].get_output_embeddings().register_forward_hook(lambda module, args, out: rows.append(len(out)))
     np.testing.assert_allclose(answer_nll(*base, PROMPTS, answers), whole, atol=1e-6)
     handle.remove()
