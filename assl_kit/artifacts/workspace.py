@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -183,11 +183,11 @@ class Workspace:
         if not path.is_file():
             return {"format": FORMAT, "profile": None, "parameters": {}, "artifacts": {}, "notebooks": {}}
         try:
-            found = read_json(path)
+            manifest = read_json(path)
         except ValueError as error:  # JSON's, the encoding's, or a file too large
             what = error.what if isinstance(error, AsslError) else "the manifest is not valid JSON"
             raise WorkspaceError(what, where=self.display_path(MANIFEST), hint=_MEND) from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise WorkspaceError(
                 f"the manifest has not format {FORMAT}",
                 where=self.display_path(MANIFEST),
@@ -195,13 +195,13 @@ class Workspace:
             )
         place = {"where": self.display_path(MANIFEST), "hint": _MEND}
         for part in ("parameters", "artifacts", "notebooks"):
-            if not isinstance(found.setdefault(part, {}), dict):
+            if not isinstance(manifest.setdefault(part, {}), dict):
                 raise WorkspaceError(f"{part!r} of the manifest is not a mapping", **place)
         for part in ("artifacts", "notebooks"):
-            for name, entry in found[part].items():
+            for name, entry in manifest[part].items():
                 if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
                     raise WorkspaceError(f"the entry {name[:80]!r} of the manifest is damaged", **place)
-        return found
+        return manifest
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:
         """Merge ``values`` into one part of the manifest (``parameters``, ``artifacts`` or ``notebooks``)."""
@@ -355,8 +355,8 @@ def project_root() -> Path | None:
 
 def runs_folder() -> Path:
     """Where runs are kept: the folder ``ASSL_RUNS`` names, else ``runs`` under the project's root or current folder."""
-    given = os.environ.get("ASSL_RUNS")
-    return Path(given).expanduser().resolve() if given else (project_root() or Path.cwd()) / "runs"
+    folder = os.environ.get("ASSL_RUNS")
+    return Path(folder).expanduser().resolve() if folder else (project_root() or Path.cwd()) / "runs"
 
 
 def find_run(run: str) -> Path | None:
@@ -372,16 +372,14 @@ def versions() -> dict[str, str]:
     >>> "python" in versions()
     True
     """
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
 
 
-def _read(reader, path: Path, name: str):
+def _read(reader: Callable[[Path], Any], path: Path, name: str) -> Any:
     try:
         return reader(path)
     except Exception as error:  # the readers' own errors are of many kinds
