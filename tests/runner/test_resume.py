@@ -80,7 +80,7 @@ def light(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(runner, "kernel_starter", lambda ws: nullcontext(lambda number: None))
-    monkeypatch.setattr(runner, "peak_memory_mb", lambda kernel: None)
+    monkeypatch.setattr(runner, "peak_of", lambda kernel: None)
     asks_for(tmp_path / "nb" / "01_data.ipynb", "records")
     asks_for(tmp_path / "nb" / "03_space.ipynb", "clusters")
     return tmp_path / "nb"
