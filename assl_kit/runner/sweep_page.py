@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
-from assl_kit.teaching.plots import EXPERT_COLOURS, MARKERS, readable, styled_figure
+from assl_kit.teaching.style import EXPERT_COLOURS, MARKERS, readable, styled_figure
 
 from .page import render_page
 from .sweep import Outcome, sweep_table
