@@ -94,6 +94,28 @@ def _mixture(experts: np.ndarray, scores: np.ndarray) -> Mixture:
     return tuple((int(e), int(t) / 20) for e, t in zip(experts, twentieths, strict=True) if t)
 
 
+def fixed_mixtures(experts: Sequence[int], n_questions: int, n_experts: int) -> list[Mixture]:
+    """One expert for each question, as mixtures; −1 is the base alone.
+
+    Raises
+    ------
+    DataError
+        If there are not as many as questions, or an expert does not exist.
+
+    Examples
+    --------
+    >>> fixed_mixtures([1, -1], 2, 6)
+    [((1, 1.0),), ()]
+    """
+    numbers = [int(k) for k in experts]
+    if len(numbers) != n_questions:
+        raise DataError(f"there are {len(numbers)} experts given for {n_questions} questions")
+    wrong = [k for k in numbers if not -1 <= k < n_experts]
+    if wrong:
+        raise DataError(f"there is no expert {wrong[0]}", hint=f"Experts are 0 to {n_experts - 1}; −1: none.")
+    return [((k, 1.0),) if k >= 0 else () for k in numbers]
+
+
 def _unit_rows(X: ArrayLike, name: str) -> np.ndarray:
     """Return finite, nonzero rows scaled to unit length, in float64; an error names the first bad row."""
     try:

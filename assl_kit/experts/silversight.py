@@ -21,7 +21,7 @@ from .adapters import load_adapters
 from .bank import ExpertBank
 from .bank_check import check_match
 from .merging import rounds, serving
-from .router import Mixture, Routes
+from .router import Mixture, Routes, fixed_mixtures
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -343,15 +343,10 @@ class SilverSight:
             return routes.mixtures(top_k, temperature=temperature)
         if top_k != 1:
             raise ParameterError("top_k merges the experts the router finds; here experts are given", where="top_k")
-        return [((k, 1.0),) if k >= 0 else () for k in self._existing(experts, len(routes))]
+        return fixed_mixtures(experts, len(routes), len(self.bank))
 
     def _answer(
-        self,
-        questions: list[str],
-        mixtures: list[Mixture],
-        strategy: str,
-        progress: bool,
-        options: dict[str, Any],
+        self, questions: list[str], mixtures: list[Mixture], strategy: str, progress: bool, options: dict[str, Any]
     ) -> list[str]:
         from tqdm.auto import tqdm
 
@@ -381,15 +376,6 @@ class SilverSight:
                 yield
             finally:
                 self._user = None
-
-    def _existing(self, experts: Sequence[int], n: int) -> list[int]:
-        experts = [int(k) for k in experts]
-        if len(experts) != n:
-            raise DataError(f"there are {len(experts)} experts given for {n} questions")
-        wrong = [k for k in experts if not -1 <= k < len(self.bank)]
-        if wrong:
-            raise DataError(f"there is no expert {wrong[0]}", hint=f"Experts are 0 to {len(self.bank) - 1}; −1: none.")
-        return experts
 
 
 def _check(bank: ExpertBank, *, encoder: Mapping | None = None, base: Mapping | None = None) -> None:

@@ -292,7 +292,7 @@ def test_merged_adapters_in_memory_are_bounded(parts, silversight, monkeypatch):
     [
         ({"top_k": 4}, "top_k must be a whole number from 1 to 3"),
         ({"top_k": 2, "experts": [0]}, "here experts are given"),
-        ({"temperature": -1}, "temperature must be a positive number"),
+        ({"temperature": -1}, "temperature must be a number greater than 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be"),
     ],
 )
