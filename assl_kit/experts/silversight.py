@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
@@ -328,14 +328,11 @@ class SilverSight:
         with self._alone():
             for start in range(0, len(questions), batch_size):
                 part = slice(start, start + batch_size)
-                with (
-                    serving(self.model, self.bank.names, mixtures[part]) as names,
-                    closing(
-                        stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
-                    ) as pieces,
-                ):
-                    for row, piece in pieces:
-                        yield start + row, piece
+                with serving(self.model, self.bank.names, mixtures[part]) as names:
+                    stream = stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
+                    with closing(cast("Generator[tuple[int, str]]", stream)) as pieces:
+                        for row, piece in pieces:
+                            yield start + row, piece
 
     def _mixtures(self, routes: Routes, experts: Sequence[int] | None, top_k: int, temperature: float) -> list[Mixture]:
         """The experts and shares of each question; empty for the base alone."""

@@ -62,7 +62,7 @@ def write_sweep(ws: Workspace, outcomes: list[Outcome]) -> Path:
     return ws.path_of(PAGE)
 
 
-def _blocks(outcomes, pictures: dict[str, bytes], failed: list[Outcome]) -> Iterator[tuple[str, Any]]:
+def _blocks(outcomes: list[Outcome], pictures: dict[str, bytes], failed: list[Outcome]) -> Iterator[tuple[str, Any]]:
     yield from (("alarm", f"{o.name}: {o.message}") for o in failed)
     yield "heading", "Results"
     yield "text", "Means over the tasks; one row a job."

@@ -66,7 +66,7 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
     return checked
 
 
-def ask(function: Callable, *arguments: Any) -> Any:
+def ask(function: Any, *arguments: Any) -> Any:
     """What the learner's function says to copies of some data.
 
     Parameters

@@ -106,6 +106,8 @@ class Fit:
 class Trainer(SFTTrainer):
     """TRL's trainer with our order, logits at the answers only, and the held-out loss per token."""
 
+    control: TrainerControl
+
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
         rows: Any = self.train_dataset
         return torch.utils.data.SequentialSampler(rows)
