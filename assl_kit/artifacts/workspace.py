@@ -21,7 +21,6 @@ from assl_kit.errors import AsslError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 FORMAT = 1
@@ -137,12 +136,6 @@ class Workspace:
 
         return _read(read, self._existing(name), name)
 
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Read a safetensors artifact as arrays by name."""
-        from safetensors.numpy import load_file
-
-        return _read(load_file, self._existing(name), name)
-
     def json(self, name: str) -> Any:
         """Read a JSON artifact."""
         return _read(read_json, self._existing(name), name)
@@ -157,23 +150,6 @@ class Workspace:
         """
         with atomic_path(self.path_of(name)) as temporary:
             yield temporary
-
-    def write_table(self, name: str, frame: pd.DataFrame) -> None:
-        """Write a DataFrame as Parquet, without its index."""
-        with self.writing(name) as temporary:
-            frame.to_parquet(temporary, index=False)
-
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
-        """Write arrays as safetensors; ``notes`` goes into the file's metadata."""
-        import numpy as np
-        from safetensors.numpy import save_file
-
-        with self.writing(name) as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=dict(notes or {}))
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON-able value."""
-        write_json(self.path_of(name), value)
 
     # manifest
 

@@ -67,7 +67,7 @@ def write_report(ws: Workspace) -> Path:
     --------
     >>> import tempfile
     >>> ws = Workspace.open(tempfile.mkdtemp())
-    >>> ws.write_json("metrics.json", {"routing": {"accuracy": 0.5}})
+    >>> _ = ws.path_of("metrics.json").write_text('{"routing": {"accuracy": 0.5}}', encoding="utf-8")
     >>> "accuracy" in write_report(ws).read_text(encoding="utf-8")
     True
     """
