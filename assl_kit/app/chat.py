@@ -221,11 +221,15 @@ class Chat:
         similarities, chosen = routes.similarities[0], int(routes.experts[0])
         order = np.argsort(-similarities, kind="stable")
         experts = [
-            {"name": self._name(k), "similarity": float(similarities[k]), "chosen": k == chosen,
-             "width": max(0, round(100 * float(similarities[k]))),
-             "about": about(self.silversight.bank.info["experts"][k])}
+            {
+                "name": self._name(k),
+                "similarity": float(similarities[k]),
+                "chosen": k == chosen,
+                "width": max(0, round(100 * float(similarities[k]))),
+                "about": about(self.silversight.bank.info["experts"][k]),
+            }
             for k in order
-        ]  # fmt: skip
+        ]
         return _html(
             "route",
             experts=experts,

@@ -118,8 +118,15 @@ def _print_plan(ws: Workspace, plan: Plan, force: bool, as_json: bool) -> None:
     ]
     changed |= plan.own
     if as_json:
-        print_json({"run": ws.display_path(), "profile": plan.profile, "changed": changed, "notebooks": books,
-                    "artifacts": artifacts})  # fmt: skip
+        print_json(
+            {
+                "run": ws.display_path(),
+                "profile": plan.profile,
+                "changed": changed,
+                "notebooks": books,
+                "artifacts": artifacts,
+            }
+        )
         return
     print(f"{ws.display_path()}, profile {plan.profile}. Nothing is run.")
     values = [{"parameter": name, "value": str(value)} for name, value in changed.items()]

@@ -224,9 +224,16 @@ def _process(words: list[str]) -> Iterator[subprocess.Popen]:
     """A process whose lines come on stderr; left early, it is interrupted and waited for."""
     # a session of its own, so that an interrupt of the kernel reaches it once: from here
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        errors="replace", start_new_session=True, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
-    )  # fmt: skip
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    )
     try:
         yield process
     finally:

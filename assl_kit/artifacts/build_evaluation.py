@@ -30,7 +30,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     train, test = training_pool(records), evaluation_records(records, p)
     clusters = train.merge(parents["clusters"], on="id")
     labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
-    single_experts = [f"expert-{k}" for k in sorted(set(labels.tolist()))]
+    single_experts = [f"expert-{k}" for k in sorted(set(labels.tolist()))]  # one for each cluster, in their order
     comparison = {str(arm): rows for arm, rows in parents["comparison"].groupby("arm", sort=False)}
 
     answers = {"majority / lead": baseline_answers(train, test)}
@@ -43,6 +43,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     routing = routing_table(route["task"].tolist(), route["expert"].tolist(), home)
     shares = routing.home_share.drop("all")
     counts = cluster_task_table(labels, tasks)
+    by_cluster = {str(cluster): {task: int(n) for task, n in row.items()} for cluster, row in counts.iterrows()}
     kept = train.merge(selection, on="id", how="left")
     result = {
         "table": table.astype(object).where(table.notna(), None).to_dict("records"),
@@ -52,8 +53,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
             "nmi": routing.nmi,
             "by_task": [{"task": task, "home_share": float(share)} for task, share in shares.items()],
         },
-        "clusters": cluster_task_agreement(labels, tasks)
-        | {"table": {str(c): {t: int(n) for t, n in row.items()} for c, row in counts.iterrows()}},
+        "clusters": cluster_task_agreement(labels, tasks) | {"table": by_cluster},
         "regret": _regret(test, routed, [comparison[name] for name in single_experts if name in comparison], p),
         "kept": {f"by_{column}": _kept(kept, column) for column in ("source", "task")},
         "corpus": {
@@ -99,9 +99,9 @@ def _regret(test: pd.DataFrame, routed: pd.DataFrame, single: list[pd.DataFrame]
 
 
 def _in_order(records: pd.DataFrame, answers: pd.DataFrame) -> list[str]:
-    return (
-        records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")["answer"].tolist()
-    )
+    """The answers to some records, in the order of these."""
+    table = records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")
+    return table["answer"].tolist()
 
 
 def _kept(kept: pd.DataFrame, column: str) -> list[dict]:

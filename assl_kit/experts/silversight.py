@@ -354,9 +354,13 @@ class SilverSight:
             for rows in parts:
                 with serving(self.model, self.bank.names, [mixtures[i] for i in rows]) as names:
                     answers = generate_answers(
-                        self.model, self.tokenizer, [questions[i] for i in rows], adapter_names=names, progress=inner,
+                        self.model,
+                        self.tokenizer,
+                        [questions[i] for i in rows],
+                        adapter_names=names,
+                        progress=inner,
                         **options,
-                    )  # fmt: skip
+                    )
                 for i, text in zip(rows, answers, strict=True):
                     texts[i] = text
                 bar.update(len(rows))

@@ -194,5 +194,12 @@ def plot_growth(results: dict[str, Any], kernel: str, axes: Axes) -> None:
     axes.minorticks_off()
     axes.grid(color="#E6E6E6", linewidth=0.6)
     title = "slope of log time" if slopes else None
-    axes.legend(title=title, fontsize=7.5, title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.02),
-                alignment="left", frameon=False)  # fmt: skip
+    axes.legend(
+        title=title,
+        fontsize=7.5,
+        title_fontsize=7.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.02),
+        alignment="left",
+        frameon=False,
+    )

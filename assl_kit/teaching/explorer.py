@@ -107,9 +107,14 @@ def explore_space(xy: np.ndarray, records: pd.DataFrame, *, title: str = "The se
         line = {"width": 1 if kept else 0, "color": "black"}
         marker = {"symbol": "diamond" if kept else "circle", "size": 9 if kept else 6, "line": line}
         figure.add_scatter(
-            x=xy[rows, 0].tolist(), y=xy[rows, 1].tolist(), mode="markers", marker=marker, opacity=0.8,
-            hovertext=[hover[row] for row in rows], hoverinfo="text",
-        )  # fmt: skip
+            x=xy[rows, 0].tolist(),
+            y=xy[rows, 1].tolist(),
+            mode="markers",
+            marker=marker,
+            opacity=0.8,
+            hovertext=[hover[row] for row in rows],
+            hoverinfo="text",
+        )
     figure.plotly_restyle(styles["task"])
     buttons = [
         {"label": _TITLES[group], "method": "restyle", "args": [styles[group] | {"visible": True}]} for group in groups
@@ -117,16 +122,30 @@ def explore_space(xy: np.ndarray, records: pd.DataFrame, *, title: str = "The se
     note = "  (diamonds: kept)" if "kept" in groups else ""
     axis = {"showgrid": False, "zeroline": False, "showticklabels": False, "title": None}
     figure.update_layout(
-        title={"text": _safe(title) + note, "x": 0.01, "y": 0.97}, template="plotly_white", font={"family": _FONT},
-        height=600, margin={"l": 10, "r": 10, "t": 90, "b": 10}, hovermode="closest",
+        title={"text": _safe(title) + note, "x": 0.01, "y": 0.97},
+        template="plotly_white",
+        font={"family": _FONT},
+        height=600,
+        margin={"l": 10, "r": 10, "t": 90, "b": 10},
+        hovermode="closest",
         hoverlabel={"align": "left", "bgcolor": "white", "bordercolor": "#7A7A7A", "font": {"color": "#222222"}},
         legend={"itemsizing": "constant", "tracegroupgap": 2},
-        xaxis=axis, yaxis=axis,
-        updatemenus=[{
-            "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02,
-            "yanchor": "bottom", "pad": {"t": 0, "b": 0}, "showactive": True,
-        }],
-    )  # fmt: skip
+        xaxis=axis,
+        yaxis=axis,
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "buttons": buttons,
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "pad": {"t": 0, "b": 0},
+                "showactive": True,
+            }
+        ],
+    )
     return figure
 
 

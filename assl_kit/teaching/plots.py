@@ -289,9 +289,16 @@ def plot_results(table: pd.DataFrame) -> Figure:
         hatch = "//" if i >= len(arms) - 1 else None
         colour = TASK_COLOURS[i % len(TASK_COLOURS)]
         axes.bar(
-            at, rows["value"], width * 0.92, yerr=error, color=colour, label=arm, hatch=hatch,
-            edgecolor="white", error_kw={"linewidth": 0.8, "ecolor": "#333333"},
-        )  # fmt: skip
+            at,
+            rows["value"],
+            width * 0.92,
+            yerr=error,
+            color=colour,
+            label=arm,
+            hatch=hatch,
+            edgecolor="white",
+            error_kw={"linewidth": 0.8, "ecolor": "#333333"},
+        )
     axes.set_xticks(range(len(tasks)), readable(tasks), rotation=20, ha="right")
     axes.set(ylabel="metric (0 to 1)", ylim=(0, 1.05), title="Every arm on every task, with 95 % bootstrap intervals")
     axes.legend(fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.24))
