@@ -16,7 +16,8 @@ from assl_kit.common.files import atomic_path
 from assl_kit.data.splits import training_pool
 from assl_kit.experts.bank import ExpertBank
 from assl_kit.space.embeddings import rows_of
-from assl_kit.teaching.plots import MARKERS, expert_colours, project, readable, styled_figure, task_colours
+from assl_kit.teaching.plots import project
+from assl_kit.teaching.style import MARKERS, expert_colours, readable, styled_figure, task_colours
 from benchmarks.machine import RESULTS
 
 OUT = RESULTS / "overview.png"

@@ -74,7 +74,7 @@ def opened(options) -> Iterator[tuple]:
 
 def _bank(folder: Path, options, train):
     from assl_kit.data.records import prompts
-    from assl_kit.experts.bank import ExpertBank
+    from assl_kit.experts.bank import ExpertBank, Provenance
     from assl_kit.experts.router import expert_centroids
     from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.experts.training.config import TrainingConfig
@@ -90,14 +90,12 @@ def _bank(folder: Path, options, train):
     few = train.sample(16 if options.quick else 96, random_state=0).reset_index(drop=True)
     config = TrainingConfig(epochs=1, batch_size=4, max_length=256)
     adapter = train_adapter(model, tokenizer, few, folder / "adapter", config).path
-    bank = ExpertBank.create(
-        folder / "bank",
-        [adapter] * EXPERTS,
-        centroids,
+    origin = Provenance(
         base=base_info(model, tokenizer, options.base),
         encoder={"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
         encoder_model=encoder,
     )
+    bank = ExpertBank.create(folder / "bank", [adapter] * EXPERTS, centroids, origin)
     return bank, model, tokenizer, encoder
 
 

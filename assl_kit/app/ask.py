@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,10 @@ from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, find_run, r
 from assl_kit.errors import ParameterError, WorkspaceError
 
 from .console import from_here, print_json, print_table
+
+if TYPE_CHECKING:
+    from assl_kit.artifacts.parameters import Lengths
+    from assl_kit.experts.silversight import SilverSight
 
 _run_option = click.option(
     "--run", metavar="RUN", default=DEFAULT_PROFILE, show_default=True, help="Name of a finished run, or its folder."
@@ -31,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @_run_option
 @_bank_option
 @json_option
-def route(text, run, bank, as_json) -> None:
+def route(text: str, run: str, bank: Path | None, as_json: bool) -> None:
     """Show which expert the question TEXT goes to."""
     from assl_kit.experts.bank import ExpertBank
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
@@ -59,7 +64,7 @@ def route(text, run, bank, as_json) -> None:
 @_bank_option
 @click.option("--top-k", default=1, show_default=True, help="Merge so many nearest experts for the answer.")
 @json_option
-def ask(text, run, bank, top_k, as_json) -> None:
+def ask(text: str, run: str, bank: Path | None, top_k: int, as_json: bool) -> None:
     """Let the nearest expert of a run or bank answer the question TEXT, as it writes."""
     _check_question(text)
     silversight, lengths = _silversight(run, bank)
@@ -82,7 +87,7 @@ def ask(text, run, bank, top_k, as_json) -> None:
 @_bank_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other lets other machines ask.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: the first free one from 7860.")
-def chat(run, bank, host, port) -> None:
+def chat(run: str, bank: Path | None, host: str, port: int | None) -> None:
     """Ask the experts of a run or bank on a local page: routes, training records, answer, the base's answer."""
     from .chat_page import check_installed, serve
 
@@ -100,7 +105,7 @@ def chat(run, bank, host, port) -> None:
     serve(opened, host=host, port=port)
 
 
-def _silversight(run: str, bank: Path | None):
+def _silversight(run: str, bank: Path | None) -> tuple[SilverSight, Lengths]:
     """The experts with base, encoder and router, and the run's longest prompt and answer (of a bank: the defaults)."""
     if bank is not None:
         from assl_kit.experts.silversight import SilverSight
@@ -124,7 +129,7 @@ def export() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", metavar="ID_OR_FOLDER", help="The base for vLLM to load; default the one of the run or bank.")
 @click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
-def vllm(source, out, base, encoder) -> None:
+def vllm(source: str, out: Path, base: str | None, encoder: str | None) -> None:
     """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
     from assl_kit.experts.bank import ExpertBank
 
@@ -143,13 +148,13 @@ def vllm(source, out, base, encoder) -> None:
 
 def all_runs() -> dict[str, Path]:
     """The folders of the runs in the runs' folder, by name, damaged ones too; a sweep's jobs as ``SWEEP/JOB``."""
-    found, folder = {}, runs_folder()
+    runs, folder = {}, runs_folder()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (path / MANIFEST).is_file():
-            found[path.name] = path
+            runs[path.name] = path
         elif (path / SWEEP).is_file() or (path / STORE_FOLDER).is_dir():
-            found |= {f"{path.name}/{job.parent.name}": job.parent for job in sorted(path.glob(f"*/{MANIFEST}"))}
-    return found
+            runs |= {f"{path.name}/{job.parent.name}": job.parent for job in sorted(path.glob(f"*/{MANIFEST}"))}
+    return runs
 
 
 def open_run(run: str) -> Workspace:

@@ -61,20 +61,16 @@ def write_badges(repository: str) -> list[Path]:
     if root is None:
         hint = "Run this in the folder that 'git clone' made: an installed package has no README to write to."
         raise WorkspaceError("this is no checkout of assl-kit", hint=hint)
-    found = [
-        root / "README.md",
-        *(path for folder in ("notebooks", "colab") for path in (root / folder).rglob("*.ipynb")),
-    ]
+    files = [root / "README.md", *(root / "notebooks").rglob("*.ipynb"), *(root / "colab").rglob("*.ipynb")]
     changed = {}
-    for path in sorted(path for path in found if ".ipynb_checkpoints" not in path.parts):
-        old, place = path.read_bytes(), path.relative_to(root)
-        line = badge_line(repository, "colab/run_all.ipynb" if path.suffix == ".md" else place.as_posix())
-        new = (
-            _with_line(old.decode("utf-8"), line)
-            if path.suffix == ".md"
-            else _notebook(old.decode("utf-8"), line, repository, place)
-        )
-        if new.encode("utf-8") != old:
+    for path in sorted(path for path in files if ".ipynb_checkpoints" not in path.parts):
+        content, place = path.read_bytes(), path.relative_to(root)
+        old = content.decode("utf-8")
+        if path.suffix == ".md":
+            new = _with_line(old, badge_line(repository, "colab/run_all.ipynb"))
+        else:
+            new = _notebook(old, badge_line(repository, place.as_posix()), repository, place)
+        if new != old:
             changed[place] = new.encode("utf-8")
     for place, content in changed.items():
         with atomic_path(root / place) as temporary:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from assl_kit.experts.router import Routes, expert_centroids
 from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.embeddings import rows_of
 from assl_kit.space.encoder import encode
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MAX_QUESTION = 1000  #: characters
 N_RECORDS = 3  #: nearest training records shown
@@ -62,12 +66,9 @@ class TrainingRecords:
         selection, records = read(ws, "selection"), read(ws, "records")
         table = selection[["id", "cluster", "copies"]].merge(records, on="id", how="left", validate="one_to_one")
         rows = rows_of(read(ws, "embeddings"), table["id"])
-        found = expert_centroids(rows, table["cluster"], table["copies"])
-        if (
-            table["output"].isna().any()
-            or found.shape != centroids.shape
-            or not np.allclose(found, centroids, atol=1e-4)
-        ):
+        unknown = table["output"].isna().any()
+        chosen = expert_centroids(rows, table["cluster"].to_numpy(), table["copies"].to_numpy())
+        if unknown or chosen.shape != centroids.shape or not np.allclose(chosen, centroids, atol=1e-4):
             raise WorkspaceError(
                 "the selection is not the one the experts were trained on", hint="Run notebook 06 again."
             )
@@ -96,10 +97,10 @@ class TrainingRecords:
         >>> records.nearest(0, np.array([0, 1]))["id"].tolist()
         ['b', 'a']
         """
-        own = np.flatnonzero(self.table["cluster"] == expert)
-        cosines = self.rows[own] @ np.asarray(embedding, self.rows.dtype)
+        of_expert = np.flatnonzero(self.table["cluster"] == expert)
+        cosines = self.rows[of_expert] @ np.asarray(embedding, self.rows.dtype)
         order = np.argsort(-cosines, kind="stable")[:n]
-        return self.table.iloc[own[order]].assign(similarity=cosines[order]).reset_index(drop=True)
+        return self.table.iloc[of_expert[order]].assign(similarity=cosines[order]).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Chat:
     max_new_tokens: int = 64
     examples: list[str] = field(default_factory=lambda: list(_USUAL))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
 
     @classmethod
@@ -204,8 +205,9 @@ class Chat:
         """The text so far, and whether it is complete."""
         text = ""
         yield text, False
-        lengths = {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
-        pieces = self.silversight.stream(question, experts=[expert], **lengths)
+        pieces = self.silversight.stream(
+            question, experts=[expert], max_length=self.max_length, max_new_tokens=self.max_new_tokens
+        )
         with closing(pieces):
             for piece in pieces:
                 text += piece
@@ -219,11 +221,15 @@ class Chat:
         similarities, chosen = routes.similarities[0], int(routes.experts[0])
         order = np.argsort(-similarities, kind="stable")
         experts = [
-            {"name": self._name(k), "similarity": float(similarities[k]), "chosen": k == chosen,
-             "width": max(0, round(100 * float(similarities[k]))),
-             "about": about(self.silversight.bank.info["experts"][k])}
+            {
+                "name": self._name(k),
+                "similarity": float(similarities[k]),
+                "chosen": k == chosen,
+                "width": max(0, round(100 * float(similarities[k]))),
+                "about": about(self.silversight.bank.info["experts"][k]),
+            }
             for k in order
-        ]  # fmt: skip
+        ]
         return _html(
             "route",
             experts=experts,
@@ -308,7 +314,7 @@ _TEMPLATES = {
 
 
 @lru_cache(maxsize=1)
-def _environment():
+def _environment() -> Environment:
     from jinja2 import DictLoader, Environment
 
     environment = Environment(loader=DictLoader(_TEMPLATES), autoescape=True)
@@ -316,5 +322,5 @@ def _environment():
     return environment
 
 
-def _html(template: str, **values) -> str:
+def _html(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values).strip()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from html import escape
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from assl_kit.errors import ParameterError
 
 from .chat import MAX_QUESTION, Chat
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 MAX_WAITING = 16  #: questions in the queue
 _FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "sans-serif")
@@ -53,7 +58,7 @@ def check_installed() -> None:
         )
 
 
-def make_page(chat: Chat):
+def make_page(chat: Chat) -> Blocks:
     """The page, not yet served.
 
     Parameters
@@ -70,7 +75,7 @@ def make_page(chat: Chat):
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     import gradio as gr
 
-    def answer(question: str):
+    def answer(question: str) -> Iterator[tuple[str, str, str, str]]:
         for panels in chat.ask(question):
             yield panels.route, panels.records, panels.answer, panels.base
 
@@ -86,14 +91,14 @@ def make_page(chat: Chat):
         send = gr.Button("Ask", variant="primary")
         gr.Examples(chat.examples, question, label="Or one of these")
         with gr.Row(elem_classes="assl-row"):
-            said, base = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("answer", "base"))
+            answered, base = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("answer", "base"))
         with gr.Row(elem_classes="assl-row"):
             route, records = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("route", "records"))
         gr.on(
             [send.click, question.submit],
             answer,
             question,
-            [route, records, said, base],
+            [route, records, answered, base],
             concurrency_limit=1,
             show_progress="minimal",
             api_visibility="private",
@@ -107,7 +112,7 @@ def _heading(chat: Chat) -> str:
     return f'<h1>Ask the experts</h1><p class="assl-quiet">{escape(about)}</p>'
 
 
-def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None):
+def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> Blocks:
     """Serve the page in a thread.
 
     Parameters

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +23,9 @@ from assl_kit.version import __version__
 from . import ask
 from .ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
+
+if TYPE_CHECKING:
+    from assl_kit.runner.plan import Plan
 
 _backend_option = click.option(
     "--backend", type=click.Choice(["local", "ray"]), help="Where work is spread; default $ASSL_BACKEND, else local."
@@ -50,16 +55,28 @@ def app() -> None:
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run.")
 @_backend_option
 @json_option
-def run(profile, data, name, assignments, file, first, last, force, dry_run, backend, as_json) -> None:
+def run(
+    profile: str,
+    data: str,
+    name: str,
+    assignments: tuple[tuple[str, str], ...],
+    file: Path | None,
+    first: str,
+    last: str,
+    force: bool,
+    dry_run: bool,
+    backend: str | None,
+    as_json: bool,
+) -> None:
     """Run the notebooks in order and write a report. What is finished and unchanged is not run twice."""
-    from assl_kit.runner.plan import find_notebooks, given_values, make_plan, notebooks_folder
+    from assl_kit.runner.plan import Known, find_notebooks, given_values, make_plan, notebooks_folder
     from assl_kit.runner.report import write_report
     from assl_kit.runner.run import run_plan
 
     _choose_backend(backend)
     notebooks = find_notebooks(notebooks_folder(), first, last)
     overrides = (read_parameter_file(file) if file else {}) | given_values(assignments, notebooks)
-    plan = make_plan(profile, name, overrides, data, known={"notebooks": notebooks})
+    plan = make_plan(profile, name, overrides, data, known=Known(notebooks))
     ws = Workspace.open(runs_folder() / plan.name)
     if dry_run:
         _print_plan(ws, plan, force, as_json)
@@ -72,16 +89,16 @@ def run(profile, data, name, assignments, file, first, last, force, dry_run, bac
     _print_run(ws, page, as_json)
 
 
-def _choose_backend(given: str | None) -> str:
+def _choose_backend(asked: str | None) -> str:
     """The backend of the option, else of the environment, checked; all that is started from here on uses it."""
     from assl_kit.common.cluster import BACKEND, backend
 
-    if given:
-        os.environ[BACKEND] = given
+    if asked:
+        os.environ[BACKEND] = asked
     return backend()
 
 
-def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
+def _print_plan(ws: Workspace, plan: Plan, force: bool, as_json: bool) -> None:
     from assl_kit.artifacts.parameters import load_profile
     from assl_kit.artifacts.steps import STEPS, state_of
     from assl_kit.runner.resume import is_finished
@@ -101,8 +118,15 @@ def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
     ]
     changed |= plan.own
     if as_json:
-        print_json({"run": ws.display_path(), "profile": plan.profile, "changed": changed, "notebooks": books,
-                    "artifacts": artifacts})  # fmt: skip
+        print_json(
+            {
+                "run": ws.display_path(),
+                "profile": plan.profile,
+                "changed": changed,
+                "notebooks": books,
+                "artifacts": artifacts,
+            }
+        )
         return
     print(f"{ws.display_path()}, profile {plan.profile}. Nothing is run.")
     values = [{"parameter": name, "value": str(value)} for name, value in changed.items()]
@@ -117,18 +141,18 @@ def _print_plan(ws: Workspace, plan, force: bool, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Check every combination and show the jobs.")
 @_backend_option
 @json_option
-def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
+def sweep(grid: Path, name: str, jobs: int, dry_run: bool, backend: str | None, as_json: bool) -> None:
     """Run every combination of the parameters in GRID.yaml, and draw what came out."""
     from assl_kit.runner.sweep import plan_sweep, read_grid, run_sweep, sweep_table
     from assl_kit.runner.sweep_page import write_sweep
 
     backend = _choose_backend(backend)
-    found, name = read_grid(grid), name or grid.stem
+    combinations, name = read_grid(grid), name or grid.stem
     if dry_run:
-        rows = [{"job": job.name} | job.values for job in plan_sweep(found, name)]
+        rows = [{"job": job.name, **job.values} for job in plan_sweep(combinations, name)]
         print_json(rows) if as_json else print_table(rows[0], [row.values() for row in rows])
         return
-    ws, outcomes = run_sweep(found, name, n_jobs=jobs, backend=backend, say=_say(as_json))
+    ws, outcomes = run_sweep(combinations, name, n_jobs=jobs, backend=backend, say=_say(as_json))
     page = write_sweep(ws, outcomes)
     if as_json:
         print_json({"sweep": ws.display_path(), "jobs": [vars(outcome) for outcome in outcomes], "page": page})
@@ -143,7 +167,7 @@ def sweep(grid, name, jobs, dry_run, backend, as_json) -> None:
 @app.command()
 @click.argument("run")
 @json_option
-def report(run, as_json) -> None:
+def report(run: str, as_json: bool) -> None:
     """Write the HTML report of RUN again and print its results."""
     from assl_kit.runner.report import write_report
 
@@ -154,75 +178,57 @@ def report(run, as_json) -> None:
 @app.command()
 @click.argument("run", required=False)
 @json_option
-def status(run, as_json) -> None:
+def status(run: str | None, as_json: bool) -> None:
     """Show which notebooks and artifacts of RUN are done, running, failed or broken off; without RUN, list the runs."""
+    from assl_kit.runner.manifest_rows import artifact_rows, notebook_rows, run_state
     from assl_kit.runner.resume import is_running
 
     if run is None:
         rows = [{"run": name} | _state_in(folder) for name, folder in all_runs().items()]
-        print_json(rows) if as_json else print_table(("run", "state"), [(r["run"], _told(r)) for r in rows])
+        print_json(rows) if as_json else print_table(("run", "state"), [(r["run"], _in_words(r)) for r in rows])
         return
     ws = open_run(run)
     manifest, running = ws.manifest(), is_running(ws)
-    notebooks = [
-        {"notebook": name, "status": _status(note, running), "seconds": note.get("seconds"),
-         "peak MB": note.get("peak_memory_mb"), "message": note.get("message", "")}
-        for name, note in manifest["notebooks"].items()
-    ]  # fmt: skip
-    artifacts = [
-        {"artifact": name, "notebook": entry.get("notebook"), "there": ws.has(name), "seconds": entry.get("seconds"),
-         "peak MB": entry.get("peak_memory_mb"), "sha256": entry.get("sha256", "")[:12]}
-        for name, entry in manifest["artifacts"].items()
-    ]  # fmt: skip
+    state, notebooks = run_state(manifest, running=running), notebook_rows(manifest, running=running)
+    artifacts = [row | {"there": ws.has(row["artifact"])} for row in artifact_rows(manifest)]
     if as_json:
-        print_json({"run": ws.display_path(), "state": _state(ws), "notebooks": notebooks, "artifacts": artifacts})
+        print_json({"run": ws.display_path(), "state": state, "notebooks": notebooks, "artifacts": artifacts})
         return
-    print(f"{ws.display_path()}: {_state(ws)}")
+    print(f"{ws.display_path()}: {state}")
     for rows in filter(None, (notebooks, artifacts)):
         print_table(rows[0], [row.values() for row in rows])
 
 
-def _status(note: dict, running: bool) -> str:
-    told = str(note.get("status"))
-    return "broken off" if told == "running" and not running else told
-
-
 def _state_in(folder: Path) -> dict[str, str]:
     """The state of a run that need not be whole: where it is damaged, with a message."""
+    from assl_kit.runner.manifest_rows import run_state
+    from assl_kit.runner.resume import is_running
+
     try:
-        return {"state": _state(Workspace.open(folder))}
+        ws = Workspace.open(folder)
+        return {"state": run_state(ws.manifest(), running=is_running(ws))}
     except AsslError as error:
         return {"state": "damaged", "message": str(error)}
 
 
-def _told(row: dict[str, str]) -> str:
+def _in_words(row: dict[str, str]) -> str:
     return ": ".join(row[key] for key in ("state", "message") if key in row)
-
-
-def _state(ws: Workspace) -> str:
-    from assl_kit.runner.resume import is_running
-
-    running = is_running(ws)
-    found = [_status(note, running) for note in ws.manifest()["notebooks"].values()]
-    if running:
-        return "running"
-    return next((word for word in ("failed", "broken off", "interrupted") if word in found), "done" if found else "new")
 
 
 @app.command()
 @click.argument("a")
 @click.argument("b")
 @json_option
-def compare(a, b, as_json) -> None:
+def compare(a: str, b: str, as_json: bool) -> None:
     """Put the runs A and B side by side: parameters, artifacts, selection, results."""
     from assl_kit.runner.compare import compare_runs
 
-    found = compare_runs(open_run(a), open_run(b))
+    tables = compare_runs(open_run(a), open_run(b))
     if as_json:
-        print_json({"A": a, "B": b} | found)
+        print_json({"A": a, "B": b, **tables})
         return
     print(f"A is {a}, B is {b}")
-    for title, frame in found.items():
+    for title, frame in tables.items():
         print(f"\n{title}")
         print_frame(frame)
 
@@ -234,20 +240,23 @@ for _command in (ask.route, ask.ask, ask.chat, ask.export):
 
 @app.command()
 @click.argument("repository", metavar="OWNER/REPO")
-def badge(repository) -> None:
+def badge(repository: str) -> None:
     """Write the "Open in Colab" badge of a GitHub repository into README.md and the notebooks of this checkout."""
     from .badge import write_badges
 
-    print(*write_badges(repository) or ["Nothing to change."], sep="\n")
+    changed = [str(path) for path in write_badges(repository)]
+    print(*changed or ["Nothing to change."], sep="\n")
 
 
 @app.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell) -> None:
+def completion(shell: str) -> None:
     """Print the completion script of SHELL: eval "$(assl completion bash)"."""
     from click.shell_completion import get_completion_class
 
-    print(get_completion_class(shell)(app, {}, "assl", "_ASSL_COMPLETE").source())
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows the shells that the option admits"
+    print(kind(app, {}, "assl", "_ASSL_COMPLETE").source())
 
 
 def main() -> None:
@@ -262,7 +271,7 @@ def main() -> None:
         sys.exit(complain(error, 2))
 
 
-def _say(as_json: bool):
+def _say(as_json: bool) -> Callable[[str], None]:
     return functools.partial(print, flush=True, file=sys.stderr if as_json else sys.stdout)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.runner.manifest_rows import artifact_rows, notebook_rows
 from assl_kit.runner.plan import Plan
 from assl_kit.runner.run import NotebookError
 
@@ -181,25 +182,29 @@ def run_shown(plan: Plan, *, show: Callable[[str], Any] | None = None, pause: fl
         The run failed; the message is the run's.
     """
     ws, show = Workspace.open(runs_folder() / plan.name), show or _screen()
-    told: list[str] = []
+    lines: list[str] = []
     text, since, name = "", time.monotonic(), ""
     with _process(command(plan)) as process:
-        reader = threading.Thread(target=lambda: told.extend(line.rstrip() for line in process.stderr), daemon=True)
+        reader = threading.Thread(target=_collect, args=(process.stderr, lines), daemon=True)
         reader.start()
         while process.poll() is None:
-            running = _running(ws, plan) if told else ""
+            running = _running(ws, plan) if lines else ""
             if running != name:
                 name, since = running, time.monotonic()
             now = f"{name}  running {time.monotonic() - since:5.0f} s" if name else "starting"
-            if (new := "\n".join([*told, now])) != text:
+            if (new := "\n".join([*lines, now])) != text:
                 show(text := new)
             time.sleep(pause)
         reader.join()
-    show("\n".join(told))
+    show("\n".join(lines))
     if process.returncode:
-        message = [line.removeprefix("assl: ") for line in told if line.startswith("assl: ")]
+        message = [line.removeprefix("assl: ") for line in lines if line.startswith("assl: ")]
         raise NotebookError(message[-1] if message else f"the run ended with exit code {process.returncode}")
     return ws
+
+
+def _collect(stream: Iterable[str] | None, lines: list[str]) -> None:
+    lines.extend(line.rstrip() for line in stream or ())
 
 
 def command(plan: Plan) -> list[str]:
@@ -219,9 +224,16 @@ def _process(words: list[str]) -> Iterator[subprocess.Popen]:
     """A process whose lines come on stderr; left early, it is interrupted and waited for."""
     # a session of its own, so that an interrupt of the kernel reaches it once: from here
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        errors="replace", start_new_session=True, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
-    )  # fmt: skip
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+    )
     try:
         yield process
     finally:
@@ -258,10 +270,9 @@ def step_costs(ws: Workspace) -> pd.DataFrame:
         not the GPU's), in the order of the notebooks. An artifact stands under the notebook that explains it.
     """
     manifest = ws.manifest()
-    parts = [(name, "", note) for name, note in manifest["notebooks"].items()]
-    parts += [(entry.get("notebook") or "", name, entry) for name, entry in manifest["artifacts"].items()]
-    rows = [(book[:2], name, note.get("seconds"), note.get("peak_memory_mb")) for book, name, note in parts]
+    rows = [row | {"artifact": ""} for row in notebook_rows(manifest)] + artifact_rows(manifest)
     table = pd.DataFrame(rows, columns=["notebook", "artifact", "seconds", "peak MB"])
+    table["notebook"] = table["notebook"].fillna("").str[:2]
     return table.sort_values("notebook", kind="stable", ignore_index=True)
 
 

@@ -45,6 +45,7 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     """
     from assl_kit.experts.train_experts import cluster_tables
     from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.experts.training.session import Session
     from assl_kit.model.identity import base_info
 
     folder = find_run(run)
@@ -58,16 +59,15 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
             where=ws.display_path(),
             hint="Run 'assl run --to 05' with the same parameters first.",
         )
-    rank, processes = (int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     _take_own_gpu()
     if processes > 1:
         model, tokenizer = run_base(p)
         base = base_info(model, tokenizer, p.base_model)["fingerprint"]
         for k, table in enumerate(cluster_tables(read(ws, "records"), read(ws, "selection"), p.n_clusters)):
             logs = ws.path_of(f"{LOGS}/expert-{k}") if p.tensorboard else None
-            options = {"name": f"expert {k}", "base_fingerprint": base, "log_dir": logs}
-            options["progress"] = progress and rank == 0
-            train_adapter(model, tokenizer, table, ws.path_of(f"{WORK}/expert-{k}"), training_config(p), **options)
+            session = Session(name=f"expert {k}", base_fingerprint=base, progress=progress and rank == 0, log_dir=logs)
+            train_adapter(model, tokenizer, table, ws.path_of(f"{WORK}/expert-{k}"), training_config(p), session)
         del model
     if rank == 0:
         require(ws, "experts", p)  # takes the adapters that are there
@@ -84,7 +84,7 @@ def _take_own_gpu() -> None:
 
 def main() -> None:
     """Entry point of ``-m assl_kit.app.train_bank``."""
-    parser = argparse.ArgumentParser(prog="assl_kit.app.train_bank", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="assl_kit.app.train_bank", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", help="name of a run under runs/, or its folder")
     try:
         ws = train_bank(parser.parse_args().run, progress=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import os
 import sys
@@ -59,23 +60,24 @@ class Routes:
         try:
             self.table = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
             tensors = load_file(_inside(folder, self.table["router"]["file"]))
-            own = self.table["encoder"]
-            carried = _check_modules(_inside(folder, own["path"])) if own["path"] else None
+            exported = self.table["encoder"]
+            carried = _check_modules(_inside(folder, exported["path"])) if exported["path"] else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClientError(f"there is no whole route table in {folder}: {error}", 2) from None
         self.names = [expert["name"] for expert in self.table["experts"]]
         self.base = self.table["base_model"]
         self.floor = self.table["router"]["min_similarity"] if min_similarity is None else min_similarity
         self.centroids = tensors["centroids"].astype(np.float64)
-        name = encoder or str(carried or own["id"])
+        name = encoder or str(carried or exported["id"])
         try:
-            options = {"device": "cpu", "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
-            self.encoder = SentenceTransformer(name, **options)
+            self.encoder = SentenceTransformer(
+                name, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
         except Exception as error:  # the library raises many kinds
             raise ClientError(f"the encoder {name} could not be loaded: {error}. Give --encoder FOLDER.", 2) from error
         probe = self.embed(self.table["router"]["probe"])
         if probe.shape != tensors["probe"].shape or np.abs(probe - tensors["probe"]).max() > 1e-3:
-            raise ClientError(f"{name} is not the encoder that the centroids were made with ({own['id']})", 2)
+            raise ClientError(f"{name} is not the encoder that the centroids were made with ({exported['id']})", 2)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Rows of unit length, (n, d), float64."""
@@ -166,7 +168,7 @@ class Server:
                 yield from (piece for piece in pieces if piece)
         raise ClientError("the connection ended before the answer did")
 
-    def _open(self, path: str, content: dict | None = None):
+    def _open(self, path: str, content: dict | None = None) -> http.client.HTTPResponse:
         data = None if content is None else json.dumps(content, ensure_ascii=False).encode("utf-8")
         request = urllib.request.Request(self.address + path, data=data, headers=self.headers)
         try:
@@ -220,7 +222,7 @@ def read_questions(path: str) -> list[str]:
     return questions
 
 
-def _lines(reply) -> Iterator[bytes]:
+def _lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
     try:
         yield from reply
     except (OSError, http.client.HTTPException) as error:
@@ -246,51 +248,52 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--min-similarity", type=float, help="below it the base answers alone; default as exported")
     parser.add_argument("--encoder", help="folder or hub id of the encoder; default as exported")
     parser.add_argument("--routes", default=str(Path(__file__).resolve().parent), help="folder of routes.json")
-    given = parser.parse_args()
-    if (given.question is None) == (given.file is None):
+    asked = parser.parse_args()
+    if (asked.question is None) == (asked.file is None):
         parser.error("give a question or --file")
-    if given.question is not None and not given.question.strip():
+    if asked.question is not None and not asked.question.strip():
         parser.error("the question is empty")
-    if min(given.max_tokens, given.jobs) < 1 or given.timeout <= 0:
+    if min(asked.max_tokens, asked.jobs) < 1 or asked.timeout <= 0:
         parser.error("--max-tokens, --jobs and --timeout must be positive")
-    return given
+    return asked
 
 
-def run(given: argparse.Namespace) -> int:
+def run(asked: argparse.Namespace) -> int:
     """Answer what was asked; return the exit code."""
-    questions = [given.question.strip()] if given.file is None else read_questions(given.file)
-    server = Server(given.server, given.api_key, given.timeout)
-    routes = Routes(given.routes, given.encoder, given.min_similarity)
-    found = routes.route(questions)
-    missing = sorted({name for name, _ in found} - set(server.models()))
+    questions = [asked.question.strip()] if asked.file is None else read_questions(asked.file)
+    server = Server(asked.server, asked.api_key, asked.timeout)
+    routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
+    routed = routes.route(questions)
+    missing = sorted({name for name, _ in routed} - set(server.models()))
     if missing:
         raise ClientError(
             f"the server has no model {missing[0]}. Start it with serve.sh, so that it knows the experts."
         )
-    if given.file is None:
-        name, similarity = found[0]
-        if given.stream:
-            for piece in server.stream(name, questions[0], given.max_tokens):
+    if asked.file is None:
+        name, similarity = routed[0]
+        if asked.stream:
+            for piece in server.stream(name, questions[0], asked.max_tokens):
                 print(piece, end="", flush=True)
             print()
         else:
-            print(server.ask(name, questions[0], given.max_tokens))
+            print(server.ask(name, questions[0], asked.max_tokens))
         print(f"({name}, similarity {similarity:.3f})")
         return 0
 
     def answer(row: int) -> dict:
-        record = {"question": questions[row], "model": found[row][0], "similarity": round(found[row][1], 4)}
+        model, similarity = routed[row]
+        record = {"question": questions[row], "model": model, "similarity": round(similarity, 4)}
         try:
-            return record | {"answer": server.ask(found[row][0], questions[row], given.max_tokens)}
+            return record | {"answer": server.ask(model, questions[row], asked.max_tokens)}
         except ClientError as error:
             return record | {"error": str(error)}
 
     try:
-        target = open(given.output, "w", encoding="utf-8") if given.output else nullcontext(sys.stdout)  # noqa: SIM115
+        target = open(asked.output, "w", encoding="utf-8") if asked.output else nullcontext(sys.stdout)  # noqa: SIM115
     except OSError as error:
-        raise ClientError(f"{given.output} cannot be written: {error}", 2) from None
+        raise ClientError(f"{asked.output} cannot be written: {error}", 2) from None
     failed = 0
-    with target as out, ThreadPoolExecutor(given.jobs) as pool:
+    with target as out, ThreadPoolExecutor(asked.jobs) as pool:
         try:
             for record in pool.map(answer, range(len(questions))):
                 failed += "error" in record
@@ -304,7 +307,8 @@ def run(given: argparse.Namespace) -> int:
 
 def main() -> None:
     """The command."""
-    sys.stdout.reconfigure(encoding="utf-8")  # Windows: into a file or a pipe too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # Windows: into a file or a pipe too
     try:
         sys.exit(run(_arguments()))
     except ClientError as error:

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
@@ -77,8 +79,8 @@ def export_vllm(
     if name == "fit":
         raise BankError("the bank does not carry its encoder", where=str(bank.path), hint="Give encoder=….")
     embedder = load_encoder(name)
-    told = {"id": name, "fingerprint": encoder_fingerprint(embedder)}
-    check_match("encoder", bank.encoder, told, "Use the bank's encoder.")
+    encoder_info = {"id": name, "fingerprint": encoder_fingerprint(embedder)}
+    check_match("encoder", bank.encoder, encoder_info, "Use the bank's encoder.")
     with atomic_path(out) as temporary:
         temporary.mkdir()
         served = _base(bank, base or bank.base["id"], temporary)
@@ -194,7 +196,7 @@ def _folder_info(folder: Path) -> dict[str, Any]:
     return {"id": name, "fingerprint": digest, "tokenizer": tokenizer_fingerprint(tokenizer)}
 
 
-def _write_routes(bank: ExpertBank, folder: Path, probe, rank: int) -> None:
+def _write_routes(bank: ExpertBank, folder: Path, probe: np.ndarray, rank: int) -> None:
     from safetensors.numpy import save_file
 
     from assl_kit.version import __version__

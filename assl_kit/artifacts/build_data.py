@@ -35,8 +35,13 @@ def load_run_records(parameters: Parameters) -> pd.DataFrame:
     from assl_kit.data.splits import ensure_splits
 
     share, seed = parameters.test_share, parameters.seed
-    options = {"n_records": parameters.n_records or None, "seed": seed, "test_share": share}
-    records = load_records(parameters.data, format=parameters.data_format, **options)
+    records = load_records(
+        parameters.data,
+        format=parameters.data_format,
+        n_records=parameters.n_records or None,
+        seed=seed,
+        test_share=share,
+    )
     return ensure_splits(records, test_share=share, seed=seed)
 
 

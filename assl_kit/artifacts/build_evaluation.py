@@ -15,62 +15,46 @@ from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
 
+ROUTED = "chosen tenth, routed experts"
+"""The arm of the routed experts, in the metrics and in figures."""
+
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The scores of every arm, the differences to the routed experts, the routing, the regret."""
-    from assl_kit.evaluation.intervals import evaluate, paired_difference
-    from assl_kit.evaluation.metrics import baseline_answers, metric_of, score_answers
-    from assl_kit.evaluation.routing import home_experts, regret_table, routing_table
+    from assl_kit.evaluation.intervals import evaluate
+    from assl_kit.evaluation.metrics import baseline_answers
+    from assl_kit.evaluation.routing import home_experts, routing_table
     from assl_kit.space.cluster_quality import cluster_task_agreement, cluster_task_table
 
-    records, selection = parents["records"], parents["selection"]
+    records, selection, routed = parents["records"], parents["selection"], parents["answers"]
     train, test = training_pool(records), evaluation_records(records, p)
-    comparison, routed = parents["comparison"], parents["answers"]
-    answers = {"majority / lead": baseline_answers(train, test)}
-    for arm in comparison["arm"].unique():
-        if not arm.startswith("expert-"):
-            answers[arm] = _in_order(test, comparison[comparison["arm"] == arm])
-    answers[ROUTED] = _in_order(test, routed)
-    table = pd.concat([evaluate(test, text, arm=arm, seed=p.seed) for arm, text in answers.items()])
-
-    differences = []
-    for arm in answers:
-        if arm != ROUTED:
-            found = paired_difference(test, answers[ROUTED], answers[arm], seed=p.seed).iloc[-1]
-            differences.append({"arm": ROUTED, "against": arm} | found[["difference", "low", "high"]].to_dict())
-            differences[-1]["inside"] = bool(found["inside_interval"])
-
     clusters = train.merge(parents["clusters"], on="id")
     labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
-    counts = cluster_task_table(labels, tasks)
+    single_experts = [f"expert-{k}" for k in sorted(set(labels.tolist()))]  # one for each cluster, in their order
+    comparison = {str(arm): rows for arm, rows in parents["comparison"].groupby("arm", sort=False)}
+
+    answers = {"majority / lead": baseline_answers(train, test)}
+    answers |= {arm: _in_order(test, rows) for arm, rows in comparison.items() if arm not in single_experts}
+    answers[ROUTED] = _in_order(test, routed)
+    table = pd.concat([evaluate(test, texts, arm=arm, seed=p.seed) for arm, texts in answers.items()])
+
     route = test[["id", "task"]].merge(routed, on="id")
-    routing = routing_table(route["task"], route["expert"], home_experts(tasks, labels))
+    home = home_experts(tasks.tolist(), labels.tolist())
+    routing = routing_table(route["task"].tolist(), route["expert"].tolist(), home)
     shares = routing.home_share.drop("all")
-
-    regret = []
-    if p.regret_per_task:
-        sample = sample_by_task(test, p.regret_per_task, p.seed)
-        metric = {task: metric_of(task, list(rows["output"])) for task, rows in test.groupby("task")}
-
-        def scores(rows):
-            parts = zip(sample["task"], sample["output"], _in_order(sample, rows), strict=True)
-            return np.array([score_answers([right], [said], metric[task])[0] for task, right, said in parts])
-
-        every = [scores(rows) for _, rows in comparison[comparison["arm"].str.startswith("expert-")].groupby("arm")]
-        regret = regret_table(scores(routed), np.column_stack(every), sample["task"]).to_dict("records")
-
+    counts = cluster_task_table(labels, tasks)
+    by_cluster = {str(cluster): {task: int(n) for task, n in row.items()} for cluster, row in counts.iterrows()}
     kept = train.merge(selection, on="id", how="left")
     result = {
         "table": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "differences": differences,
+        "differences": _differences(test, answers, p.seed),
         "routing": {
             "accuracy": float(routing.home_share["all"]),
             "nmi": routing.nmi,
             "by_task": [{"task": task, "home_share": float(share)} for task, share in shares.items()],
         },
-        "clusters": cluster_task_agreement(labels, tasks)
-        | {"table": {str(c): {t: int(n) for t, n in row.items()} for c, row in counts.iterrows()}},
-        "regret": regret,
+        "clusters": cluster_task_agreement(labels, tasks) | {"table": by_cluster},
+        "regret": _regret(test, routed, [comparison[name] for name in single_experts if name in comparison], p),
         "kept": {f"by_{column}": _kept(kept, column) for column in ("source", "task")},
         "corpus": {
             "records": len(records),
@@ -82,13 +66,42 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     write_json(path, result)
 
 
-ROUTED = "chosen tenth, routed experts"
+def _differences(test: pd.DataFrame, answers: dict[str, list[str]], seed: int) -> list[dict]:
+    """What the routed experts have over each other arm, in the mean over tasks, with its interval."""
+    from assl_kit.evaluation.intervals import paired_difference
+
+    rows = []
+    for arm in answers:
+        if arm == ROUTED:
+            continue
+        mean = paired_difference(test, answers[ROUTED], answers[arm], seed=seed).iloc[-1]
+        row = {"arm": ROUTED, "against": arm} | mean[["difference", "low", "high"]].to_dict()
+        rows.append(row | {"inside": bool(mean["inside_interval"])})
+    return rows
+
+
+def _regret(test: pd.DataFrame, routed: pd.DataFrame, single: list[pd.DataFrame], p: Parameters) -> list[dict]:
+    """What routing loses against the best single expert of each task, on the questions that every expert answered."""
+    from assl_kit.evaluation.metrics import metric_of, score_answers
+    from assl_kit.evaluation.routing import regret_table
+
+    if not p.regret_per_task:
+        return []
+    sample = sample_by_task(test, p.regret_per_task, p.seed)
+    metric = {task: metric_of(str(task), list(rows["output"])) for task, rows in test.groupby("task")}
+
+    def scores(rows: pd.DataFrame) -> np.ndarray:
+        parts = zip(sample["task"], sample["output"], _in_order(sample, rows), strict=True)
+        return np.array([score_answers([right], [answer], metric[task])[0] for task, right, answer in parts])
+
+    by_expert = np.column_stack([scores(rows) for rows in single])
+    return regret_table(scores(routed), by_expert, sample["task"].tolist()).to_dict("records")
 
 
 def _in_order(records: pd.DataFrame, answers: pd.DataFrame) -> list[str]:
-    return (
-        records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")["answer"].tolist()
-    )
+    """The answers to some records, in the order of these."""
+    table = records[["id"]].merge(answers[["id", "answer"]], on="id", how="left", validate="one_to_one")
+    return table["answer"].tolist()
 
 
 def _kept(kept: pd.DataFrame, column: str) -> list[dict]:

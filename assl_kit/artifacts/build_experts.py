@@ -6,9 +6,12 @@ import os
 import shutil
 import tempfile
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from assl_kit.common.cluster import backend
@@ -26,20 +29,27 @@ from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from assl_kit.experts.silversight import SilverSight
+    from assl_kit.experts.training.config import TrainingConfig
+
 _SHORT = {"holdout_share": 0.0, "packing": False}
 """Of trainings on a few records, which would have next to no steps."""
 WORK, LOGS = "experts.partial", "logs"
 """Adapters and checkpoints until the bank is whole; TensorBoard's files."""
 
 
-def run_base(p: Parameters, device: str | None = None):
+def run_base(p: Parameters, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The run's base model and tokenizer, on its device or on this one."""
     from assl_kit.model.loading import load_base
 
     return load_base(p.base_model, device=device or p.device, quantization=p.quantization)
 
 
-def training_config(p: Parameters, **changes):
+def training_config(p: Parameters, **changes: Any) -> TrainingConfig:
     """The run's ``TrainingConfig``, with changes. A step has ``train_batch_size`` records, however it is computed."""
     from assl_kit.experts.training.config import TrainingConfig
 
@@ -75,12 +85,12 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
     counts = train["task"].value_counts()
     tasks = sorted(task for task in counts.index if counts[task] >= n + n // 2)
     drawn = sample_by_task(train[train["task"].isin(tasks)], n + n // 2, p.seed)
-    learn = {t: g.iloc[:n] for t, g in drawn.groupby("task")}
-    held = pd.concat([g.iloc[n:] for _, g in drawn.groupby("task")])
+    learn = {task: rows.iloc[:n] for task, rows in drawn.groupby("task")}
+    held = pd.concat([rows.iloc[n:] for _, rows in drawn.groupby("task")])
     model, tokenizer = run_base(p)
 
-    def losses(m):
-        nll = answer_nll(m, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
+    def losses(answering: PreTrainedModel | PeftModel) -> list[float]:
+        nll = answer_nll(answering, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
         return pd.Series(nll).groupby(held["task"].to_numpy()).mean().reindex(tasks).to_list()
 
     before, after, config = losses(model), [], training_config(p, epochs=2, **_SHORT)
@@ -94,32 +104,37 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The pool's model score, under the base warmed up on a small draw of the pool."""
-    from assl_kit.experts.adapters import adapted
-    from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.scoring import rank_normalise, score_records
 
     pool = parents["pool"]
     records = pool[["id"]].merge(parents["records"], on="id", how="left")
-    if p.score.startswith("column:"):
-        raw = score_records(records, p.score)
-    else:
-        model, tokenizer = run_base(p)
-        if p.warmup_records:
-            warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
-            config = training_config(p, epochs=1, **_SHORT)
-            with tempfile.TemporaryDirectory() as folder:
-                result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", config)
-                with adapted(model, result.path) as warmed:
-                    raw = score_records(records, p.score, model=warmed, tokenizer=tokenizer, **p.lengths)
-        else:
-            raw = score_records(records, p.score, model=model, tokenizer=tokenizer, **p.lengths)
+    raw = score_records(records, p.score) if p.score.startswith("column:") else _model_scores(records, p)
     score = rank_normalise(raw, pool["cluster"].to_numpy())
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
 
+def _model_scores(records: pd.DataFrame, p: Parameters) -> np.ndarray:
+    """What the base finds hard in each record, after a warm-up on some of them if that is asked for."""
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.model.scoring import score_records
+
+    model, tokenizer = run_base(p)
+    score = partial(score_records, records, p.score, tokenizer=tokenizer, **p.lengths)
+    if not p.warmup_records:
+        return score(model=model)
+    warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
+    config = training_config(p, epochs=1, **_SHORT)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", config)
+        with adapted(model, result.path) as warmed:
+            return score(model=warmed)
+
+
 def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """One adapter a cluster, and the router beside them: the bank."""
-    from assl_kit.experts.train_experts import train_experts
+    from assl_kit.experts.bank import Provenance
+    from assl_kit.experts.train_experts import Chosen, Workplace, train_experts
     from assl_kit.experts.training_table import MEASURED
     from assl_kit.model.identity import base_info
     from assl_kit.space.encoder import encoder_fingerprint
@@ -135,41 +150,40 @@ def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     model, tokenizer = run_base(p, "cpu" if train else None)  # the workers have the GPUs
     encoder = encoder_in(parents.path("encoder"), p)
     X = rows_of(parents["embeddings"], selection["id"])
-    weights = {"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity}
+    origin = Provenance(
+        base=base_info(model, tokenizer, p.base_model),
+        encoder={"id": p.encoder, "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
+        encoder_model=encoder,
+        weights={"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity},
+        min_similarity=p.min_similarity,
+    )
+    logs = ws.path_of(LOGS) if p.tensorboard else None
     bank = train_experts(
         model,
         tokenizer,
-        records,
-        selection,
-        X,
+        Chosen(records, selection, X, p.n_clusters),
         path,
         training_config(p),
-        base_info=base_info(model, tokenizer, p.base_model),
-        encoder=encoder,
-        encoder_info={"id": p.encoder, "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
-        n_clusters=p.n_clusters,
-        weights=weights,
-        min_similarity=p.min_similarity,
-        work_dir=ws.path_of(WORK),
-        log_dir=ws.path_of(LOGS) if p.tensorboard else None,
-        train=train,
+        origin=origin,
+        workplace=Workplace(work_dir=ws.path_of(WORK), log_dir=logs, train=train),
     )
-    ws.update_manifest("training", {r.path.name: {m: round(getattr(r, m), 1) for m in MEASURED} for r in bank.results})
+    measured = {r.path.name: {m: round(getattr(r, m), 1) for m in MEASURED} for r in bank.results or ()}
+    ws.update_manifest("training", measured)
     if p.tensorboard:
         print(f"TensorBoard: tensorboard --logdir {ws.display_path(LOGS)}")
 
 
-def generation_batch(model) -> int | None:
+def generation_batch(model: PreTrainedModel | PeftModel) -> int | None:
     """Questions answered at once: many for a model of a few million weights, else what fits the device (None)."""
     return 128 if is_small(model) else None
 
 
-def open_silversight(ws: Workspace, p: Parameters):
+def open_silversight(ws: Workspace, p: Parameters) -> SilverSight:
     """The run's experts with router, base model and encoder: a ``SilverSight``."""
     return _silversight(ws.path_of("experts"), ws.path_of("encoder"), p)
 
 
-def _silversight(experts: Path, encoder: Path, p: Parameters):
+def _silversight(experts: Path, encoder: Path, p: Parameters) -> SilverSight:
     from assl_kit.experts.bank import ExpertBank
     from assl_kit.experts.silversight import SilverSight
     from assl_kit.model.identity import base_info
@@ -218,6 +232,17 @@ def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     table.to_parquet(path, index=False)
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One way to answer: the base, or the base with one adapter, which is trained first if there is data for it."""
+
+    name: str
+    questions: pd.DataFrame
+    adapter: Path | None = None
+    data: pd.DataFrame | None = None
+    epochs: int = 1
+
+
 def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Answers of the arms that the routed experts are compared with; every arm answers the same test questions.
 
@@ -229,26 +254,25 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
 
     records, selection = parents["records"], parents["selection"]
     train, test = training_pool(records), evaluation_records(records, p)
-    n_select = n_select_of(p, len(train))
+    random = train.sample(n_select_of(p, len(train)), random_state=p.seed)
     chosen = selection.loc[selection.index.repeat(selection["copies"]), ["id"]].merge(records, on="id", how="left")
     work = ws.path_of("comparison.partial")
     arms = [
-        ("full data, one LoRA", test, work / "full", train, p.full_epochs),
-        ("random tenth, one LoRA", test, work / "random", train.sample(n_select, random_state=p.seed), p.epochs),
-        ("chosen tenth, one LoRA", test, work / "chosen", chosen, p.epochs),
-        ("base", test),
+        Arm("random tenth, one LoRA", test, work / "random", random, p.epochs),
+        Arm("chosen tenth, one LoRA", test, work / "chosen", chosen, p.epochs),
+        Arm("base", test),
     ]
-    if not p.full_epochs:
-        del arms[0]
+    if p.full_epochs:
+        arms.insert(0, Arm("full data, one LoRA", test, work / "full", train, p.full_epochs))
     if p.regret_per_task:
         sample = sample_by_task(test, p.regret_per_task, p.seed)
-        experts = ExpertBank.from_pretrained(parents.path("experts")).expert_paths
-        arms += [(path.name, sample, path) for path in experts]
+        bank = ExpertBank.from_pretrained(parents.path("experts"))
+        arms += [Arm(name, sample, path) for name, path in zip(bank.names, bank.expert_paths, strict=True)]
     with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(os.getpid(), p, *arm) for arm in arms)
-    table = pd.concat(found, ignore_index=True)
-    order = {"base": 0} | {arm[0]: i for i, arm in enumerate(arms, 1) if arm[0] != "base"}
-    table.sort_values("arm", key=lambda arm: arm.map(order), kind="stable").to_parquet(path, index=False)
+        tables = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(os.getpid(), p, arm) for arm in arms)
+    order = ["base", *(arm.name for arm in arms if arm.name != "base")]
+    by_name = dict(zip((arm.name for arm in arms), tables, strict=True))
+    pd.concat([by_name[name] for name in order], ignore_index=True).to_parquet(path, index=False)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -260,8 +284,8 @@ def training_jobs(p: Parameters) -> int:
     return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
 
 
-def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None = None, data=None, epochs: int = 1):
-    """One arm's answers: of the base, or with an adapter, which is trained first if there is data.
+def _answer(asker: int, p: Parameters, arm: Arm) -> pd.DataFrame:
+    """One arm's answers.
 
     ``asker`` is the process that wants them: if it is killed, this one ends too.
     """
@@ -270,20 +294,18 @@ def _answer(asker: int, p: Parameters, arm: str, questions, adapter: Path | None
     from assl_kit.data.records import prompts
     from assl_kit.experts.adapters import adapted
     from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.experts.training.worker import kept_base
     from assl_kit.model.generation import generate_answers
 
-    model, tokenizer = _base(p)
-    if data is not None:
-        train_adapter(model, tokenizer, data, adapter, training_config(p, epochs=epochs))
-    with adapted(model, adapter) if adapter else nullcontext(model) as answering:
+    model, tokenizer = kept_base(p.base_model, p.device, p.quantization)
+    if arm.adapter is not None and arm.data is not None:
+        train_adapter(model, tokenizer, arm.data, arm.adapter, training_config(p, epochs=arm.epochs))
+    with adapted(model, arm.adapter) if arm.adapter else nullcontext(model) as answering:
         answers = generate_answers(
             answering,
             tokenizer,
-            prompts(questions),
+            prompts(arm.questions),
             **p.lengths,
             batch_size=generation_batch(model),
         )
-    return pd.DataFrame({"id": questions["id"], "arm": arm, "answer": answers})
-
-
-_base = lru_cache(maxsize=1)(run_base)
+    return pd.DataFrame({"id": arm.questions["id"], "arm": arm.name, "answer": answers})

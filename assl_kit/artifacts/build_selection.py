@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,15 +16,18 @@ from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from assl_kit.selection.redistribute import Redistributor
 
-def redistributor(p: Parameters):
+
+def redistributor(p: Parameters) -> Redistributor:
     """The run's two-stage ``Redistributor``, of the engine asked for."""
+    kind: type[Redistributor]
     if backend() == "ray":
-        from .ray_stages import RayRedistributor as Redistributor
+        from .ray_stages import RayRedistributor as kind
     else:
-        from assl_kit.selection.redistribute import Redistributor
-
-    return Redistributor(
+        from assl_kit.selection.redistribute import Redistributor as kind
+    return kind(
         pool_factor=p.pool_factor,
         repeat_share=p.repeat_share,
         max_repeat=p.max_repeat,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from assl_kit.space.embeddings import embed_block, mapped_rows, rows_of, write_e
 from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def build_encoder(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
@@ -34,12 +38,12 @@ def build_encoder(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
         write_json(path / "name.json", {"name": p.encoder, "fingerprint": encoder_fingerprint(encoder)})
 
 
-def open_encoder(ws: Workspace, parameters: Parameters):
+def open_encoder(ws: Workspace, parameters: Parameters) -> SentenceTransformer:
     """The run's encoder, a ``SentenceTransformer``."""
     return encoder_in(ws.path_of("encoder"), parameters)
 
 
-def encoder_in(folder: Path, p: Parameters):
+def encoder_in(folder: Path, p: Parameters) -> SentenceTransformer:
     """The encoder that a run fitted into ``folder``, or the one it names."""
     from assl_kit.space.encoder import load_encoder
 
@@ -52,12 +56,12 @@ def build_embeddings(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     if backend() == "ray":
         from .ray_stages import embed_side_by_side
 
-        where = (str(folder), "cpu") if p.encoder == "fit" else (p.encoder, p.device)
-        blocks = embed_side_by_side(records, where[0], device=where[1])
+        name, device = (str(folder), "cpu") if p.encoder == "fit" else (p.encoder, p.device)
+        blocks = embed_side_by_side(records, name, device=device)
     else:
         encoder = encoder_in(folder, p)
         blocks = (embed_block(encoder, records, number) for number in range(len(block_starts(records)) - 1))
-    write_embeddings(path, pd.read_parquet(records, columns=["id"])["id"], blocks)
+    write_embeddings(path, pd.read_parquet(records, columns=["id"])["id"].tolist(), blocks)
 
 
 @contextmanager
@@ -79,9 +83,9 @@ def build_clusters(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
     with training_rows(ws, parents) as (ids, X):
         kmeans = SemanticKMeans(n_clusters=p.n_clusters, random_state=p.seed).fit(X)
-        own, similarity = kmeans.labels_, np.empty(len(X), np.float32)
-        for start in range(0, len(X), BLOCK):
+        labels, similarity = kmeans.labels_, np.empty(len(X), np.float32)
+        for start in range(0, len(X), BLOCK):  # the centroid of each row, for so many rows at a time
             part = slice(start, start + BLOCK)
-            similarity[part] = np.einsum("ij,ij->i", X[part], kmeans.cluster_centers_[own[part]])
-    table = pd.DataFrame({"id": ids, "cluster": own, "similarity": similarity})
+            similarity[part] = np.einsum("ij,ij->i", X[part], kmeans.cluster_centers_[labels[part]])
+    table = pd.DataFrame({"id": ids, "cluster": labels, "similarity": similarity})
     table.to_parquet(path, index=False)

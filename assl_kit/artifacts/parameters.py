@@ -13,19 +13,29 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from assl_kit.errors import ParameterError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 DEFAULT_PROFILE = "tiny"
 _SCORE = r"^(nll|ifd|rouge_gap|column:.+)$"
 
 
-def _field(default, description: str, **limits):
+def _field(default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, **limits)
+
+
+class Lengths(TypedDict, total=False):
+    """How much of a prompt is read and the longest answer, in tokens."""
+
+    max_length: int
+    max_new_tokens: int
 
 
 class Parameters(BaseModel):
@@ -108,7 +118,7 @@ class Parameters(BaseModel):
         return self
 
     @property
-    def lengths(self) -> dict[str, int]:
+    def lengths(self) -> Lengths:
         """How much of a prompt is read and the longest answer, in tokens, by the names that all that answers takes."""
         return {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
 
@@ -134,8 +144,8 @@ def near(name: str, known: Iterable[str]) -> str | None:
     >>> near("n_cluster", ["n_clusters", "seed"])
     "Did you mean 'n_clusters'?"
     """
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(map(repr, found))}?" if found else None
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(map(repr, matches))}?" if matches else None
 
 
 def profile_names() -> list[str]:
@@ -251,7 +261,7 @@ def validate(values: Mapping[str, Any], *, where: str | None = None) -> Paramete
     try:
         return Parameters(**values)
     except ValidationError as error:
-        raise ParameterError("; ".join(_explain(found) for found in error.errors()), where=where) from None
+        raise ParameterError("; ".join(map(_explain, error.errors())), where=where) from None
 
 
 def check_names(names: Iterable[str], known: Iterable[str] = NAMES, *, where: str | None = None) -> None:
@@ -317,13 +327,13 @@ def describe() -> list[dict[str, Any]]:
     return rows
 
 
-def _explain(found: dict[str, Any]) -> str:
+def _explain(finding: ErrorDetails) -> str:
     """One pydantic finding in plain words."""
-    name = ".".join(str(part) for part in found["loc"])
-    value, kind, context = found["input"], found["type"], found.get("ctx", {})
+    name = ".".join(str(part) for part in finding["loc"])
+    value, kind, context = finding["input"], finding["type"], finding.get("ctx", {})
     if not name:
-        return str(context.get("error", found["msg"]))
-    annotation = Parameters.model_fields[name].annotation
+        return str(context.get("error", finding["msg"]))
+    annotation: Any = Parameters.model_fields[name].annotation
     if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
         wanted = KINDS.get(annotation, "one of the allowed values")
         return f"{name} must be {wanted}, got {value!r}"
@@ -338,4 +348,4 @@ def _explain(found: dict[str, Any]) -> str:
     }
     if kind in limits:
         return f"{name} must be {limits[kind].format(**context)}, got {value!r}"
-    return f"{name}: {found['msg']}, got {value!r}"
+    return f"{name}: {finding['msg']}, got {value!r}"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
@@ -21,6 +21,12 @@ from assl_kit.common.cluster import check_room, connect, device_for, explained, 
 from assl_kit.data.records import block_starts
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.embeddings import embed_block
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from assl_kit.experts.training.adapter import TrainingResult
+    from assl_kit.experts.training.session import Job
 
 
 def embed_side_by_side(
@@ -61,11 +67,10 @@ def embed_side_by_side(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    given = (str(Path(records).resolve()), encoder, device)
     numbers = ray.data.from_items([{"block": number} for number in range(blocks)], override_num_blocks=blocks)
     rows = numbers.map_batches(
         _Embedder,
-        fn_constructor_args=given,
+        fn_constructor_args=(str(Path(records).resolve()), encoder, device),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
@@ -73,7 +78,8 @@ def embed_side_by_side(
     )
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
-            yield batch["place"], batch["id"], batch["row"]
+            places, ids, block = (np.asarray(batch[column]) for column in ("place", "id", "row"))
+            yield places, ids.tolist(), block
     except ray.exceptions.RayError as error:
         raise explained(error, "embedding") from error
 
@@ -90,7 +96,7 @@ class _Embedder:
 
 
 @lru_cache(maxsize=1)
-def _encoder(name: str, device: str):
+def _encoder(name: str, device: str) -> SentenceTransformer:
     from assl_kit.space.encoder import load_encoder
 
     return load_encoder(name, device=device)
@@ -149,21 +155,21 @@ def _work_on(redistributor: RayRedistributor, work: str, shared: Any, *arguments
 
 
 def train_side_by_side(
-    jobs: Mapping[str, Mapping[str, Any]],
+    jobs: Mapping[str, Job],
     base: str,
     *,
     device: str = "auto",
     quantization: str | None = None,
     progress: bool = False,
-) -> list[Any]:
+) -> list[TrainingResult]:
     """Train adapters as independent Ray tasks.
 
     Parameters
     ----------
-    jobs : mapping of str to mapping
-        By name, the arguments of `assl_kit.experts.training.adapter.train_adapter` but for the model and the tokenizer.
+    jobs : mapping of str to Job
+        By name: what is to be trained; see `assl_kit.experts.train_experts.Workplace`.
     base : str
-        The base model, as for `assl_kit.model.generation.load_base`. Each worker loads it once.
+        The base model, as for `assl_kit.model.loading.load_base`. Each worker loads it once.
     device : str
         ``"cuda"``: each task asks for a GPU; ``"auto"``: if the cluster has one.
     quantization : str, optional
@@ -186,31 +192,18 @@ def train_side_by_side(
     device, gpus = device_for(device, "training")
     cpus = 1 if gpus else _cpus_each(len(jobs))
     task = ray.remote(_train).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
-    loaded = (base, device, quantization)
 
-    def start(job):
-        return lambda: task.remote(loaded, cpus, dict(job))
+    def start(job: Job) -> Callable[[], Any]:
+        return lambda: task.remote(cpus, job, base, device, quantization)
 
     return run_tasks("training", {name: start(job) for name, job in jobs.items()}, progress=progress)
 
 
-def _train(loaded: tuple, threads: int, job: dict[str, Any]) -> Any:
+def _train(threads: int, job: Job, base: str, device: str, quantization: str | None) -> TrainingResult:
     """In the worker: one adapter."""
     import torch
 
-    from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.experts.training.worker import train_on_kept_base
 
     torch.set_num_threads(threads)
-    model, tokenizer = _base(*loaded)
-    try:
-        return train_adapter(model, tokenizer, **job)
-    except BaseException:  # an interrupt may come at any moment: the base may be left half wrapped
-        _base.cache_clear()
-        raise
-
-
-@lru_cache(maxsize=1)
-def _base(name: str, device: str, quantization: str | None):
-    from assl_kit.model.loading import load_base
-
-    return load_base(name, device=device, quantization=quantization)
+    return train_on_kept_base(job, base, device, quantization)

@@ -61,11 +61,15 @@ class Step:
     notes: tuple[str, ...] = ()
 
 
-_TRAINING = ("base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size")
-_TRAINING += ("gradient_accumulation", "gradient_checkpointing", "packing", "max_length")
+_TRAINING = (
+    "base_model", "quantization", "device", "lora_rank", "lora_alpha", "learning_rate", "train_batch_size",
+    "gradient_accumulation", "gradient_checkpointing", "packing", "max_length",
+)  # fmt: skip
 _HELD_OUT = ("holdout_share", "patience")
-_STAGE_1 = ("min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor")
-_STAGE_1 += ("repeat_share", "max_repeat", "budget_power")
+_STAGE_1 = (
+    "min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor",
+    "repeat_share", "max_repeat", "budget_power",
+)  # fmt: skip
 _MMR = ("mmr_relevance", "mmr_score", "mmr_diversity")
 _ANSWERING = ("base_model", "quantization", "device", "strategy", "max_length", "max_new_tokens")
 
@@ -255,18 +259,19 @@ def state_of(ws: Workspace, parameters: Parameters, names: Iterable[str] | None 
     >>> state_of(Workspace.open(tempfile.mkdtemp()), resolve("tiny"), ["records", "clusters"])
     {'records': 'missing', 'clusters': 'missing'}
     """
-    found: dict[str, str] = {}
+    states: dict[str, str] = {}
 
     def look(name: str) -> str:
-        if name not in found:
+        if name not in states:
             step = STEPS[name]
-            whole = all([look(parent) == "current" for parent in step.parents])
+            above = [look(parent) for parent in step.parents]
             if not ws.has(step.file):
-                found[name] = "missing"
+                states[name] = "missing"
+            elif all(state == "current" for state in above) and ws.is_current(step.file, _key(ws, name, parameters)):
+                states[name] = "current"
             else:
-                current = whole and ws.is_current(step.file, _key(ws, name, parameters))
-                found[name] = "current" if current else "out of date"
-        return found[name]
+                states[name] = "out of date"
+        return states[name]
 
     return {name: look(name) for name in (STEPS if names is None else names)}
 
@@ -278,9 +283,8 @@ def read(ws: Workspace, name: str) -> Any:
 
 def parents_of(ws: Workspace, name: str) -> Parents:
     """What the builder of an artifact may read."""
-    return Parents(
-        name, {parent: (ws.path_of(STEPS[parent].file), STEPS[parent].read) for parent in STEPS[name].parents}
-    )
+    steps = {parent: STEPS[parent] for parent in STEPS[name].parents}
+    return Parents(name, {parent: (ws.path_of(step.file), step.read) for parent, step in steps.items()})
 
 
 def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
@@ -306,9 +310,10 @@ def code_hash(room: str) -> str:
 @cache
 def notebook_code_hash() -> str:
     """Hash of all that can change what a notebook shows: the method, how artifacts are made, figures and exercises."""
-    return _hash_of(
-        [_PACKAGE / "errors.py", *(f for name in (*ROOMS, "artifacts", "teaching") for f in _files_of(name))]
-    )
+    files = [_PACKAGE / "errors.py"]
+    for name in (*ROOMS, "artifacts", "teaching"):
+        files += _files_of(name)
+    return _hash_of(files)
 
 
 def _files_of(room: str) -> list[Path]:

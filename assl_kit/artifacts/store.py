@@ -94,7 +94,7 @@ def _link_tree(source: Path, target: Path) -> None:
         _link(source, target)
 
 
-def _link(source, target) -> None:
+def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
     try:
         os.link(source, target)
     except OSError:  # another disk, or a file system without links

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,6 @@ from assl_kit.errors import AsslError, WorkspaceError
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 FORMAT = 1
@@ -137,12 +136,6 @@ class Workspace:
 
         return _read(read, self._existing(name), name)
 
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Read a safetensors artifact as arrays by name."""
-        from safetensors.numpy import load_file
-
-        return _read(load_file, self._existing(name), name)
-
     def json(self, name: str) -> Any:
         """Read a JSON artifact."""
         return _read(read_json, self._existing(name), name)
@@ -158,23 +151,6 @@ class Workspace:
         with atomic_path(self.path_of(name)) as temporary:
             yield temporary
 
-    def write_table(self, name: str, frame: pd.DataFrame) -> None:
-        """Write a DataFrame as Parquet, without its index."""
-        with self.writing(name) as temporary:
-            frame.to_parquet(temporary, index=False)
-
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
-        """Write arrays as safetensors; ``notes`` goes into the file's metadata."""
-        import numpy as np
-        from safetensors.numpy import save_file
-
-        with self.writing(name) as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=dict(notes or {}))
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON-able value."""
-        write_json(self.path_of(name), value)
-
     # manifest
 
     def manifest(self) -> dict[str, Any]:
@@ -183,11 +159,11 @@ class Workspace:
         if not path.is_file():
             return {"format": FORMAT, "profile": None, "parameters": {}, "artifacts": {}, "notebooks": {}}
         try:
-            found = read_json(path)
+            manifest = read_json(path)
         except ValueError as error:  # JSON's, the encoding's, or a file too large
             what = error.what if isinstance(error, AsslError) else "the manifest is not valid JSON"
             raise WorkspaceError(what, where=self.display_path(MANIFEST), hint=_MEND) from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise WorkspaceError(
                 f"the manifest has not format {FORMAT}",
                 where=self.display_path(MANIFEST),
@@ -195,13 +171,13 @@ class Workspace:
             )
         place = {"where": self.display_path(MANIFEST), "hint": _MEND}
         for part in ("parameters", "artifacts", "notebooks"):
-            if not isinstance(found.setdefault(part, {}), dict):
+            if not isinstance(manifest.setdefault(part, {}), dict):
                 raise WorkspaceError(f"{part!r} of the manifest is not a mapping", **place)
         for part in ("artifacts", "notebooks"):
-            for name, entry in found[part].items():
+            for name, entry in manifest[part].items():
                 if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
                     raise WorkspaceError(f"the entry {name[:80]!r} of the manifest is damaged", **place)
-        return found
+        return manifest
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:
         """Merge ``values`` into one part of the manifest (``parameters``, ``artifacts`` or ``notebooks``)."""
@@ -355,8 +331,8 @@ def project_root() -> Path | None:
 
 def runs_folder() -> Path:
     """Where runs are kept: the folder ``ASSL_RUNS`` names, else ``runs`` under the project's root or current folder."""
-    given = os.environ.get("ASSL_RUNS")
-    return Path(given).expanduser().resolve() if given else (project_root() or Path.cwd()) / "runs"
+    folder = os.environ.get("ASSL_RUNS")
+    return Path(folder).expanduser().resolve() if folder else (project_root() or Path.cwd()) / "runs"
 
 
 def find_run(run: str) -> Path | None:
@@ -372,16 +348,14 @@ def versions() -> dict[str, str]:
     >>> "python" in versions()
     True
     """
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
 
 
-def _read(reader, path: Path, name: str):
+def _read(reader: Callable[[Path], Any], path: Path, name: str) -> Any:
     try:
         return reader(path)
     except Exception as error:  # the readers' own errors are of many kinds

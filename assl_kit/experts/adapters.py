@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.files import read_json
 from assl_kit.errors import BankError
@@ -16,10 +16,14 @@ from assl_kit.model.identity import base_fingerprint
 from .bank import ExpertBank
 from .bank_check import ADAPTER_FILES, check_adapter_config
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 _HINT = "Use the base the adapter was trained on."
 
 
-def check_adapter(model, adapter: str | os.PathLike) -> None:
+def check_adapter(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
     """Refuse an adapter that is not whole or does not fit.
 
     Parameters
@@ -47,10 +51,10 @@ def check_adapter(model, adapter: str | os.PathLike) -> None:
             raise BankError(f"the adapter changes the layer {name}, which {ours} has not", where=where, hint=_HINT)
         size = _size(layers[name])
         if size is not None and {"lora_A", "lora_B"} <= set(parts):
-            found = parts["lora_A"][1], parts["lora_B"][0]
-            if found != size:
+            takes, gives = parts["lora_A"][1], parts["lora_B"][0]
+            if (takes, gives) != size:
                 raise BankError(
-                    f"the adapter is for another base: its layer {name} turns {found[0]} numbers into {found[1]}, that "
+                    f"the adapter is for another base: its layer {name} turns {takes} numbers into {gives}, that "
                     f"of {ours} {size[0]} into {size[1]}",
                     where=where,
                     hint=_HINT,
@@ -63,9 +67,9 @@ def check_adapter(model, adapter: str | os.PathLike) -> None:
         known = str(read_json(record).get("base_fingerprint") or "") if record.is_file() else ""
     except (AttributeError, ValueError) as error:
         raise BankError(f"training.json of the adapter cannot be read: {error}", where=where, hint=_HINT) from None
-    if known and known != (found := base_fingerprint(model)):
+    if known and known != (this := base_fingerprint(model)):
         raise BankError(
-            f"the adapter was trained on another base ({known[:12]}, not {found[:12]})", where=where, hint=_HINT
+            f"the adapter was trained on another base ({known[:12]}, not {this[:12]})", where=where, hint=_HINT
         )
 
 
@@ -73,20 +77,20 @@ def _shapes(file: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each layer the shapes of its ``lora_A`` and ``lora_B``; only headers are read."""
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     try:
         with safe_open(file, framework="np") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - not a dict
                 name, _, rest = key.removeprefix("base_model.model.").partition(".lora_")
                 if rest:
                     part = f"lora_{rest.split('.')[0]}"
-                    found.setdefault(name, {})[part] = tuple(tensors.get_slice(key).get_shape())
+                    shapes.setdefault(name, {})[part] = tuple(tensors.get_slice(key).get_shape())
     except SafetensorError as error:
         raise BankError(f"the adapter's weights cannot be read: {error}", where=str(file)) from None
-    return found
+    return shapes
 
 
-def _size(layer) -> tuple[int, int] | None:
+def _size(layer: Any) -> tuple[int, int] | None:
     """Numbers a linear layer takes and gives; None for other layers."""
     if hasattr(layer, "in_features") and hasattr(layer, "out_features"):
         return layer.in_features, layer.out_features
@@ -102,7 +106,7 @@ def _aimed_at(config: dict[str, Any], name: str) -> bool:
 
 
 @contextmanager
-def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
+def adapted(model: PreTrainedModel, adapter: str | os.PathLike) -> Iterator[PeftModel]:
     """The base with one adapter on it, for the length of a ``with`` block.
 
     Parameters
@@ -130,7 +134,7 @@ def adapted(model, adapter: str | os.PathLike) -> Iterator[Any]:
         peft_model.unload()
 
 
-def load_adapters(model, bank: ExpertBank):
+def load_adapters(model: PreTrainedModel, bank: ExpertBank) -> PeftModel:
     """Put all experts of a bank on a base.
 
     Parameters
@@ -159,7 +163,7 @@ def load_adapters(model, bank: ExpertBank):
     return peft_model.eval()
 
 
-def _wrap(model, adapter: str | os.PathLike, name: str):
+def _wrap(model: PreTrainedModel, adapter: str | os.PathLike, name: str) -> PeftModel:
     from peft import PeftModel
 
     if hasattr(model, "peft_config"):

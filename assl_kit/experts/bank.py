@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +29,46 @@ from .bank_check import (
 )
 from .router import CentroidRouter
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from sentence_transformers import SentenceTransformer
+
+    from .training.adapter import TrainingResult
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bank comes from: what it works with, and what is to be kept of how it was made.
+
+    Attributes
+    ----------
+    base : mapping
+        ``id``, ``revision``, ``fingerprint``: :func:`assl_kit.model.identity.base_info` of the base.
+    encoder : mapping
+        ``id``, ``fingerprint``, ``dim`` of the encoder that made the embeddings.
+    encoder_model : SentenceTransformer, optional
+        Saved into the bank, as ``encoder/``: for an encoder that exists nowhere else.
+    weights : mapping, optional
+        The λ of the selection: ``relevance``, ``score``, ``diversity``.
+    min_similarity : float
+        Below it the base answers alone; see `CentroidRouter`.
+    metrics, training : mapping, optional
+        Results, and the settings of training; JSON-able.
+    """
+
+    base: Mapping[str, Any]
+    encoder: Mapping[str, Any]
+    encoder_model: SentenceTransformer | None = None
+    weights: Mapping[str, float] | None = None
+    min_similarity: float = -1.0
+    metrics: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+
 
 class ExpertBank:
     """A folder with the LoRA experts, the router's centroids, and where all of it comes from.
 
-    Made by :func:`assl_kit.experts.train_experts` or :meth:`create`, opened by :meth:`from_pretrained`. On disk::
+    Made by `assl_kit.experts.train_experts.train_experts` or `create`, opened by `from_pretrained`. On disk::
 
         expert-0/ … expert-5/   adapter_config.json, adapter_model.safetensors: PEFT's own format
         router.safetensors      tensor "centroids" (k, d) float32, unit rows
@@ -66,7 +102,7 @@ class ExpertBank:
         self.names = tuple(expert["name"] for expert in info["experts"])
         self.base, self.encoder = dict(info["base"]), dict(info["encoder"])
         self.min_similarity = float(info["router"]["min_similarity"])
-        self.results: list | None = None
+        self.results: list[TrainingResult] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,16 +132,10 @@ class ExpertBank:
         cls,
         path: str | os.PathLike,
         adapters: Sequence[str | os.PathLike],
-        centroids,
+        centroids: ArrayLike,
+        origin: Provenance,
         *,
-        base: Mapping[str, Any],
-        encoder: Mapping[str, Any],
         experts: Sequence[Mapping[str, Any]] | None = None,
-        weights: Mapping[str, float] | None = None,
-        min_similarity: float = -1.0,
-        metrics: Mapping[str, Any] | None = None,
-        training: Mapping[str, Any] | None = None,
-        encoder_model=None,
     ) -> ExpertBank:
         """Write a bank from PEFT folders and centroids.
 
@@ -117,20 +147,9 @@ class ExpertBank:
             PEFT folders with `adapter_config.json` and `adapter_model.safetensors`.
         centroids : array of shape (k, d)
             Expert embeddings; see :func:`assl_kit.experts.router.expert_centroids`.
-        base : mapping
-            ``id``, ``revision``, ``fingerprint``: :func:`assl_kit.model.generation.base_info`.
-        encoder : mapping
-            ``id``, ``fingerprint``, ``dim``.
+        origin : Provenance
         experts : sequence of mapping, length k, optional
             What to keep of each: sizes, task mix, training loss; JSON-able.
-        weights : mapping, optional
-            The λ of the selection: ``relevance``, ``score``, ``diversity``.
-        min_similarity : float
-            See `CentroidRouter`.
-        metrics, training : mapping, optional
-            Results, and the settings of training; JSON-able.
-        encoder_model : SentenceTransformer, optional
-            Saved to ``encoder/``.
 
         Returns
         -------
@@ -145,13 +164,14 @@ class ExpertBank:
 
         from assl_kit.version import __version__
 
-        router = CentroidRouter(centroids, min_similarity=min_similarity)
+        router = CentroidRouter(centroids, min_similarity=origin.min_similarity)
         experts = list(experts) if experts is not None else [{} for _ in adapters]
         if not len(adapters) == len(experts) == len(router.centroids_):
             raise BankError(
                 f"{len(adapters)} adapters, {len(router.centroids_)} centroids, {len(experts)} descriptions"
             )
-        base, encoder = _base_record(base), {key: encoder[key] for key in ("id", "fingerprint", "dim")}
+        base = _base_record(origin.base)
+        encoder = {key: origin.encoder[key] for key in ("id", "fingerprint", "dim")}
         encoder["id"] = _public_id(encoder["id"])
         if encoder["dim"] != router.centroids_.shape[1]:
             raise BankError(f"encoder dim {encoder['dim']}, but centroids have {router.centroids_.shape[1]} columns")
@@ -167,8 +187,8 @@ class ExpertBank:
                 config = clean_adapter_config(read_json(Path(folder) / ADAPTER_FILES[0]), base)
                 _write(temporary / name / ADAPTER_FILES[0], config)
             save_file({"centroids": router.centroids_}, temporary / "router.safetensors", metadata={"format": "np"})
-            if encoder_model is not None:
-                encoder_model.save(str(temporary / "encoder"), safe_serialization=True, create_model_card=False)
+            if origin.encoder_model is not None:
+                origin.encoder_model.save(str(temporary / "encoder"), safe_serialization=True, create_model_card=False)
             files = sorted(f.relative_to(temporary).as_posix() for f in temporary.rglob("*") if f.is_file())
             info = {
                 "format": FORMAT,
@@ -177,10 +197,10 @@ class ExpertBank:
                 "base": base,
                 "encoder": encoder,
                 "router": {"kind": "nearest centroid", "min_similarity": router.min_similarity},
-                "weights": dict(weights) if weights is not None else None,
+                "weights": dict(origin.weights) if origin.weights is not None else None,
                 "experts": [{"name": name, **dict(e)} for name, e in zip(router.names, experts, strict=True)],
-                "training": dict(training or {}),
-                "metrics": dict(metrics or {}),
+                "training": dict(origin.training or {}),
+                "metrics": dict(origin.metrics or {}),
                 "files": {name: sha256_file(temporary / name) for name in files},
             }
             _write(temporary / "bank.json", info)
@@ -205,7 +225,7 @@ class ExpertBank:
         path : path-like
             A local folder, or a hub id ``owner/name`` (downloaded, or taken from the cache when offline).
         base : mapping or str, optional
-            :func:`assl_kit.model.generation.base_info` of the base to be used, or its fingerprint. None: not compared.
+            :func:`assl_kit.model.identity.base_info` of the base to be used, or its fingerprint. None: not compared.
         encoder : mapping or str, optional
             With ``fingerprint``, or the fingerprint itself. None: not compared.
         revision : str, optional
@@ -250,13 +270,13 @@ class ExpertBank:
             raise ParameterError(f"a hub repository is named owner/name, not {repo_id!r}", where="repo_id")
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        done = api.upload_folder(
+        commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=str(self.path),
             allow_patterns=["bank.json", *self.info["files"]],
             commit_message="Upload expert bank",
         )
-        return str(done)
+        return str(commit)
 
 
 def clean_adapter_config(config: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,16 +67,20 @@ def read_info(folder: Path) -> dict[str, Any]:
         )
     try:
         names = [expert["name"] for expert in info["experts"]]
-        known = (info["base"]["id"], info["base"]["fingerprint"], info["encoder"]["id"], info["encoder"]["fingerprint"])
+        base, encoder = info["base"], info["encoder"]
+        texts = [base["id"], base["fingerprint"], encoder["id"], encoder["fingerprint"]]
+        texts += [base.get(key) or "" for key in ("revision", "tokenizer")]
         float(info["router"]["min_similarity"])
-        known += tuple(info["base"].get(key) or "" for key in ("revision", "tokenizer"))
         files = {str(name): str(digest) for name, digest in info["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BankError(f"bank.json lacks or misspells an entry: {error}", where=str(file)) from None
-    if names != [f"expert-{k}" for k in range(len(names))] or not names or not all(isinstance(x, str) for x in known):
+    in_order = bool(names) and names == [f"expert-{k}" for k in range(len(names))]
+    if not in_order or not all(isinstance(text, str) for text in texts):
         raise BankError("bank.json must list experts expert-0, expert-1, …, a base and an encoder", where=str(file))
-    for name, place in ((known[0], True), (known[2], True), (known[4], False)):
-        if not name.isprintable() or name.startswith(("-", ".")) or len(name) > 200 or (place and _is_path(name)):
+    revision = base.get("revision") or ""
+    for name, is_place in ((base["id"], True), (encoder["id"], True), (revision, False)):
+        odd = not name.isprintable() or name.startswith(("-", ".")) or len(name) > 200
+        if odd or (is_place and _is_path(name)):
             raise BankError(
                 f"bank.json names a base or encoder by {name[:80]!r}, which is no name",
                 where=str(file),

@@ -6,17 +6,23 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.errors import ParameterError
 from assl_kit.model.generation import BASE_ADAPTER
 
 from .router import Mixture
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 COMBINATIONS = ("cat", "linear", "svd")
 
 
 @contextmanager
-def merged(peft_model, names: Sequence[str], weights: Sequence[float], *, combination: str = "cat") -> Iterator[str]:
+def merged(
+    peft_model: PeftModel, names: Sequence[str], weights: Sequence[float], *, combination: str = "cat"
+) -> Iterator[str]:
     """Add the weighted sum of adapters to a model as one more adapter, active inside a ``with`` block.
 
     Parameters
@@ -59,13 +65,15 @@ def merged(peft_model, names: Sequence[str], weights: Sequence[float], *, combin
     _check(peft_model, names, weights, combination)
     before = peft_model.active_adapter
     name = _free_name(peft_model, names)
+    tuner: Any = peft_model.base_model  # a LoraModel
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            peft_model.base_model.add_weighted_adapter(names, weights, name, combination_type=combination)
-        for module in peft_model.modules():
-            if name in getattr(module, "lora_A", {}):
-                module.scaling[name] = 1.0  # rank-stabilised LoRA would scale by √rank what is scaled already
+            tuner.add_weighted_adapter(names, weights, name, combination_type=combination)
+        layer: Any
+        for layer in peft_model.modules():
+            if name in getattr(layer, "lora_A", {}):
+                layer.scaling[name] = 1.0  # rank-stabilised LoRA would scale by √rank what is scaled already
         peft_model.train(peft_model.training)  # the new dropout layers too
         peft_model.set_adapter(name, inference_mode=True)
         yield name
@@ -76,7 +84,7 @@ def merged(peft_model, names: Sequence[str], weights: Sequence[float], *, combin
 
 
 @contextmanager
-def serving(peft_model, names: Sequence[str], mixtures: Sequence[Mixture]) -> Iterator[list[str] | None]:
+def serving(peft_model: PeftModel, names: Sequence[str], mixtures: Sequence[Mixture]) -> Iterator[list[str] | None]:
     """Have the adapter of each row ready inside a ``with`` block: experts as they are, mixtures merged.
 
     Parameters
@@ -93,12 +101,14 @@ def serving(peft_model, names: Sequence[str], mixtures: Sequence[Mixture]) -> It
         The rows' ``adapter_names``; None where all rows have the same, which is active then.
     """
     with ExitStack() as stack:
-        adapters = {(): BASE_ADAPTER}
+        adapters: dict[Mixture, str] = {(): BASE_ADAPTER}
         for mixture in mixtures:
             if mixture not in adapters:
                 experts, shares = [names[k] for k, _ in mixture], [share for _, share in mixture]
-                one = len(experts) == 1
-                adapters[mixture] = experts[0] if one else stack.enter_context(merged(peft_model, experts, shares))
+                if len(experts) == 1:
+                    adapters[mixture] = experts[0]
+                else:
+                    adapters[mixture] = stack.enter_context(merged(peft_model, experts, shares))
         if len(set(mixtures)) > 1:
             yield [adapters[mixture] for mixture in mixtures]
         elif mixtures[0]:
@@ -130,7 +140,7 @@ def rounds(mixtures: Sequence[Mixture], strategy: str, most: int) -> list[list[i
     return [sorted(sum(rows[start : start + most], [])) for start in range(0, len(rows), most)]
 
 
-def _check(peft_model, names: list[str], weights: list[float], combination: str) -> None:
+def _check(peft_model: PeftModel, names: list[str], weights: list[float], combination: str) -> None:
     if combination not in COMBINATIONS:
         raise ParameterError(f"unknown combination {combination!r}", hint=f"Use one of {', '.join(COMBINATIONS)}.")
     loaded = getattr(peft_model, "peft_config", {})
@@ -151,7 +161,7 @@ def _check(peft_model, names: list[str], weights: list[float], combination: str)
             raise ParameterError(f"{name} is not plain LoRA{f' ({special[0]})' if special else ''}", where="names")
 
 
-def _free_name(peft_model, names: list[str]) -> str:
+def _free_name(peft_model: PeftModel, names: list[str]) -> str:
     """A name not taken: PEFT would silently keep the adapter that has it."""
     stem = "merged-" + "-".join(name.removeprefix("expert-") for name in names)
     number = 0

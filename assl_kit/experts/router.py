@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assl_kit.common.checks import real, whole
 from assl_kit.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _BLOCK = 8192
 Mixture = tuple[tuple[int, float], ...]  #: experts and their shares
@@ -70,26 +75,48 @@ class Routes:
         [((0, 0.55), (1, 0.45)), ((0, 1.0),)]
         """
         k = self.similarities.shape[1]
-        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or not 1 <= top_k <= k:
-            raise ParameterError(f"top_k must be a whole number from 1 to {k}, not {top_k!r}", where="top_k")
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
-            raise ParameterError(f"temperature must be a positive number, not {temperature!r}", where="temperature")
+        top_k = whole("top_k", top_k, 1, k)
+        temperature = real("temperature", temperature, 0, inside=True)
         nearest = np.argsort(-self.similarities, axis=1, kind="stable")[:, :top_k]
-        found: list[Mixture] = []
+        mixtures: list[Mixture] = []
         for expert, row, similarities in zip(self.experts, nearest, self.similarities, strict=True):
-            if expert < 0:
-                found.append(())
-                continue
-            scores = similarities[row].astype(np.float64) / temperature
-            shares = np.exp(scores - scores.max())
-            exact = 20 * shares / shares.sum()
-            twentieths = np.floor(exact).astype(int)
-            twentieths[np.argsort(twentieths - exact, kind="stable")[: 20 - twentieths.sum()]] += 1
-            found.append(tuple((int(e), int(t) / 20) for e, t in zip(row, twentieths, strict=True) if t))
-        return found
+            mixtures.append(_mixture(row, similarities[row].astype(np.float64) / temperature) if expert >= 0 else ())
+        return mixtures
 
 
-def _unit_rows(X, name: str) -> np.ndarray:
+def _mixture(experts: np.ndarray, scores: np.ndarray) -> Mixture:
+    """The softmax of the scores, in twentieths that sum to 1: rounded down, the largest remainders rounded up."""
+    shares = np.exp(scores - scores.max())
+    exact = 20 * shares / shares.sum()
+    twentieths = np.floor(exact).astype(int)
+    missing = 20 - twentieths.sum()
+    twentieths[np.argsort(twentieths - exact, kind="stable")[:missing]] += 1
+    return tuple((int(e), int(t) / 20) for e, t in zip(experts, twentieths, strict=True) if t)
+
+
+def fixed_mixtures(experts: Sequence[int], n_questions: int, n_experts: int) -> list[Mixture]:
+    """One expert for each question, as mixtures; −1 is the base alone.
+
+    Raises
+    ------
+    DataError
+        If there are not as many as questions, or an expert does not exist.
+
+    Examples
+    --------
+    >>> fixed_mixtures([1, -1], 2, 6)
+    [((1, 1.0),), ()]
+    """
+    numbers = [int(k) for k in experts]
+    if len(numbers) != n_questions:
+        raise DataError(f"there are {len(numbers)} experts given for {n_questions} questions")
+    wrong = [k for k in numbers if not -1 <= k < n_experts]
+    if wrong:
+        raise DataError(f"there is no expert {wrong[0]}", hint=f"Experts are 0 to {n_experts - 1}; −1: none.")
+    return [((k, 1.0),) if k >= 0 else () for k in numbers]
+
+
+def _unit_rows(X: ArrayLike, name: str) -> np.ndarray:
     """Return finite, nonzero rows scaled to unit length, in float64; an error names the first bad row."""
     try:
         X = np.asarray(X, dtype=np.float64)
@@ -144,7 +171,7 @@ class CentroidRouter:
     [0, -1]
     """
 
-    def __init__(self, centroids, *, min_similarity: float = -1.0, names: Sequence[str] | None = None):
+    def __init__(self, centroids: ArrayLike, *, min_similarity: float = -1.0, names: Sequence[str] | None = None):
         unit = _unit_rows(centroids, "centroids")
         if len(unit) == 0:
             raise DataError("a router needs at least one centroid")
@@ -158,7 +185,7 @@ class CentroidRouter:
         k, d = self.centroids_.shape
         return f"CentroidRouter({k} experts, dimension {d}, min_similarity={self.min_similarity:g})"
 
-    def route(self, E, *, min_similarity: float | None = None) -> Routes:
+    def route(self, E: ArrayLike, *, min_similarity: float | None = None) -> Routes:
         """Choose an expert for each row.
 
         Parameters
@@ -209,12 +236,12 @@ class CentroidRouter:
 
 def check_min_similarity(value: float) -> float:
     """Return ``value`` as a float in [−1, 1], or raise `ParameterError`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not -1.0 <= float(value) <= 1.0:
-        raise ParameterError(f"min_similarity must be a number in [-1, 1], not {value!r}", where="min_similarity")
-    return float(value)
+    return real("min_similarity", value, -1, 1)
 
 
-def expert_centroids(X, clusters, repeats=None, n_clusters: int | None = None) -> np.ndarray:
+def expert_centroids(
+    X: ArrayLike, clusters: ArrayLike, repeats: ArrayLike | None = None, n_clusters: int | None = None
+) -> np.ndarray:
     """Expert embeddings: the normalised mean of each cluster's (selected) rows.
 
     Parameters

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
-from assl_kit.common.checks import positive
+from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
@@ -20,7 +21,11 @@ from .adapters import load_adapters
 from .bank import ExpertBank
 from .bank_check import check_match
 from .merging import rounds, serving
-from .router import Mixture, Routes
+from .router import Mixture, Routes, fixed_mixtures
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STRATEGIES = ("grouped", "mixed", "single")
 MERGED_AT_ONCE = 16  #: adapters merged for questions between two experts, in memory at a time
@@ -55,12 +60,12 @@ class SilverSight:
     Parameters
     ----------
     model, tokenizer
-        The base alone, as :func:`assl_kit.model.generation.load_base` gives it; PEFT puts the experts into its layers.
+        The base alone, as :func:`assl_kit.model.loading.load_base` gives it; PEFT puts the experts into its layers.
     encoder : SentenceTransformer
         The one the experts were chosen with.
     bank : ExpertBank
     base : mapping, optional
-        :func:`assl_kit.model.generation.base_info` of the model, if it is known already.
+        :func:`assl_kit.model.identity.base_info` of the model, if it is known already.
 
     Attributes
     ----------
@@ -82,13 +87,22 @@ class SilverSight:
     Concurrent answers are a server's work; see ``assl export vllm``.
     """
 
-    def __init__(self, model, tokenizer, encoder, bank: ExpertBank, *, base: Mapping | None = None):
-        given = {"id": "the given encoder", "fingerprint": encoder_fingerprint(encoder)}
-        _check(bank, encoder=given, base=base or base_info(model, tokenizer))
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: SentenceTransformer,
+        bank: ExpertBank,
+        *,
+        base: Mapping[str, Any] | None = None,
+    ):
+        encoder_info = {"id": "the given encoder", "fingerprint": encoder_fingerprint(encoder)}
+        _check(bank, encoder=encoder_info, base=base or base_info(model, tokenizer))
         self.tokenizer, self.encoder, self.bank = tokenizer, encoder, bank
         self.router = bank.router()
         self.model = load_adapters(model, bank)
-        self._lock, self._user = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._user: int | None = None
 
     @classmethod
     def from_pretrained(
@@ -96,7 +110,7 @@ class SilverSight:
         bank_path: str | os.PathLike,
         *,
         base: str | None = None,
-        encoder=None,
+        encoder: SentenceTransformer | str | os.PathLike | None = None,
         device: str = "auto",
         dtype: str | None = None,
         revision: str | None = None,
@@ -108,12 +122,12 @@ class SilverSight:
         bank_path : path-like
             A bank's folder or hub id.
         base : str, optional
-            Name of the base for :func:`assl_kit.model.generation.load_base`; default: the id the bank names.
+            Name of the base for :func:`assl_kit.model.loading.load_base`; default: the id the bank names.
         encoder : SentenceTransformer or str, optional
             The encoder, or its name for :func:`assl_kit.space.encoder.load_encoder`; default: the bank's own `encoder/`
             folder if it has one, else the id the bank names.
         device, dtype : str, optional
-            See :func:`assl_kit.model.generation.load_base`.
+            See :func:`assl_kit.model.loading.load_base`.
         revision : str, optional
             Of the bank on the hub.
 
@@ -138,13 +152,13 @@ class SilverSight:
                 )
             encoder = str(bank.encoder_path or bank.encoder["id"])
         if isinstance(encoder, str | os.PathLike):
-            name, encoder = str(encoder), load_encoder(str(encoder))
+            encoder_name, encoder_model = str(encoder), load_encoder(str(encoder))
         else:
-            name = "the given encoder"
-        _check(bank, encoder={"id": name, "fingerprint": encoder_fingerprint(encoder)})
+            encoder_name, encoder_model = "the given encoder", encoder
+        _check(bank, encoder={"id": encoder_name, "fingerprint": encoder_fingerprint(encoder_model)})
         name = base if base is not None else bank.base["id"]
         model, tokenizer = load_base(name, device=device, dtype=dtype)
-        return cls(model, tokenizer, encoder, bank, base=base_info(model, tokenizer, name))
+        return cls(model, tokenizer, encoder_model, bank, base=base_info(model, tokenizer, name))
 
     def __repr__(self) -> str:
         return f"SilverSight({len(self.bank)} experts on {self.bank.base['id']}, {self.model.device})"
@@ -245,7 +259,7 @@ class SilverSight:
             )
         ]
 
-    def stream(self, question: str, **options) -> Iterator[str]:
+    def stream(self, question: str, **options: Any) -> Generator[str]:
         """Answer one question in pieces, each as soon as it is certain.
 
         Parameters
@@ -280,7 +294,7 @@ class SilverSight:
         experts: Sequence[int] | None = None,
         top_k: int = 1,
         temperature: float = 0.1,
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Generator[tuple[int, str]]:
         """Answer questions in mixed batches, each row through its own expert, in pieces as they come.
 
         Parameters
@@ -305,32 +319,32 @@ class SilverSight:
         positive(max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length)
         routes = self.route(questions, min_similarity=min_similarity)
         mixtures = self._mixtures(routes, experts, top_k, temperature)
-        return self._stream(
-            questions, mixtures, batch_size, {"max_new_tokens": max_new_tokens, "max_length": max_length}
-        )
+        lengths = {"max_new_tokens": max_new_tokens, "max_length": max_length}
+        return self._stream(questions, mixtures, batch_size, lengths)
 
-    def _stream(self, questions: list[str], mixtures: list[Mixture], batch_size: int, options) -> Iterator:
+    def _stream(
+        self, questions: list[str], mixtures: list[Mixture], batch_size: int, options: dict[str, int]
+    ) -> Generator[tuple[int, str]]:
         with self._alone():
             for start in range(0, len(questions), batch_size):
                 part = slice(start, start + batch_size)
-                with (
-                    serving(self.model, self.bank.names, mixtures[part]) as names,
-                    closing(
-                        stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
-                    ) as pieces,
-                ):
-                    for row, piece in pieces:
-                        yield start + row, piece
+                with serving(self.model, self.bank.names, mixtures[part]) as names:
+                    stream = stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
+                    with closing(cast("Generator[tuple[int, str]]", stream)) as pieces:
+                        for row, piece in pieces:
+                            yield start + row, piece
 
-    def _mixtures(self, routes: Routes, experts, top_k: int, temperature: float) -> list[Mixture]:
+    def _mixtures(self, routes: Routes, experts: Sequence[int] | None, top_k: int, temperature: float) -> list[Mixture]:
         """The experts and shares of each question; empty for the base alone."""
         if experts is None:
             return routes.mixtures(top_k, temperature=temperature)
         if top_k != 1:
             raise ParameterError("top_k merges the experts the router finds; here experts are given", where="top_k")
-        return [((k, 1.0),) if k >= 0 else () for k in self._given(experts, len(routes))]
+        return fixed_mixtures(experts, len(routes), len(self.bank))
 
-    def _answer(self, questions: list[str], mixtures: list[Mixture], strategy: str, progress: bool, options):
+    def _answer(
+        self, questions: list[str], mixtures: list[Mixture], strategy: str, progress: bool, options: dict[str, Any]
+    ) -> list[str]:
         from tqdm.auto import tqdm
 
         texts = [""] * len(questions)
@@ -340,9 +354,13 @@ class SilverSight:
             for rows in parts:
                 with serving(self.model, self.bank.names, [mixtures[i] for i in rows]) as names:
                     answers = generate_answers(
-                        self.model, self.tokenizer, [questions[i] for i in rows], adapter_names=names, progress=inner,
+                        self.model,
+                        self.tokenizer,
+                        [questions[i] for i in rows],
+                        adapter_names=names,
+                        progress=inner,
                         **options,
-                    )  # fmt: skip
+                    )
                 for i, text in zip(rows, answers, strict=True):
                     texts[i] = text
                 bar.update(len(rows))
@@ -360,15 +378,6 @@ class SilverSight:
             finally:
                 self._user = None
 
-    def _given(self, experts: Sequence[int], n: int) -> list[int]:
-        experts = [int(k) for k in experts]
-        if len(experts) != n:
-            raise DataError(f"there are {len(experts)} experts given for {n} questions")
-        wrong = [k for k in experts if not -1 <= k < len(self.bank)]
-        if wrong:
-            raise DataError(f"there is no expert {wrong[0]}", hint=f"Experts are 0 to {len(self.bank) - 1}; −1: none.")
-        return experts
-
 
 def _check(bank: ExpertBank, *, encoder: Mapping | None = None, base: Mapping | None = None) -> None:
     """Raise `BankError` unless encoder and base are those the bank was made with."""
@@ -377,12 +386,8 @@ def _check(bank: ExpertBank, *, encoder: Mapping | None = None, base: Mapping | 
 
 
 def _questions(questions: Sequence[str]) -> list[str]:
-    if isinstance(questions, str):
-        return _questions([questions])
-    questions = list(questions)
+    questions = as_texts([questions] if isinstance(questions, str) else questions, "questions")
     for row, question in enumerate(questions):
-        if not isinstance(question, str):
-            raise DataError(f"a question is {type(question).__name__}, not a string", where=f"question {row}")
         if not question.strip():
             raise DataError("a question is empty", where=f"question {row}", hint="Leave it out.")
     return questions

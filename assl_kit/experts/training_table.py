@@ -25,16 +25,26 @@ def training_results(bank: ExpertBank) -> list[TrainingResult]:
     -------
     list of TrainingResult, one per expert
     """
-    nan, results = float("nan"), []
+    results = []
     for path, expert in zip(bank.expert_paths, bank.info["experts"], strict=True):
         log = pd.DataFrame(expert["log"], columns=["step", "epoch", "loss", "learning_rate"])
         log["step"] = log["step"].astype("int64")
         result = TrainingResult(
-            path, log, expert["copies"], expert["truncated"], expert["tokens"], nan, nan, nan, expert["inputs"],
-            n_held_out=expert.get("n_held_out", 0), held_out=held_out_table(expert),
-            stopped_epoch=expert.get("stopped_epoch"), notes=tuple(expert.get("notes", ())),
+            path=path,
+            log=log,
+            n_records=expert["copies"],
+            n_truncated=expert["truncated"],
+            tokens=expert["tokens"],
+            seconds=np.nan,
+            tokens_per_second=np.nan,
+            peak_memory_mb=np.nan,
+            fingerprint=expert["inputs"],
+            n_held_out=expert.get("n_held_out", 0),
+            held_out=held_out_table(expert),
+            stopped_epoch=expert.get("stopped_epoch"),
+            notes=tuple(expert.get("notes", ())),
             base_fingerprint=bank.base["fingerprint"],
-        )  # fmt: skip
+        )
         results.append(result)
     return results
 
@@ -68,8 +78,8 @@ def training_table(
     >>> training_table([result]).loc["expert-0", ["copies", "last_loss", "tokens_per_second"]].tolist()
     [12.0, 1.0, 170.0]
     """
-    is_bank = isinstance(trained, ExpertBank)
-    results = (trained.results or training_results(trained)) if is_bank else list(trained)
+    bank = trained if isinstance(trained, ExpertBank) else None
+    results = list(trained) if not isinstance(trained, ExpertBank) else trained.results or training_results(trained)
     table = pd.DataFrame(
         {
             "copies": [r.n_records for r in results],
@@ -84,8 +94,8 @@ def training_table(
         },
         index=pd.Index([r.path.name for r in results], name="expert"),
     )
-    if is_bank:
-        table.insert(0, "records", [expert["records"] for expert in trained.info["experts"]])
+    if bank is not None:
+        table.insert(0, "records", [expert["records"] for expert in bank.info["experts"]])
     for name, values in (measured or {}).items():
         if name in table.index:
             table.loc[name, list(MEASURED)] = [values.get(key, np.nan) for key in MEASURED]

@@ -41,11 +41,14 @@ def compare_runs(a: Workspace, b: Workspace) -> dict[str, pd.DataFrame]:
     [{'parameter': 'seed', 'A': 0, 'B': 1}]
     """
     manifests = a.manifest(), b.manifest()
-    found = {"parameters": _parameters(*manifests), "artifacts": _artifacts(*manifests)}
-    found["selection"] = pd.DataFrame(_selection(a, b), columns=["measure", "value"])
-    found["results"] = _results(read_metrics(a), read_metrics(b))
-    found["differences"] = _differences(a, b)
-    return {name: frame for name, frame in found.items() if not frame.empty}
+    tables = {
+        "parameters": _parameters(*manifests),
+        "artifacts": _artifacts(*manifests),
+        "selection": pd.DataFrame(_selection(a, b), columns=["measure", "value"]),
+        "results": _results(read_metrics(a), read_metrics(b)),
+        "differences": _differences(a, b),
+    }
+    return {name: table for name, table in tables.items() if not table.empty}
 
 
 def _parameters(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -74,7 +77,7 @@ def _both(a: Workspace, b: Workspace, *files: str) -> bool:
 
 
 def _selection(a: Workspace, b: Workspace) -> list[tuple[str, float]]:
-    rows = []
+    rows: list[tuple[str, float]] = []
     if _both(a, b, "selection.parquet"):
         ours, theirs = (ws.table("selection.parquet")["id"] for ws in (a, b))
         codes = pd.factorize(pd.concat([ours, theirs]))[0]
@@ -83,10 +86,8 @@ def _selection(a: Workspace, b: Workspace) -> list[tuple[str, float]]:
     if _both(a, b, "clusters.parquet"):
         both = a.table("clusters.parquet").merge(b.table("clusters.parquet"), on="id")
         if len(both):
-            rows.append(("records clustered by both", len(both)))
-            rows.append(
-                ("adjusted Rand index of the clusters", adjusted_rand_score(both["cluster_x"], both["cluster_y"]))
-            )
+            rand = adjusted_rand_score(both["cluster_x"], both["cluster_y"])
+            rows += [("records clustered by both", len(both)), ("adjusted Rand index of the clusters", rand)]
     return rows
 
 
@@ -103,16 +104,14 @@ def _results(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 def _differences(a: Workspace, b: Workspace) -> pd.DataFrame:
     if not _both(a, b, "records.parquet", "answers.parquet"):
         return pd.DataFrame()
-    records = a.table("records.parquet").merge(
-        b.table("records.parquet")[["id", "output"]], on="id", suffixes=("", " B")
-    )
+    theirs = b.table("records.parquet")[["id", "output"]]
+    records = a.table("records.parquet").merge(theirs, on="id", suffixes=("", " B"))
     records = records[(records["split"] == "test") & (records["output"] == records["output B"])]
-    for ws, column in ((a, "said A"), (b, "said B")):
-        records = records.merge(
-            ws.table("answers.parquet")[["id", "answer"]].rename(columns={"answer": column}), on="id"
-        )
+    for ws, column in ((a, "answer A"), (b, "answer B")):
+        answers = ws.table("answers.parquet")[["id", "answer"]].rename(columns={"answer": column})
+        records = records.merge(answers, on="id")
     if records.empty:
         return pd.DataFrame()
-    table = paired_difference(records, list(records["said B"]), list(records["said A"]))
+    table = paired_difference(records, list(records["answer B"]), list(records["answer A"]))
     table = table.rename(columns={"a": "B", "b": "A"}).assign(**{"told apart": ~table["inside_interval"]})
     return table[["task", "metric", "n", "A", "B", "difference", "low", "high", "told apart"]]

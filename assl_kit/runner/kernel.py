@@ -12,10 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 KERNEL = "python3"
 _PRELOAD = ("torch", "transformers", "sentence_transformers", "peft", "trl")
@@ -24,7 +28,7 @@ _QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the
 
 
 @contextmanager
-def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], object]]:
+def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager]]:
     """Give a function that starts a kernel for the notebook of a number; at the end all of them are shut down.
 
     The kernel inherits the workspace and quiet libraries. Whatever kernels a user has installed as ``python3``, this
@@ -49,8 +53,8 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], object]]:
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
 
-        def start(number: str):
-            environment = {name: value for name, value in _QUIET.items() if name not in os.environ} | os.environ.copy()
+        def start(number: str) -> AsyncKernelManager:
+            environment = {**_QUIET, **os.environ}
             environment |= {"ASSL_WORKSPACE": str(ws.folder), "ASSL_NOTEBOOK": number}
             environment.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
             old = os.environ.get("JUPYTER_PATH")
@@ -73,18 +77,18 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], object]]:
                 stop_kernel(manager)
 
 
-def stop_kernel(manager) -> None:
+def stop_kernel(kernel: AsyncKernelManager) -> None:
     """Shut a kernel down, if it still runs."""
     from nbclient.util import run_sync
 
     with suppress(Exception):
-        if manager.has_kernel:
-            run_sync(manager.shutdown_kernel)(now=True)
+        if kernel.has_kernel:
+            run_sync(kernel.shutdown_kernel)(now=True)
 
 
-def peak_memory_mb(manager) -> float | None:
+def peak_of(kernel: AsyncKernelManager) -> float | None:
     """The most memory a started kernel has held, in MiB; None where the system does not tell."""
-    status = Path(f"/proc/{manager.provisioner.pid}/status")
+    status = Path(f"/proc/{getattr(kernel.provisioner, 'pid', None)}/status")
     with suppress(OSError, AttributeError):
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

@@ -111,5 +111,5 @@ def is_number(value: Any) -> bool:
     return hasattr(value, "__float__") and not isinstance(value, (str, bool))
 
 
-def _numeric(column) -> bool:
+def _numeric(column: pd.Series) -> bool:
     return len(column) > 0 and all(is_number(value) for value in column)

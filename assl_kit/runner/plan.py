@@ -6,7 +6,7 @@ import ast
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,14 @@ class Plan:
         return {name: values[name] for name in notebook.declared if name in values}
 
 
+@dataclass
+class Known:
+    """What several plans have in common: the notebooks as read, and of the data its columns and training records."""
+
+    notebooks: list[ChainNotebook] | None = None
+    data: dict[tuple, tuple[set[str], int]] = field(default_factory=dict)
+
+
 def notebooks_folder() -> Path:
     """The chain's notebooks: ``notebooks/`` of the checkout, else the package's own copies.
 
@@ -129,9 +137,9 @@ def read_notebook(path: Path) -> ChainNotebook:
     if len(tagged) != 1:
         raise DataError(f"{len(tagged)} cells are tagged 'parameters', there must be one", where=path.name)
     declared = {}
-    for name, found in inspect_notebook(str(path)).items():
+    for name, parameter in inspect_notebook(str(path)).items():
         try:
-            declared[name] = ast.literal_eval(found["default"])
+            declared[name] = ast.literal_eval(parameter["default"])
         except (ValueError, SyntaxError) as error:
             raise DataError(f"the default of {name!r} is not a plain value", where=path.name) from error
     return ChainNotebook(path, declared, "\n\n".join(cell.source for cell in cells))
@@ -171,33 +179,34 @@ def make_plan(
     notebooks_dir: str | os.PathLike | None = None,
     first: str = BOUNDS[0],
     last: str = BOUNDS[1],
-    known: dict | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """Check everything that can be checked before a run; see `run_chain` for the parameters and the errors.
 
-    Calls that are given the same dict as ``known`` read notebooks and data once.
+    Calls that are given the same ``known`` read notebooks and data once.
     """
     backend()  # a wrong one is refused now
-    known = {} if known is None else known
-    values = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
-    if "notebooks" not in known:
+    known = Known() if known is None else known
+    usual = {**load_profile(DEFAULT_PROFILE), **load_profile(profile)}
+    if known.notebooks is None:
         folder = Path(notebooks_dir) if notebooks_dir else notebooks_folder()
-        known["notebooks"] = find_notebooks(folder, first, last)
-    notebooks = known["notebooks"]
-    given = {**(overrides or {}), **({"data": data} if data else {})}
-    if given.get("data", "embedded") != "embedded":
-        given.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
-    own_defaults = {n: v for book in notebooks for n, v in book.own.items()}
-    check_names(given, (*NAMES, *own_defaults))
-    own = {n: _fitting(n, v, own_defaults[n]) for n, v in given.items() if n in own_defaults}
-    parameters = validate({**values, **{n: v for n, v in given.items() if n in NAMES}})
+        known.notebooks = find_notebooks(folder, first, last)
+    notebooks = known.notebooks
+    asked = {**(overrides or {}), **({"data": data} if data else {})}
+    if asked.get("data", "embedded") != "embedded":
+        asked.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
+    defaults = {name: value for book in notebooks for name, value in book.own.items()}
+    check_names(asked, (*NAMES, *defaults))
+    of_notebooks = {n: _fitting(n, value, defaults[n]) for n, value in asked.items() if n in defaults}
+    of_the_run = {n: value for n, value in asked.items() if n in NAMES}
+    parameters = validate({**usual, **of_the_run})
     parameters = parameters.model_copy(update=_absolute(parameters))
     _check_records(parameters, known)
     if parameters.base_model != "tiny":
         from assl_kit.model.identity import base_source
 
         base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
-    return Plan(_run_name(name, profile, parameters), profile, parameters, own, tuple(notebooks))
+    return Plan(_run_name(name, profile, parameters), profile, parameters, of_notebooks, tuple(notebooks))
 
 
 def given_values(assignments: Iterable[tuple[str, str]], notebooks: Iterable[ChainNotebook]) -> dict[str, Any]:
@@ -234,17 +243,17 @@ def _absolute(parameters: Parameters) -> dict[str, str]:
     return {name: str(Path(v).resolve()) for name, v in values.items() if Path(v).exists()}
 
 
-def _check_records(parameters: Parameters, known: dict) -> None:
+def _check_records(parameters: Parameters, known: Known) -> None:
     """Load the user's data whole, so that a bad line ends the run before it begins; the same for its size."""
     if parameters.data == "embedded":
         n_train = round(parameters.n_records * (1 - parameters.test_share))
     else:
         names = ("data", "data_format", "n_records", "test_share", "seed")
         key = tuple(getattr(parameters, name) for name in names)
-        if key not in known:
+        if key not in known.data:
             records = load_run_records(parameters)
-            known[key] = set(records.columns), len(training_pool(records))
-        columns, n_train = known[key]
+            known.data[key] = set(records.columns), len(training_pool(records))
+        columns, n_train = known.data[key]
         column = parameters.score.removeprefix("column:")
         if column != parameters.score and column not in columns:
             raise ParameterError(f"the data has no column {column!r}", where="score")

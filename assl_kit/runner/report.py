@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from assl_kit.common.limits import check_size
 from assl_kit.common.trust import inside
 from assl_kit.errors import AsslError, WorkspaceError
 
+from .manifest_rows import artifact_rows, notebook_rows
 from .page import render_page, show
 
 REPORT = "report.html"
@@ -65,7 +67,7 @@ def write_report(ws: Workspace) -> Path:
     --------
     >>> import tempfile
     >>> ws = Workspace.open(tempfile.mkdtemp())
-    >>> ws.write_json("metrics.json", {"routing": {"accuracy": 0.5}})
+    >>> _ = ws.path_of("metrics.json").write_text('{"routing": {"accuracy": 0.5}}', encoding="utf-8")
     >>> "accuracy" in write_report(ws).read_text(encoding="utf-8")
     True
     """
@@ -103,20 +105,20 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
                 yield "subheading", subtitle
             yield "table", frame.rename(columns=_COLUMNS)
     books = list(_executed(ws))
-    for title, pictures, _ in books:
-        if pictures:
-            yield "heading", title
-            yield from (("picture", picture) for picture in pictures)
+    for book in books:
+        if book.pictures:
+            yield "heading", book.title
+            yield from (("picture", picture) for picture in book.pictures)
     yield "heading", "Warnings"
-    warnings = [*_cut_records(ws), *((title, text) for title, _, told in books for text in told)]
+    warnings = [*_cut_records(ws), *((book.title, text) for book in books for text in book.warnings)]
     for title, text in warnings:
         yield "subheading", title
         yield "output", text
     if not warnings:
         yield "text", "None: no notebook printed a warning, no record was cut."
     appendix = {
-        "Time and memory": _notebooks(manifest),
-        "Artifacts": _artifacts(manifest),
+        "Time and memory": pd.DataFrame(notebook_rows(manifest)).drop(columns="message", errors="ignore"),
+        "Artifacts": pd.DataFrame(artifact_rows(manifest)),
         "Parameters": _parameters(manifest),
         "Versions": pd.DataFrame(sorted((manifest.get("versions") or {}).items()), columns=["package", "version"]),
     }
@@ -128,17 +130,18 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
 
 def read_metrics(ws: Workspace) -> dict[str, Any]:
     """The run's ``metrics.json``, or an empty mapping while there is none."""
-    found = ws.json("metrics.json") if ws.has("metrics.json") else {}
-    return found if isinstance(found, dict) else {}
+    metrics = ws.json("metrics.json") if ws.has("metrics.json") else {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def parameters_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run, then those that single notebooks declare, as ``"05_mmr: n_draws"``."""
-    found = dict(manifest["parameters"])
+    values = dict(manifest["parameters"])
     for notebook, note in manifest["notebooks"].items():
-        own = note.get("parameters")
-        found |= {f"{notebook}: {name}": value for name, value in (own.items() if isinstance(own, dict) else ())}
-    return found
+        declared = note.get("parameters")
+        if isinstance(declared, dict):
+            values |= {f"{notebook}: {name}": value for name, value in declared.items()}
+    return values
 
 
 def results_table(metrics: Mapping[str, Any]) -> pd.DataFrame | None:
@@ -165,7 +168,7 @@ def results_table(metrics: Mapping[str, Any]) -> pd.DataFrame | None:
     return left.join(wide).loc[order].reset_index()
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _interval(row: Mapping[Any, Any]) -> str:
     if pd.isna(row.get("low")) or pd.isna(row.get("high")):
         return show(row["value"])
     return f"{show(row['value'])} [{show(row['low'])}, {show(row['high'])}]"
@@ -205,8 +208,16 @@ def _is_flat(value: Any) -> bool:
     return isinstance(value, Mapping) and not any(isinstance(part, (Mapping, list)) for part in value.values())
 
 
-def _executed(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]], list[str]]]:
-    """Each executed notebook's title, its pictures under the headings they stand below, and what it warned of."""
+@dataclass
+class Executed:
+    """An executed notebook: its title, its pictures with the headings they stand below, and what it warned of."""
+
+    title: str
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _executed(ws: Workspace) -> Iterator[Executed]:
     folder = ws.path_of("notebooks")
     for path in sorted(folder.glob("[0-9]*.ipynb")) if folder.is_dir() else []:
         try:
@@ -214,27 +225,30 @@ def _executed(ws: Workspace) -> Iterator[tuple[str, list[tuple[str, str]], list[
             check_size(path, MAX_NOTEBOOK)
             yield _outputs(path)
         except AsslError as error:
-            yield path.stem, [], [f"Not shown: {error.what}."]
+            yield Executed(path.stem, warnings=[f"Not shown: {error.what}."])
         except Exception as error:  # nbformat's kinds, and those of whatever a stranger's notebook holds
-            yield path.stem, [], [f"Not shown: it cannot be read as a notebook ({type(error).__name__})."]
+            what = f"Not shown: it cannot be read as a notebook ({type(error).__name__})."
+            yield Executed(path.stem, warnings=[what])
 
 
-def _outputs(path: Path) -> tuple[str, list[tuple[str, str]], list[str]]:
+def _outputs(path: Path) -> Executed:
     import nbformat
 
-    title, heading, pictures, told = path.stem, path.stem, [], []
+    book, heading = Executed(path.stem), path.stem
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            found = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
-            title = found[0] if found and title == path.stem else title
-            heading = found[-1] if found else heading
+            headings = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
+            if headings and book.title == path.stem:  # the first heading of all is the title
+                book.title = headings[0]
+            heading = headings[-1] if headings else heading
         for output in cell.get("outputs", []):
             picture = output.get("data", {}).get("image/png")
             if isinstance(picture, str) and _is_png(picture):
-                pictures.append((heading, "".join(picture.split())))
+                book.pictures.append((heading, "".join(picture.split())))
             if output.output_type == "stream" and output.name == "stderr":
-                told.append(output.text.strip()[:_LONGEST_WARNING])
-    return title, pictures, [text for text in told if text]
+                book.warnings.append(output.text.strip()[:_LONGEST_WARNING])
+    book.warnings = [text for text in book.warnings if text]
+    return book
 
 
 def _cut_records(ws: Workspace) -> Iterator[tuple[str, str]]:
@@ -243,10 +257,10 @@ def _cut_records(ws: Workspace) -> Iterator[tuple[str, str]]:
         return
     experts = ws.json("experts/bank.json").get("experts") or []
     for number, expert in enumerate(experts):
-        notes = [f"{expert['truncated']} records lost their start: longer than max_length."] * bool(
-            expert.get("truncated")
-        )
-        if notes := [*notes, *expert.get("notes", [])]:
+        notes = [*expert.get("notes", [])]
+        if expert.get("truncated"):
+            notes.insert(0, f"{expert['truncated']} records lost their start: longer than max_length.")
+        if notes:
             yield f"Expert {number}", "\n".join(map(str, notes))
 
 
@@ -255,30 +269,6 @@ def _is_png(text: str) -> bool:
         return base64.b64decode("".join(text.split()), validate=True).startswith(b"\x89PNG\r\n")
     except (binascii.Error, ValueError):
         return False
-
-
-def _artifacts(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    rows = [
-        {
-            "artifact": name,
-            "notebook": entry.get("notebook"),
-            "made from": ", ".join(entry.get("parents", [])),
-            "seconds": entry.get("seconds"),
-            "peak MB": entry.get("peak_memory_mb"),
-            "sha256": str(entry.get("sha256", ""))[:16],
-        }
-        for name, entry in manifest["artifacts"].items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def _notebooks(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    columns = {"status": "status", "seconds": "seconds", "peak_memory_mb": "peak MB"}
-    rows = [
-        {"notebook": name} | {title: note.get(key) for key, title in columns.items()}
-        for name, note in manifest["notebooks"].items()
-    ]
-    return pd.DataFrame(rows)
 
 
 def _parameters(manifest: Mapping[str, Any]) -> pd.DataFrame:

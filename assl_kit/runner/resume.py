@@ -32,12 +32,12 @@ def inputs_of(book: ChainNotebook) -> list[str]:
     ['records', 'encoder', 'embeddings', 'clusters', 'affinity']
     """
     wanted = {name for name in STEPS if f'require(ws, "{name}"' in book.source}
-    found: set[str] = set()
+    needed: set[str] = set()
     while wanted:
         name = wanted.pop()
-        found.add(name)
-        wanted |= set(STEPS[name].parents) - found
-    return [name for name in STEPS if name in found]
+        needed.add(name)
+        wanted |= set(STEPS[name].parents) - needed
+    return [name for name in STEPS if name in needed]
 
 
 def notebook_key(ws: Workspace, book: ChainNotebook, plan: Plan) -> str:

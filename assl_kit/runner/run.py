@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE
 from assl_kit.artifacts.workspace import Workspace, runs_folder
@@ -16,9 +16,12 @@ from assl_kit.common.cluster import cluster
 from assl_kit.common.files import atomic_path, sha256_file
 from assl_kit.errors import AsslError
 
-from .kernel import KERNEL, kernel_starter, peak_memory_mb, stop_kernel
+from .kernel import KERNEL, kernel_starter, peak_of, stop_kernel
 from .plan import ChainNotebook, Plan, make_plan
 from .resume import is_finished, notebook_key, remove_leftovers, run_lock
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 
 class NotebookError(AsslError, RuntimeError):
@@ -109,11 +112,11 @@ def run_plan(plan: Plan, ws: Workspace, *, force: bool = False, say: Callable[[s
     return ws
 
 
-def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel) -> dict[str, Any]:
+def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel: AsyncKernelManager) -> dict[str, Any]:
     """Execute one notebook and write into the manifest how it went."""
     start = time.perf_counter()
-    own = {"parameters": plan.own_of(book)}
-    ws.update_manifest("notebooks", {book.name: {"status": "running", **own}})
+    declared = {"parameters": plan.own_of(book)}
+    ws.update_manifest("notebooks", {book.name: {"status": "running", **declared}})
     note: dict[str, Any] = {"status": "interrupted"}
     try:
         execute(book, ws, plan.values_for(book), kernel)
@@ -122,7 +125,7 @@ def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel) -> dic
         note = {"status": "failed", "message": str(error)}
         return {**note, "seconds": time.perf_counter() - start, "error": error}
     finally:
-        note |= own | {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": peak_memory_mb(kernel)}
+        note |= declared | {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": peak_of(kernel)}
         stop_kernel(kernel)
         if note["status"] == "done":
             copy = ws.path_of(f"notebooks/{book.path.name}")
@@ -131,7 +134,7 @@ def _run_notebook(book: ChainNotebook, ws: Workspace, plan: Plan, kernel) -> dic
     return note
 
 
-def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kernel) -> None:
+def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kernel: AsyncKernelManager) -> None:
     """Execute one notebook with a started kernel, in the workspace; keep the executed copy, failed or not.
 
     Raises
@@ -166,7 +169,8 @@ def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kerne
 
 
 def _is_ours(error_name: str) -> bool:
-    return error_name in {cls.__name__ for cls in (AsslError, *AsslError.__subclasses__())}
+    ours: list[type[Exception]] = [AsslError, *AsslError.__subclasses__()]
+    return error_name in {kind.__name__ for kind in ours}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from assl_kit.common.cluster import BACKEND, explained, total
 from assl_kit.common.files import write_json
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
-from .plan import Plan, make_plan
+from .plan import Known, Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
 
@@ -95,15 +95,16 @@ def read_grid(path: Path) -> Grid:
     values = read_parameter_file(path, "grid file")
     known = [field.alias or name for name, field in Grid.model_fields.items()]
     check_names(values, known, where=str(path))
-    values = {key: f"{value:02d}" if key in ("from", "to") and type(value) is int else value
-              for key, value in values.items()}  # fmt: skip
+    for bound in ("from", "to"):
+        if type(values.get(bound)) is int:  # YAML reads an unquoted 05 as a number
+            values[bound] = f"{values[bound]:02d}"
     try:
         grid = Grid(**values)
     except ValidationError as error:
-        found = error.errors()[0]
-        name = ".".join(str(part) for part in found["loc"][:2])
+        finding = error.errors()[0]
+        name = ".".join(str(part) for part in finding["loc"][:2])
         hint = "'grid' holds lines of 'name: [value, value]', 'parameters' lines of 'name: value'."
-        raise ParameterError(f"{name}: {found['msg']}", where=str(path), hint=hint) from None
+        raise ParameterError(f"{name}: {finding['msg']}", where=str(path), hint=hint) from None
     for name, options in grid.grid.items():
         if not options:
             raise ParameterError(f"{name!r} has no values", where=f"{path}, grid")
@@ -127,12 +128,20 @@ def plan_sweep(grid: Grid, name: str, *, notebooks_dir: str | os.PathLike | None
         n_jobs *= len(options)
     if n_jobs > MOST_JOBS:
         raise ParameterError(f"the grid has {n_jobs} combinations, the most is {MOST_JOBS}", where="grid")
-    jobs, options = [], {"notebooks_dir": notebooks_dir, "first": grid.first, "last": grid.last, "known": {}}
+    jobs, known = [], Known()
     for combination in itertools.product(*grid.grid.values()):
         values = dict(zip(grid.grid, combination, strict=True))
         job = job_name(values)
         try:
-            plan = make_plan(grid.profile, name, {**grid.parameters, **values}, **options)
+            plan = make_plan(
+                grid.profile,
+                name,
+                {**grid.parameters, **values},
+                notebooks_dir=notebooks_dir,
+                first=grid.first,
+                last=grid.last,
+                known=known,
+            )
         except AsslError as error:
             raise type(error)(str(error).rstrip("."), where=f"job {job}") from error
         jobs.append(Job(job, values, plan))
@@ -206,12 +215,12 @@ def run_sweep(
     with run_lock(ws), _workers(backend, n_jobs, len(jobs)) as (pool, threads):
         say(f"{ws.display_path()}: {len(jobs)} jobs, notebooks {grid.first} to {grid.last}")
         work = [(job, ws.folder / job.name, ws.folder / STORE_FOLDER, threads) for job in jobs]
-        found = {}
+        by_name: dict[str, Outcome] = {}
         for outcome in _with_the_lost(pool(_run_job, work), jobs):
-            found[outcome.name] = outcome
-            line = f"{len(found)}/{len(jobs)}  {outcome.name}  {outcome.status}  {outcome.seconds:.1f} s"
+            by_name[outcome.name] = outcome
+            line = f"{len(by_name)}/{len(jobs)}  {outcome.name}  {outcome.status}  {outcome.seconds:.1f} s"
             say(f"{line}  {outcome.message}".rstrip())
-    outcomes = [found[job.name] for job in jobs]
+    outcomes = [by_name[job.name] for job in jobs]
     write_json(ws.path_of(SWEEP), {"grid": grid.model_dump(by_alias=True), "jobs": [vars(item) for item in outcomes]})
     return ws, outcomes
 
@@ -236,24 +245,26 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
     """Something that maps a function over work on a backend, and the threads each worker may use."""
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
-    cores, dead = cpu_count(), BrokenProcessPool
+    cores = cpu_count()
+    death: type[Exception] = BrokenProcessPool
     if backend == "ray":
         cores = max(1, total("CPU"))
-        from ray.exceptions import RayError as dead
+        from ray.exceptions import RayError
         from ray.util.joblib import register_ray
 
         register_ray()
+        death = RayError
     elif backend != "local":
         raise ParameterError(f"unknown backend {backend!r}", hint="Give local or ray.")
     workers = min(n_jobs or cores, most)
 
-    def pool(function, work):
+    def pool(function: Callable[..., Outcome], work: list[tuple]) -> Iterator[Outcome]:
         calls = (delayed(function)(*item) for item in work)
         with parallel_config("ray" if backend == "ray" else "loky"):
             kind = "list" if backend == "ray" else "generator_unordered"  # Ray gives its results together, at the end
             try:
                 yield from Parallel(n_jobs=workers, batch_size=1, return_as=kind)(calls)
-            except dead as error:
+            except death as error:
                 raise explained(error, "a worker of the sweep") from error
 
     yield pool, max(1, cores // workers)
@@ -261,7 +272,8 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
 def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:
     """One job, in a process of its own."""
-    before, start, message, results = dict(os.environ), time.perf_counter(), "", {}
+    before, start, message = dict(os.environ), time.perf_counter(), ""
+    results: dict[str, float] = {}
     os.environ |= {STORE: str(store), BACKEND: "local", "LOKY_MAX_CPU_COUNT": str(threads)}
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
@@ -272,8 +284,8 @@ def _run_job(job: Job, folder: Path, store: Path, threads: int) -> Outcome:
     finally:
         os.environ.clear()
         os.environ |= before
-    status = "failed" if message else "done"
-    return Outcome(job.name, job.values, status, round(time.perf_counter() - start, 1), message, results)
+    seconds = round(time.perf_counter() - start, 1)
+    return Outcome(job.name, job.values, "failed" if message else "done", seconds, message, results)
 
 
 def job_results(ws: Workspace) -> dict[str, float]:
@@ -284,18 +296,22 @@ def job_results(ws: Workspace) -> dict[str, float]:
     dict of str to float
         Of every arm its name, and ``NAME low`` and ``NAME high`` for the interval.
     """
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, label in (("pool", "pool"), ("selection", "distinct chosen")):
         if ws.has(f"{name}.parquet"):
-            found[label] = len(ws.table(f"{name}.parquet"))
+            results[label] = len(ws.table(f"{name}.parquet"))
     if not ws.has("metrics.json"):
-        return found
+        return results
     metrics = ws.json("metrics.json")
     for row in metrics["table"]:
         if row["task"] == "mean":
-            found |= {row["arm"]: row["value"], f"{row['arm']} low": row["low"], f"{row['arm']} high": row["high"]}
-    found |= {"routing accuracy": metrics["routing"]["accuracy"], "cluster NMI": metrics["clusters"]["nmi"]}
-    return found | next(({"mean regret": row["regret"]} for row in metrics["regret"] if row["task"] == "mean"), {})
+            arm = row["arm"]
+            results |= {arm: row["value"], f"{arm} low": row["low"], f"{arm} high": row["high"]}
+    results |= {"routing accuracy": metrics["routing"]["accuracy"], "cluster NMI": metrics["clusters"]["nmi"]}
+    for row in metrics["regret"]:
+        if row["task"] == "mean":
+            results["mean regret"] = row["regret"]
+    return results
 
 
 def sweep_table(outcomes: list[Outcome], *, intervals: bool = False) -> pd.DataFrame:

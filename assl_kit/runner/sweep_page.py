@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
-from assl_kit.teaching.plots import EXPERT_COLOURS, MARKERS, readable, styled_figure
+from assl_kit.teaching.style import EXPERT_COLOURS, MARKERS, readable, styled_figure
 
 from .page import render_page
 from .sweep import Outcome, sweep_table
@@ -62,7 +62,7 @@ def write_sweep(ws: Workspace, outcomes: list[Outcome]) -> Path:
     return ws.path_of(PAGE)
 
 
-def _blocks(outcomes, pictures: dict[str, bytes], failed: list[Outcome]) -> Iterator[tuple[str, Any]]:
+def _blocks(outcomes: list[Outcome], pictures: dict[str, bytes], failed: list[Outcome]) -> Iterator[tuple[str, Any]]:
     yield from (("alarm", f"{o.name}: {o.message}") for o in failed)
     yield "heading", "Results"
     yield "text", "Means over the tasks; one row a job."

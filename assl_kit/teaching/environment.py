@@ -37,7 +37,7 @@ def check_environment(extras: Sequence[str] | None = None) -> pd.DataFrame:
         extras = ("colab" if _installed("google-colab") else "notebooks", "train")
     rows = []
 
-    def add(name, specifier: SpecifierSet, installed: str | None):
+    def add(name: str, specifier: SpecifierSet, installed: str | None) -> None:
         fits = installed is not None and specifier.contains(installed, prereleases=True)
         rows.append((name, str(specifier), installed or "missing", "OK" if fits else "FAIL"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -104,8 +105,6 @@ def of_seeds(evidence: pd.DataFrame, arm: str, *, task: str = "mean", metric: st
 
 
 ROUTED, CHOSEN, ENCODER = "experts by cluster", "chosen 10 %", "fitted static, 256"
-
-
 #: What is compared: claim, arm, against, and what the claim expects of the difference.
 CLAIMS = (
     ("A tenth of the data comes close to all of it", CHOSEN, "all data, 1 epoch", "close"),
@@ -119,11 +118,7 @@ CLAIMS = (
     ("Routing is better than a uniform merge", ROUTED, "uniform merge", "better"),
     ("… and than Arrow's routing in each layer", ROUTED, "Arrow", "better"),
 )
-
-
 NAMES = {("embedded", "tiny"): "embedded corpus, tiny base", ("CFLEB", "gemma3-270m"): "CFLEB, Gemma 3 270M"}
-
-
 CLOSE = 0.05
 """How much worse still counts as close."""
 
@@ -172,62 +167,65 @@ def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for claim, arm, against, expects in CLAIMS:
-        for own, name in _parts(evidence):
-            found = own[(own["arm"] == arm) & (own["against"] == against) & (own["metric"] == "difference in mean")]
-            for row in found.head(1).itertuples():
-                said = f"{row.value:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-                rows.append((claim, name, said, verdict(expects, row.low, row.high)))
+        for part, name in _parts(evidence):
+            pair = (part["arm"] == arm) & (part["against"] == against) & (part["metric"] == "difference in mean")
+            for row in part[pair].head(1).to_dict("records"):
+                low, high = row["low"], row["high"]
+                measured = f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
+                rows.append((claim, name, measured, verdict(expects, low, high)))
     for claim, judge in _OTHERS.items():
-        for own, name in _parts(evidence):
-            if (found := judge(own)) is not None:
-                rows.append((claim, name, *found))
+        for part, name in _parts(evidence):
+            if (judged := judge(part)) is not None:
+                rows.append((claim, name, *judged))
     return pd.DataFrame(rows, columns=["claim", "data", "measured", "verdict"])
 
 
-def _parts(evidence: pd.DataFrame):
+def _parts(evidence: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The measurements on each data set with its base, and what it is called."""
     for (data, base), name in NAMES.items():
-        own = evidence[(evidence["data"] == data) & (evidence["base"] == base)]
-        if len(own):
-            yield own, name
+        part = evidence[(evidence["data"] == data) & (evidence["base"] == base)]
+        if len(part):
+            yield part, name
 
 
-def _regret(own: pd.DataFrame):
-    values = of_seeds(own, ROUTED, metric="regret")
+def _regret(part: pd.DataFrame) -> tuple[str, str] | None:
+    values = of_seeds(part, ROUTED, metric="regret")
     if not len(values):
         return None
     low, high = values.min(), values.max()
-    said = "holds" if high <= CLOSE else "does not hold" if low > CLOSE else "in some seeds"
-    return f"regret {values.mean():.3f}, by seed {low:.3f} to {high:.3f}", said
+    judgement = "holds" if high <= CLOSE else "does not hold" if low > CLOSE else "in some seeds"
+    return f"regret {values.mean():.3f}, by seed {low:.3f} to {high:.3f}", judgement
 
 
-def _routing(own: pd.DataFrame):
-    values = of_seeds(own, ENCODER, task="all", metric="home share: wordings and inputs never seen")
+def _routing(part: pd.DataFrame) -> tuple[str, str] | None:
+    values = of_seeds(part, ENCODER, task="all", metric="home share: wordings and inputs never seen")
     if not len(values):
         return None
     return f"{values.mean():.0%} of unseen questions", "mostly" if values.mean() >= 0.8 else "often not"
 
 
-def _affinity(own: pd.DataFrame):
-    rows = own[(own["metric"] == "rank correlation with distance") & (own["arm"] == ENCODER)]
+def _affinity(part: pd.DataFrame) -> tuple[str, str] | None:
+    rows = part[(part["metric"] == "rank correlation with distance") & (part["arm"] == ENCODER)]
     if not len(rows):
         return None
     significant = rows["p_value"] < 0.05
-    sure, against = significant & (rows["value"] < 0), significant & (rows["value"] > 0)
-    said = "holds" if sure.all() else "in some seeds" if sure.any() else "does not hold"
-    told = f"rank correlation with distance {rows['value'].mean():+.2f}, below 0 beyond chance in {sure.sum()}"
-    return f"{told} and above in {against.sum()} of {len(rows)} seeds", said
+    below, above = significant & (rows["value"] < 0), significant & (rows["value"] > 0)
+    judgement = "holds" if below.all() else "in some seeds" if below.any() else "does not hold"
+    mean = f"rank correlation with distance {rows['value'].mean():+.2f}"
+    counts = f"below 0 beyond chance in {below.sum()} and above in {above.sum()} of {len(rows)} seeds"
+    return f"{mean}, {counts}", judgement
 
 
-def _stability(own: pd.DataFrame):
+def _stability(part: pd.DataFrame) -> tuple[str, str] | None:
     metric = "jaccard: nine tenths drawn"
-    values, chance = (of_seeds(own, arm, task="all", metric=metric) for arm in (ENCODER, "random choice"))
+    values, chance = (of_seeds(part, arm, task="all", metric=metric) for arm in (ENCODER, "random choice"))
     if not len(values):
         return None
-    said = "holds" if values.mean() > 0.5 else "does not hold"
-    return f"Jaccard {values.mean():.2f} when a tenth of the data is left out, {chance.mean():.2f} by chance", said
+    judgement = "holds" if values.mean() > 0.5 else "does not hold"
+    return f"Jaccard {values.mean():.2f} when a tenth of the data is left out, {chance.mean():.2f} by chance", judgement
 
 
-_OTHERS = {
+_OTHERS: dict[str, Callable[[pd.DataFrame], tuple[str, str] | None]] = {
     "The routed expert comes close to the best single expert of each task": _regret,
     "(left open) A question reaches the home of its task": _routing,
     "(assumed) Near tasks help each other more than far ones": _affinity,

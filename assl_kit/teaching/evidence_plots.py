@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from .evidence import KERNELS, of_seeds
-from .plots import TASK_COLOURS, styled_figure
+from .style import TASK_COLOURS, styled_figure
 
 _SEED_MARKERS = "osD^v"
 
@@ -34,9 +35,9 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
         arms = evidence["arm"].str.extract(rf"^{kind} (\d+) %$")[0].dropna().astype(int)
         shares = sorted(set(arms))
         measured.update(shares)
-        values = [of_seeds(evidence, f"{kind} {share} %") for share in shares]
-        axes.plot(shares, [v.mean() for v in values], color=colour, marker=marker, label=f"{kind}, one LoRA")
-        low, high = [v.min() for v in values], [v.max() for v in values]
+        by_share = [of_seeds(evidence, f"{kind} {share} %") for share in shares]
+        axes.plot(shares, [v.mean() for v in by_share], color=colour, marker=marker, label=f"{kind}, one LoRA")
+        low, high = [v.min() for v in by_share], [v.max() for v in by_share]
         axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.vlines(shares, low, high, color=colour, alpha=0.4)  # where one share is measured there is no band
     lines = (("all data, 3 epochs", "-"), ("all data, 1 epoch", "--"), ("base", ":"))
@@ -66,17 +67,19 @@ def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *
     -------
     Figure
     """
-    rows = evidence[(evidence["metric"] == "difference in mean") & (evidence["task"] == "mean")]
-    rows = rows.drop_duplicates(["arm", "against"]).set_index(["arm", "against"])
-    rows = [(pair, rows.loc[pair]) for pair in pairs if pair in rows.index]
+    measured = evidence[(evidence["metric"] == "difference in mean") & (evidence["task"] == "mean")]
+    by_pair = {}
+    for row in measured.drop_duplicates(["arm", "against"]).to_dict("records"):
+        by_pair[row["arm"], row["against"]] = row
+    rows = [by_pair[pair] for pair in pairs if pair in by_pair]
     figure, axes = styled_figure(7.5, 1.2 + 0.32 * len(rows))
-    for place, (_, row) in enumerate(rows):
+    for place, row in enumerate(rows):
         sure = row["low"] > 0 or row["high"] < 0
         colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if sure else "#777777"
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
         axes.plot(row["value"], place, "o" if sure else "D", color=colour, markersize=6)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    labels = [f"{arm}  −  {against.removeprefix(f'{arm}, ')}" for (arm, against), _ in rows]  # what differs is enough
+    labels = [f"{row['arm']}  −  {row['against'].removeprefix(row['arm'] + ', ')}" for row in rows]  # what differs
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
     axes.set(xlabel="difference in mean score (grey diamond: the interval holds 0)", title=title)
@@ -140,17 +143,14 @@ def plot_sweeps(table: pd.DataFrame, *, by_chance: float) -> Figure:
 
 
 _OURS, _PRODUCT = "#0072B2", "#000000"
-
-
 _PEERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")  # Okabe and Ito; Tol
-
-
 _MARKERS = "sD^vPX*"
 
 
 def growth_styles(systems: list[str]) -> dict[str, dict[str, Any]]:
     """Line, colour and marker of each system of one panel: ours in blue, matrix products in black."""
-    styles, others = {}, 0
+    styles: dict[str, dict[str, Any]] = {}
+    others = 0
     for system in systems:
         if system == "assl-kit":
             styles[system] = {"color": _OURS, "marker": "o", "linewidth": 2.4, "zorder": 3}
@@ -166,7 +166,7 @@ def growth_styles(systems: list[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def plot_growth(results: dict[str, Any], kernel: str, axes) -> None:
+def plot_growth(results: dict[str, Any], kernel: str, axes: Axes) -> None:
     """Seconds against rows of one kernel and its peers, both on log scales; the slopes are in the legend.
 
     Parameters
@@ -194,5 +194,12 @@ def plot_growth(results: dict[str, Any], kernel: str, axes) -> None:
     axes.minorticks_off()
     axes.grid(color="#E6E6E6", linewidth=0.6)
     title = "slope of log time" if slopes else None
-    axes.legend(title=title, fontsize=7.5, title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.02),
-                alignment="left", frameon=False)  # fmt: skip
+    axes.legend(
+        title=title,
+        fontsize=7.5,
+        title_fontsize=7.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.02),
+        alignment="left",
+        frameon=False,
+    )

@@ -42,8 +42,8 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
     Examples
     --------
     >>> @check
-    ... def check_double(answer, x):
-    ...     if number(ask(answer, x)) != 2 * x:
+    ... def check_double(function, x):
+    ...     if number(ask(function, x)) != 2 * x:
     ...         raise Wrong(f"twice {x} is not that")
     ...     return "that is twice as much"
     >>> check_double(lambda x: x + x, 3)
@@ -55,25 +55,25 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
     """
 
     @wraps(function)
-    def told(*given) -> None:
+    def checked(*arguments: Any) -> None:
         try:
-            print(f"Right: {function(*given)}.")
+            print(f"Right: {function(*arguments)}.")
         except Unanswered:
             print(UNANSWERED)
         except Wrong as wrong:
             print(f"Not right yet: {wrong}.")
 
-    return told
+    return checked
 
 
-def ask(answer: Callable, *given: Any) -> Any:
+def ask(function: Any, *arguments: Any) -> Any:
     """What the learner's function says to copies of some data.
 
     Parameters
     ----------
-    answer : callable
-    *given
-        Its arguments.
+    function : callable
+        The learner's.
+    *arguments
 
     Returns
     -------
@@ -91,20 +91,20 @@ def ask(answer: Callable, *given: Any) -> Any:
     >>> ask(len, [1, 2])
     2
     """
-    if answer is None or answer is ...:
+    if function is None or function is ...:
         raise Unanswered
-    if not callable(answer):
+    if not callable(function):
         raise Wrong("give the function itself to the check, without calling it")
     try:
-        said = answer(*copy.deepcopy(given))
+        answer = function(*copy.deepcopy(arguments))
     except Exception as error:  # whatever a learner's code may raise
         raise Wrong(f"your function stops with {type(error).__name__}: {error}") from None
-    if said is None or said is ...:
+    if answer is None or answer is ...:
         raise Unanswered
-    return said
+    return answer
 
 
-def numbers(said: Any, shape: tuple[int, ...], what: str = "your result") -> np.ndarray:
+def numbers(answer: Any, shape: tuple[int, ...], what: str = "your result") -> np.ndarray:
     """An answer as finite numbers of a shape, float64.
 
     Examples
@@ -113,18 +113,18 @@ def numbers(said: Any, shape: tuple[int, ...], what: str = "your result") -> np.
     [1.0, 2.0]
     """
     try:
-        found = np.asarray(said, dtype=float)
+        array = np.asarray(answer, dtype=float)
     except (TypeError, ValueError):
         raise Wrong(f"{what} is not an array of numbers") from None
-    if found.shape != shape:
-        raise Wrong(f"{what} has shape {found.shape}, it should have shape {shape}")
-    if not np.isfinite(found).all():
-        place = np.argwhere(~np.isfinite(found))[0].tolist()
+    if array.shape != shape:
+        raise Wrong(f"{what} has shape {array.shape}, it should have shape {shape}")
+    if not np.isfinite(array).all():
+        place = np.argwhere(~np.isfinite(array))[0].tolist()
         raise Wrong(f"{what} has a value that is not finite, at {place}")
-    return found
+    return array
 
 
-def number(said: Any, what: str = "your result") -> float:
+def number(answer: Any, what: str = "your result") -> float:
     """An answer as one finite number.
 
     Examples
@@ -132,14 +132,14 @@ def number(said: Any, what: str = "your result") -> float:
     >>> number(np.float32(0.5))
     0.5
     """
-    if hasattr(said, "item") and getattr(said, "size", 1) == 1:
-        said = said.item()
-    if isinstance(said, bool) or not isinstance(said, Real) or not math.isfinite(said):
-        raise Wrong(f"{what} is {said!r}, it should be one number")
-    return float(said)
+    if hasattr(answer, "item") and getattr(answer, "size", 1) == 1:
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
+        raise Wrong(f"{what} is {answer!r}, it should be one number")
+    return float(answer)
 
 
-def rows(said: Any, n: int, what: str = "your result") -> list[int]:
+def rows(answer: Any, n: int, what: str = "your result") -> list[int]:
     """An answer as row numbers from 0 to n − 1.
 
     Examples
@@ -148,10 +148,10 @@ def rows(said: Any, n: int, what: str = "your result") -> list[int]:
     [2, 0]
     """
     try:
-        found = [value.item() if hasattr(value, "item") else value for value in said]
+        values = [value.item() if hasattr(value, "item") else value for value in answer]
     except (TypeError, ValueError):
-        raise Wrong(f"{what} is {said!r}, it should be a list of row numbers") from None
-    for value in found:
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < n:
+        raise Wrong(f"{what} is {answer!r}, it should be a list of row numbers") from None
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < n:
             raise Wrong(f"{what} holds {value!r}, but rows are whole numbers from 0 to {n - 1}")
-    return found
+    return values

@@ -6,9 +6,11 @@ Each prints one line; see `assl_kit.teaching.exercises.check`. Its first argumen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from assl_kit.evaluation.routing import regret_table
 
@@ -22,30 +24,30 @@ IGNORED = -100
 
 
 @check
-def check_lora_parameters(answer, shapes, rank) -> str:
+def check_lora_parameters(function: Callable, shapes: Sequence[tuple[int, int]], rank: int) -> str:
     """``lora_parameters(shapes, rank)`` → numbers in all A and B, for matrices of ``shapes`` (out, in)."""
     one = [(64, 48)]
-    said = number(ask(answer, one, 4))
-    if said != 448:
+    answer = number(ask(function, one, 4))
+    if answer != 448:
         known = {3072: "that is W itself, which stays as it is", 192: "that is A alone", 256: "that is B alone"}
         known |= {12288: "A and B are thin: neither has the size of W"}
-        reason = known.get(int(said), "A has r rows as long as W's, B has r columns as long as W's")
-        raise Wrong(f"for one matrix of 64 × 48 and r = 4 you say {said:g}: {reason}")
-    said, right = number(ask(answer, shapes, rank)), sum(rank * (out + inner) for out, inner in shapes)
-    if said != right:
-        raise Wrong(f"one matrix is right, but for {len(shapes)} of them you say {said:g}: add them up")
+        reason = known.get(int(answer), "A has r rows as long as W's, B has r columns as long as W's")
+        raise Wrong(f"for one matrix of 64 × 48 and r = 4 you say {answer:g}: {reason}")
+    answer, right = number(ask(function, shapes, rank)), sum(rank * (out + inner) for out, inner in shapes)
+    if answer != right:
+        raise Wrong(f"one matrix is right, but for {len(shapes)} of them you say {answer:g}: add them up")
     full = sum(out * inner for out, inner in shapes)
     return f"{right:,} numbers beside {full:,} frozen ones, {right / full:.1%}"
 
 
 @check
-def check_masked(answer, prompt, reply, end) -> str:
+def check_masked(function: Callable, prompt: Sequence[int], reply: Sequence[int], end: int) -> str:
     """``masked(prompt, reply, end)`` → (tokens, labels): labels are −100 on the prompt."""
     for head, tail in (([11, 12, 13], [21, 22]), ([11], [21, 22, 23]), (list(prompt), list(reply))):
-        said = ask(answer, head, tail, end)
-        if not isinstance(said, (tuple, list)) or len(said) != 2:
+        answer = ask(function, head, tail, end)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise Wrong("return two lists: the tokens and their labels")
-        tokens, labels = (np.asarray(part).tolist() for part in said)
+        tokens, labels = (np.asarray(part).tolist() for part in answer)
         if tokens == head + tail:
             raise Wrong("the token that ends the answer is missing: the model would never learn to stop")
         if tokens != head + tail + [end]:
@@ -65,9 +67,9 @@ def check_masked(answer, prompt, reply, end) -> str:
 
 
 @check
-def check_learning_rate(answer, steps, warmup, peak) -> str:
+def check_learning_rate(function: Callable, steps: int, warmup: int, peak: float) -> str:
     """``learning_rate(step, steps, warmup, peak)`` → linear warm-up from 0, then half a cosine down to 0."""
-    rates = [number(ask(answer, step, steps, warmup, peak)) for step in range(steps + 1)]
+    rates = [number(ask(function, step, steps, warmup, peak)) for step in range(steps + 1)]
     if rates[0] != 0 and warmup:
         raise Wrong(f"step 0 should have rate 0, yours has {rates[0]:g}: the warm-up starts there")
     if not math.isclose(rates[warmup], peak, rel_tol=1e-6):
@@ -95,74 +97,76 @@ def check_learning_rate(answer, steps, warmup, peak) -> str:
 
 
 @check
-def check_nearest_expert(answer, E, means) -> str:
+def check_nearest_expert(function: Callable, E: np.ndarray, means: np.ndarray) -> str:
     """``nearest_expert(E, means)`` → for each unit row the expert whose mean has the greatest cosine."""
     toy = np.array([[0.8, 0.6], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.3, 0.4]])
     for questions, centres in (toy, (E, means)):
-        said = _experts(ask(answer, questions, centres), len(questions), 0, len(centres))
+        answer = _experts(ask(function, questions, centres), len(questions), 0, len(centres))
         raw = questions @ centres.T
         cosine = raw / np.linalg.norm(centres, axis=1)
-        for row in np.flatnonzero(cosine[np.arange(len(said)), said] < cosine.max(axis=1) - 1e-5)[:1]:
-            best, mine = cosine[row].argmax(), said[row]
+        for row in np.flatnonzero(cosine[np.arange(len(answer)), answer] < cosine.max(axis=1) - 1e-5)[:1]:
+            best, mine = cosine[row].argmax(), answer[row]
             what = f"question {row} goes to expert {mine} (cosine {cosine[row, mine]:.2f})"
             what += f", but expert {best} is nearer (cosine {cosine[row, best]:.2f})"
-            if (said == raw.argmax(axis=1)).all():
+            if (answer == raw.argmax(axis=1)).all():
                 what += "; the means have different lengths, and a long one attracts: scale them to length 1"
             raise Wrong(what)
-    return f"experts 0 to {len(means) - 1} get {np.bincount(said, minlength=len(means)).tolist()} of {len(E)} questions"
+    counts = np.bincount(answer, minlength=len(means)).tolist()
+    return f"experts 0 to {len(means) - 1} get {counts} of {len(E)} questions"
 
 
 @check
-def check_margins(answer, similarities) -> str:
+def check_margins(function: Callable, similarities: np.ndarray) -> str:
     """``margins(similarities)`` → the best similarity of each row less the second best."""
     toy = np.array([[0.9, 0.1, 0.7], [0.2, 0.8, -0.3], [0.5, 0.5, 0.0]])
     for table in (toy, similarities):
         ordered = np.sort(np.asarray(table, dtype=float), axis=1)
-        said, right = numbers(ask(answer, table), (len(table),)), ordered[:, -1] - ordered[:, -2]
-        if (said < -1e-9).any():
-            raise Wrong(f"question {int(said.argmin())} has a margin of {said.min():.2f}: a margin is never negative")
-        if np.allclose(said, ordered[:, -1] - ordered[:, 0], atol=1e-5) and not np.allclose(said, right, atol=1e-5):
+        answer, right = numbers(ask(function, table), (len(table),)), ordered[:, -1] - ordered[:, -2]
+        if (answer < -1e-9).any():
+            what = f"question {int(answer.argmin())} has a margin of {answer.min():.2f}"
+            raise Wrong(f"{what}: a margin is never negative")
+        if np.allclose(answer, ordered[:, -1] - ordered[:, 0], atol=1e-5) and not np.allclose(answer, right, atol=1e-5):
             raise Wrong("that is the lead over the last expert: the margin is the lead over the second")
-        for row in np.flatnonzero(np.abs(said - right) > 1e-5)[:1]:
+        for row in np.flatnonzero(np.abs(answer - right) > 1e-5)[:1]:
             what = f"question {row}: the best two are {ordered[row, -1]:.2f} and {ordered[row, -2]:.2f}"
-            raise Wrong(f"{what}, so the margin is {right[row]:.2f}, not {said[row]:.2f}")
+            raise Wrong(f"{what}, so the margin is {right[row]:.2f}, not {answer[row]:.2f}")
     return f"the closest call of {len(similarities)} has a margin of {right.min():.3f}, the clearest {right.max():.2f}"
 
 
 @check
-def check_with_abstention(answer, similarities, least) -> str:
+def check_with_abstention(function: Callable, similarities: np.ndarray, least: float) -> str:
     """``with_abstention(similarities, least)`` → the nearest expert, or −1 where the best is below ``least``."""
     toy = np.array([[0.9, 0.1], [0.2, 0.3], [0.5, 0.1]])
     for table, limit in ((toy, 0.5), (similarities, least)):
-        said = _experts(ask(answer, table, limit), len(table), -1, table.shape[1])
+        answer = _experts(ask(function, table, limit), len(table), -1, table.shape[1])
         best = table.max(axis=1)
-        for row in np.flatnonzero((best < limit) & (said >= 0))[:1]:
+        for row in np.flatnonzero((best < limit) & (answer >= 0))[:1]:
             raise Wrong(
                 f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
             )
-        for row in np.flatnonzero((best >= limit) & (said < 0))[:1]:
+        for row in np.flatnonzero((best >= limit) & (answer < 0))[:1]:
             raise Wrong(
                 f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
             )
-        for row in np.flatnonzero((said >= 0) & (table[np.arange(len(said)), said] < best))[:1]:
-            raise Wrong(f"question {row} goes to expert {said[row]}, but expert {table[row].argmax()} is nearer")
-    return f"{(said < 0).sum()} of {len(said)} questions are left to the base"
+        for row in np.flatnonzero((answer >= 0) & (table[np.arange(len(answer)), answer] < best))[:1]:
+            raise Wrong(f"question {row} goes to expert {answer[row]}, but expert {table[row].argmax()} is nearer")
+    return f"{(answer < 0).sum()} of {len(answer)} questions are left to the base"
 
 
-def _experts(said, n: int, low: int, k: int) -> np.ndarray:
-    found = numbers(said, (n,))
-    if (found != found.round()).any() or found.min() < low or found.max() >= k:
+def _experts(answer: Any, n: int, low: int, k: int) -> np.ndarray:
+    experts = numbers(answer, (n,))
+    if (experts != experts.round()).any() or experts.min() < low or experts.max() >= k:
         raise Wrong(f"experts are whole numbers from {low} to {k - 1}")
-    return found.astype(int)
+    return experts.astype(int)
 
 
 # --- 08 Evaluation --------------------------------------------------------------------------------------------------
 
 
 @check
-def check_interval(answer, a, b, draws) -> str:
+def check_interval(function: Callable, a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> str:
     """``interval(a, b, draws)`` → the 2.5 % and 97.5 % quantiles of the mean of a − b over the drawn questions."""
-    low, high = numbers(ask(answer, a, b, draws), (2,)).tolist()
+    low, high = numbers(ask(function, a, b, draws), (2,)).tolist()
     means = (a - b)[draws].mean(axis=1)
     right = np.quantile(means, [0.025, 0.975])
     if low > high:
@@ -180,7 +184,7 @@ def check_interval(answer, a, b, draws) -> str:
 
 
 @check
-def check_verdict(answer) -> str:
+def check_verdict(function: Callable) -> str:
     """``verdict(low, high)`` → "better", "worse", or "not told apart" where the interval of a − b holds 0."""
     cases = {
         (0.01, 0.2): "better",
@@ -189,25 +193,25 @@ def check_verdict(answer) -> str:
         (-0.3, 0.01): "not told apart",
     }
     for (low, high), right in cases.items():
-        said = ask(answer, low, high)
-        if not isinstance(said, str) or said not in cases.values():
-            raise Wrong(f"you say {said!r}: say 'better', 'worse' or 'not told apart'")
-        if said != right:
+        answer = ask(function, low, high)
+        if not isinstance(answer, str) or answer not in cases.values():
+            raise Wrong(f"you say {answer!r}: say 'better', 'worse' or 'not told apart'")
+        if answer != right:
             holds = "holds" if right == "not told apart" else "does not hold"
-            raise Wrong(f"for [{low}, {high}] you say {said!r}: that interval {holds} 0, so a is {right!r}")
+            raise Wrong(f"for [{low}, {high}] you say {answer!r}: that interval {holds} 0, so a is {right!r}")
     return "an interval that holds 0 tells nothing apart"
 
 
 @check
-def check_regret(answer, routed, every, tasks) -> str:
+def check_regret(function: Callable, routed: np.ndarray, every: np.ndarray, tasks: Sequence[str]) -> str:
     """``regret(routed, every, tasks)`` → dict: best single expert's mean on the task − the routed mean."""
-    said = ask(answer, routed, every, tasks)
-    if not isinstance(said, Mapping):
-        raise Wrong(f"return a dict from task to regret, not {type(said).__name__}")
+    answer = ask(function, routed, every, tasks)
+    if not isinstance(answer, Mapping):
+        raise Wrong(f"return a dict from task to regret, not {type(answer).__name__}")
     table = regret_table(routed, every, tasks).set_index("task").drop("mean")
-    if set(said) != set(table.index):
+    if set(answer) != set(table.index):
         raise Wrong(f"the keys should be the tasks {sorted(table.index)}")
-    mine = {task: number(said[task], f"the regret of {task}") for task in table.index}
+    mine = {task: number(answer[task], f"the regret of {task}") for task in table.index}
     for other, why in (
         (table["oracle"] - table["routed"], "that takes the best expert of each question: take one a task"),
         (_one_for_all(every, tasks, table), "that takes one expert for all tasks: take the best of each task"),
@@ -216,19 +220,22 @@ def check_regret(answer, routed, every, tasks) -> str:
     ):
         if _same(mine, other) and not _same(mine, table["regret"]):
             raise Wrong(why)
-    for task, right in table["regret"].items():
+    for row in table.reset_index().to_dict("records"):
+        task, right = row["task"], row["regret"]
         if abs(mine[task] - right) > 1e-6:
-            best, value = table.loc[task, ["best_expert", "routed"]]
-            what = f"{task}: expert {best:.0f} has {table.loc[task, 'best']:.3f}, the routed answers {value:.3f}"
+            what = f"{task}: expert {row['best_expert']:.0f} has {row['best']:.3f}"
+            what += f", the routed answers {row['routed']:.3f}"
             raise Wrong(f"{what}, so the regret is {right:.3f}, not {mine[task]:.3f}")
     return "regrets " + ", ".join(f"{task} {value:+.3f}" for task, value in table["regret"].items())
 
 
-def _one_for_all(every, tasks, table):
-    tasks = np.asarray(tasks)
-    means = np.array([every[tasks == task].mean(axis=0) for task in table.index])
-    return table["routed"] * 0 + means[:, means.mean(axis=0).argmax()] - table["routed"]
+def _one_for_all(every: np.ndarray, tasks: Sequence[str], table: pd.DataFrame) -> pd.Series:
+    """The regrets if one expert had to answer all tasks: the one that is best over them."""
+    of_task = np.asarray(tasks)
+    means = np.array([every[of_task == task].mean(axis=0) for task in table.index])
+    best = means.mean(axis=0).argmax()
+    return means[:, best] - table["routed"]
 
 
-def _same(mine: dict, other) -> bool:
-    return all(abs(mine[task] - value) < 1e-6 for task, value in other.items())
+def _same(mine: dict[str, float], other: pd.Series) -> bool:
+    return all(abs(mine[str(task)] - value) < 1e-6 for task, value in other.items())

@@ -6,7 +6,7 @@ Each prints one line; see `assl_kit.teaching.exercises.check`. Its first argumen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,13 +24,13 @@ WEIGHTS = tuple(tenth / 10 for tenth in range(11))
 
 
 @check
-def check_unit_rows(answer, table) -> str:
+def check_unit_rows(function: Callable, table: np.ndarray) -> str:
     """``unit_rows(table)`` → rows scaled to length 1, for ``table`` of shape (n, d)."""
-    said = numbers(ask(answer, table), table.shape)
-    lengths, before = np.linalg.norm(said, axis=1), np.linalg.norm(table, axis=1)
+    answer = numbers(ask(function, table), table.shape)
+    lengths, before = np.linalg.norm(answer, axis=1), np.linalg.norm(table, axis=1)
     for row in np.flatnonzero(np.abs(lengths - 1) > 1e-3)[:1]:
         raise Wrong(f"your rows are not of unit length: row {row} has length {lengths[row]:.3g}")
-    cosine = (said * table).sum(axis=1) / before
+    cosine = (answer * table).sum(axis=1) / before
     for row in np.flatnonzero(cosine < 0.999)[:1]:
         what = f"row {row} has length 1 but another direction: its cosine to the row given is {cosine[row]:.2f}"
         raise Wrong(f"{what}; divide the whole row by one number, its length")
@@ -38,56 +38,56 @@ def check_unit_rows(answer, table) -> str:
 
 
 @check
-def check_nearest_other(answer, E) -> str:
+def check_nearest_other(function: Callable, E: np.ndarray) -> str:
     """``nearest_other(E)`` → for each unit row of ``E`` the number of the other row with the greatest cosine."""
     n, cosine = len(E), E @ E.T
-    said = rows(ask(answer, E), n)
-    if len(said) != n:
-        raise Wrong(f"there are {n} rows, but {len(said)} answers")
-    for row in [row for row in range(n) if said[row] == row][:1]:
+    answer = rows(ask(function, E), n)
+    if len(answer) != n:
+        raise Wrong(f"there are {n} rows, but {len(answer)} answers")
+    for row in [row for row in range(n) if answer[row] == row][:1]:
         raise Wrong(f"row {row} is called its own nearest neighbour: leave out the diagonal, where the cosine is 1")
     np.fill_diagonal(cosine, -2)
     best = cosine.argmax(axis=1)
-    for row in np.flatnonzero(cosine[np.arange(n), said] < cosine.max(axis=1) - _TIE)[:1]:
-        what = f"for row {row} you say row {said[row]} with cosine {cosine[row, said[row]]:.2f}"
+    for row in np.flatnonzero(cosine[np.arange(n), answer] < cosine.max(axis=1) - _TIE)[:1]:
+        what = f"for row {row} you say row {answer[row]} with cosine {cosine[row, answer[row]]:.2f}"
         raise Wrong(f"{what}, but row {best[row]} has cosine {cosine[row, best[row]]:.2f}")
     return f"the nearest other row of each of {n}, at a mean cosine of {cosine.max(axis=1).mean():.2f}"
 
 
 @check
-def check_repetitions(answer, E, least) -> str:
+def check_repetitions(function: Callable, E: np.ndarray, least: float) -> str:
     """``repetitions(E, least)`` → the rows that have an earlier row at a cosine of at least ``least``."""
     n = len(E)
-    said = set(rows(ask(answer, E, least), n))
+    answer = set(rows(ask(function, E, least), n))
     earlier = np.tril(np.asarray(E @ E.T, dtype=float), -1) + np.triu(np.full((n, n), -2.0))
     most, like = earlier.max(axis=1), earlier.argmax(axis=1)
-    if len(said) == n:
+    if len(answer) == n:
         raise Wrong("you name every row: each has cosine 1 to itself, so compare it with earlier rows only")
-    for row in sorted(row for row in said if most[row] < least - _TIE)[:1]:
+    for row in sorted(row for row in answer if most[row] < least - _TIE)[:1]:
         raise Wrong(f"row {row} is named, but no earlier row is so similar: the first of a group repeats nothing")
-    for row in [row for row in range(n) if most[row] > least + _TIE and row not in said][:1]:
+    for row in [row for row in range(n) if most[row] > least + _TIE and row not in answer][:1]:
         raise Wrong(f"row {row} is missing: the earlier row {like[row]} has cosine {most[row]:.3f} to it")
-    return f"{len(said)} of {n} records come close to an earlier one"
+    return f"{len(answer)} of {n} records come close to an earlier one"
 
 
 # --- 03 Clustering --------------------------------------------------------------------------------------------------
 
 
 @check
-def check_kmeans_step(answer, points, centroids) -> str:
+def check_kmeans_step(function: Callable, points: np.ndarray, centroids: np.ndarray) -> str:
     """``kmeans_step(points, centroids)`` → (label of each point, moved centroids), all rows of unit length."""
-    said = ask(answer, points, centroids)
-    if not isinstance(said, (tuple, list)) or len(said) != 2:
+    answer = ask(function, points, centroids)
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise Wrong("return two things: the label of each point, and the moved centroids")
     k, cosine = len(centroids), points @ centroids.T
-    labels = np.array(rows(said[0], k, "the labels"))
+    labels = np.array(rows(answer[0], k, "the labels"))
     if labels.shape != (len(points),):
         raise Wrong(f"there are {len(points)} points, but {len(labels)} labels")
     for row in np.flatnonzero(cosine[np.arange(len(points)), labels] < cosine.max(axis=1) - _TIE)[:1]:
         best, mine = cosine[row].argmax(), labels[row]
         what = f"point {row} is given to centroid {mine} (cosine {cosine[row, mine]:.2f})"
         raise Wrong(f"{what}, but centroid {best} is nearer (cosine {cosine[row, best]:.2f})")
-    moved = numbers(said[1], centroids.shape, "the array of moved centroids")
+    moved = numbers(answer[1], centroids.shape, "the array of moved centroids")
     for number_ in range(k):
         mean, length = points[labels == number_].mean(axis=0), np.linalg.norm(moved[number_])
         if moved[number_] @ mean < 0.999 * length * np.linalg.norm(mean):
@@ -98,40 +98,40 @@ def check_kmeans_step(answer, points, centroids) -> str:
 
 
 @check
-def check_choose_k(answer, table, least) -> str:
+def check_choose_k(function: Callable, table: pd.DataFrame, least: float) -> str:
     """``choose_k(table, least)`` → of the k whose stability is at least ``least``, the one of greatest silhouette."""
     toy = pd.DataFrame({"n_clusters": [2, 3, 4, 5], "silhouette": [0.2, 0.5, 0.4, 0.6], "stability": [1, 0.7, 1, 0.8]})
     for measured, limit in ((toy, 0.9), (toy, 0.75), (table, least)):
-        said = number(ask(answer, measured, limit))
+        answer = number(ask(function, measured, limit))
         known = measured.set_index("n_clusters")
-        if said not in known.index:
-            raise Wrong(f"you choose {said:g}, which is no number of clusters of the table: {list(known.index)}")
-        if known.loc[said, "stability"] < limit:
-            what = f"you choose k = {said:.0f}, but its stability is {known.loc[said, 'stability']:.2f}"
+        if answer not in known.index:
+            raise Wrong(f"you choose {answer:g}, which is no number of clusters of the table: {list(known.index)}")
+        if known["stability"][answer] < limit:
+            what = f"you choose k = {answer:.0f}, but its stability is {known['stability'][answer]:.2f}"
             raise Wrong(f"{what}, below {limit}: other starts find other clusters")
         stable = known.loc[known["stability"] >= limit, "silhouette"]
-        if known.loc[said, "silhouette"] < stable.max():
-            what = f"you choose k = {said:.0f} with silhouette {stable[said]:.2f}"
+        if stable[answer] < stable.max():
+            what = f"you choose k = {answer:.0f} with silhouette {stable[answer]:.2f}"
             raise Wrong(f"{what}, but k = {stable.idxmax()} is stable too and has {stable.max():.2f}")
-    return f"k = {said:.0f} for this table, and the right ones for two others"
+    return f"k = {answer:.0f} for this table, and the right ones for two others"
 
 
 @check
-def check_home_clusters(answer, tasks, clusters) -> str:
+def check_home_clusters(function: Callable, tasks: Sequence[str], clusters: Sequence[int]) -> str:
     """``home_clusters(tasks, clusters)`` → dict: for each task the cluster that holds most of its records."""
-    said = ask(answer, tasks, clusters)
-    if not isinstance(said, Mapping):
-        raise Wrong(f"return a dict from task to cluster, not {type(said).__name__}")
+    answer = ask(function, tasks, clusters)
+    if not isinstance(answer, Mapping):
+        raise Wrong(f"return a dict from task to cluster, not {type(answer).__name__}")
     counts: dict[str, Counter] = {}
     for task, cluster in zip(tasks, clusters, strict=True):
         counts.setdefault(task, Counter())[int(cluster)] += 1
-    if missing := sorted(set(counts) - set(said)):
+    if missing := sorted(set(counts) - set(answer)):
         raise Wrong(f"the task {missing[0]!r} has no home")
-    if more := sorted(map(str, set(said) - set(counts))):
+    if more := sorted(map(str, set(answer) - set(counts))):
         raise Wrong(f"{more[0]!r} is no task: the keys are tasks, the values clusters")
     for task, count in counts.items():
         home, most = count.most_common(1)[0]
-        mine = number(said[task], f"the home of {task}")
+        mine = number(answer[task], f"the home of {task}")
         if count[mine] < most:
             what = f"{task}: you say cluster {mine:g}, which holds {count[mine]} of its {count.total()} records"
             raise Wrong(f"{what}, but cluster {home} holds {most}")
@@ -143,46 +143,46 @@ def check_home_clusters(answer, tasks, clusters) -> str:
 
 
 @check
-def check_core_distances(answer, X, m) -> str:
+def check_core_distances(function: Callable, X: np.ndarray, m: int) -> str:
     """``core_distances(X, m)`` → κ: the distance of each row to its m-th nearest row, itself counted."""
     ordered = np.sort(_distances(X), axis=1)
     for m_now in (m, m + 2):
-        said = numbers(ask(answer, X, m_now), (len(X),))
+        answer = numbers(ask(function, X, m_now), (len(X),))
         right = ordered[:, m_now - 1]
-        if np.allclose(said, right, atol=1e-4):
+        if np.allclose(answer, right, atol=1e-4):
             continue
         counted = f"with m = {m_now} your numbers are those of m ="
-        if np.allclose(said, ordered[:, m_now], atol=1e-4):
+        if np.allclose(answer, ordered[:, m_now], atol=1e-4):
             raise Wrong(f"{counted} {m_now + 1}: a point counts itself as the first")
-        if m_now > 1 and np.allclose(said, ordered[:, m_now - 2], atol=1e-4):
+        if m_now > 1 and np.allclose(answer, ordered[:, m_now - 2], atol=1e-4):
             raise Wrong(f"{counted} {m_now - 1}: the columns of a sorted table are numbered from 0")
-        for row in np.flatnonzero(np.abs(said - right) > 1e-4)[:1]:
-            raise Wrong(f"row {row}: you say {said[row]:.3f}, but {m_now} rows lie within {right[row]:.3f} of it")
+        for row in np.flatnonzero(np.abs(answer - right) > 1e-4)[:1]:
+            raise Wrong(f"row {row}: you say {answer[row]:.3f}, but {m_now} rows lie within {right[row]:.3f} of it")
     return f"with m = {m} core distances go from {ordered[:, m - 1].min():.2f} to {ordered[:, m - 1].max():.2f}"
 
 
 @check
-def check_radii(answer, kappa, eps) -> str:
+def check_radii(function: Callable, kappa: np.ndarray, eps: float) -> str:
     """``radii(kappa, eps, beta)`` → the radius eps^β · κ^(1−β) of each point."""
     kappa = np.asarray(kappa, dtype=float)
     for beta in (1.0, 0.0, 0.5, 0.8):
-        said = numbers(ask(answer, kappa, eps, beta), kappa.shape)
-        if beta == 1 and np.allclose(said, kappa) and not np.allclose(kappa, eps):
+        answer = numbers(ask(function, kappa, eps, beta), kappa.shape)
+        if beta == 1 and np.allclose(answer, kappa) and not np.allclose(kappa, eps):
             raise Wrong("β and 1 − β stand the wrong way round: with β = 1 every radius must be eps")
-        if beta == 1 and not np.allclose(said, eps):
-            raise Wrong(f"with β = 1 every radius must be eps = {eps:.3f}, yours go up to {said.max():.3f}")
-        if beta == 0 and not np.allclose(said, kappa):
+        if beta == 1 and not np.allclose(answer, eps):
+            raise Wrong(f"with β = 1 every radius must be eps = {eps:.3f}, yours go up to {answer.max():.3f}")
+        if beta == 0 and not np.allclose(answer, kappa):
             raise Wrong("with β = 0 every radius must be the point's own κ")
-        if np.allclose(said, beta * eps + (1 - beta) * kappa) and 0 < beta < 1:
+        if np.allclose(answer, beta * eps + (1 - beta) * kappa) and 0 < beta < 1:
             raise Wrong(f"with β = {beta} you take the weighted sum: the weights belong into the exponents")
         right = eps**beta * kappa ** (1 - beta)
-        for row in np.flatnonzero(~np.isclose(said, right, rtol=1e-4))[:1]:
-            raise Wrong(f"with β = {beta} point {row} should have radius {right[row]:.3f}, you say {said[row]:.3f}")
+        for row in np.flatnonzero(~np.isclose(answer, right, rtol=1e-4))[:1]:
+            raise Wrong(f"with β = {beta} point {row} should have radius {right[row]:.3f}, you say {answer[row]:.3f}")
     return "one radius for all with β = 1, the point's own κ with β = 0, and what lies between"
 
 
 @check
-def check_thinned(answer, X, kappa, radii, s) -> str:
+def check_thinned(function: Callable, X: np.ndarray, kappa: np.ndarray, radii: np.ndarray, s: float) -> str:
     """``thinned(distances, kappa, radii, s)`` → the kept points, visited by ascending κ."""
     distances, n = _distances(X), len(X)
     kept: list[int] = []
@@ -190,23 +190,23 @@ def check_thinned(answer, X, kappa, radii, s) -> str:
     for point in np.argsort(kappa, kind="stable"):
         if all(distances[point, other] >= reach[point, other] for other in kept):
             kept.append(int(point))
-    said = rows(ask(answer, distances, kappa, radii, s), n)
-    if len(set(said)) < len(said):
+    answer = rows(ask(function, distances, kappa, radii, s), n)
+    if len(set(answer)) < len(answer):
         raise Wrong("a point is kept twice")
-    for a in said:
-        for b in (b for b in said if b != a and distances[a, b] < reach[a, b]):
+    for a in answer:
+        for b in (b for b in answer if b != a and distances[a, b] < reach[a, b]):
             what = f"points {a} and {b} are both kept, though they are {distances[a, b]:.3f} apart"
             raise Wrong(f"{what}, nearer than s · min of their radii = {reach[a, b]:.3f}")
-    for point in set(range(n)) - set(said):
-        if all(distances[point, other] >= reach[point, other] for other in said):
+    for point in set(range(n)) - set(answer):
+        if all(distances[point, other] >= reach[point, other] for other in answer):
             raise Wrong(f"point {point} is dropped, though no kept point is nearer than s · min of their radii")
-    if set(said) != set(kept):
-        first = next(point for point in kept if point not in said)
+    if set(answer) != set(kept):
+        first = next(point for point in kept if point not in answer)
         raise Wrong(f"point {first} should stay: visit the points from the smallest κ to the largest, not otherwise")
     return f"{len(kept)} of {n} points stay, none within the other's reach"
 
 
-def _distances(X) -> np.ndarray:
+def _distances(X: np.ndarray) -> np.ndarray:
     X = np.asarray(X, dtype=float)
     return np.linalg.norm(X[:, None] - X[None], axis=2)
 
@@ -215,15 +215,15 @@ def _distances(X) -> np.ndarray:
 
 
 @check
-def check_mmr(answer, X, centroid, n) -> str:
+def check_mmr(function: Callable, X: np.ndarray, centroid: np.ndarray, n: int) -> str:
     """``mmr(X, centroid, n, diversity)`` → n picks by (1 − diversity) · relevance − diversity · likeness."""
     relevance, cosine = X @ centroid, X @ X.T
     for diversity in (0.0, 0.5, 0.7):
-        said = rows(ask(answer, X, centroid, n, diversity), len(X))
-        if len(said) != n:
-            raise Wrong(f"{n} picks are wanted, you give {len(said)}")
-        for place, pick in enumerate(said):
-            before = said[:place]
+        answer = rows(ask(function, X, centroid, n, diversity), len(X))
+        if len(answer) != n:
+            raise Wrong(f"{n} picks are wanted, you give {len(answer)}")
+        for place, pick in enumerate(answer):
+            before = answer[:place]
             if pick in before:
                 raise Wrong(f"row {pick} is picked twice: what is picked must not be picked again")
             likeness = cosine[:, before].max(axis=1) if before else np.zeros(len(X))
@@ -234,30 +234,31 @@ def check_mmr(answer, X, centroid, n) -> str:
                 what = f"with diversity {diversity}, pick {place + 1} is row {pick} with value {gain[pick]:.3f}"
                 what += f" (likeness {likeness[pick]:.3f})"
                 raise Wrong(f"{what}, but row {best} has {gain[best]:.3f} (likeness {likeness[best]:.3f})")
-    return f"each pick is the best one given those before; with diversity 0.7 they are {said}"
+    return f"each pick is the best one given those before; with diversity 0.7 they are {answer}"
 
 
 @check
-def check_likeness(answer, X, picks) -> str:
+def check_likeness(function: Callable, X: np.ndarray, picks: list[int]) -> str:
     """``likeness(X, picks)`` → the mean cosine over all pairs of different picks."""
     cosine = X[picks] @ X[picks].T
     right = float(cosine[np.triu_indices(len(picks), 1)].mean())
-    said = number(ask(answer, X, picks))
-    if abs(said - float(cosine.mean())) < 1e-5 < abs(said - right):
-        raise Wrong(f"{said:.3f} counts each pick's cosine to itself, which is 1: leave out the diagonal")
-    if abs(said - right) > 1e-4:
-        raise Wrong(f"you say {said:.3f}, but the mean over {len(picks) * (len(picks) - 1) // 2} pairs is another one")
+    answer = number(ask(function, X, picks))
+    if abs(answer - float(cosine.mean())) < 1e-5 < abs(answer - right):
+        raise Wrong(f"{answer:.3f} counts each pick's cosine to itself, which is 1: leave out the diagonal")
+    if abs(answer - right) > 1e-4:
+        n_pairs = len(picks) * (len(picks) - 1) // 2
+        raise Wrong(f"you say {answer:.3f}, but the mean over {n_pairs} pairs is another one")
     return f"the picks have a mean cosine of {right:.3f} to each other"
 
 
 @check
-def check_least_diversity(answer, X, centroid, n, limit) -> str:
+def check_least_diversity(function: Callable, X: np.ndarray, centroid: np.ndarray, n: int, limit: float) -> str:
     """``least_diversity(X, centroid, n, limit)`` → the least of `WEIGHTS` with no two picks above cosine ``limit``."""
-    said = number(ask(answer, X, centroid, n, limit))
+    answer = number(ask(function, X, centroid, n, limit))
     most = {weight: _most_alike(X, _picks(X, centroid, n, weight)) for weight in WEIGHTS}
-    weight = min(WEIGHTS, key=lambda tried: abs(tried - said))
-    if abs(weight - said) > 1e-6:
-        raise Wrong(f"you say {said:g}, which is not one of the weights 0, 0.1, … 1")
+    weight = min(WEIGHTS, key=lambda tried: abs(tried - answer))
+    if abs(weight - answer) > 1e-6:
+        raise Wrong(f"you say {answer:g}, which is not one of the weights 0, 0.1, … 1")
     if most[weight] > limit:
         raise Wrong(f"with a weight of {weight} two picks still have cosine {most[weight]:.3f}, above {limit}")
     least = min(tried for tried in WEIGHTS if most[tried] <= limit)
@@ -267,9 +268,9 @@ def check_least_diversity(answer, X, centroid, n, limit) -> str:
     return f"with a weight of {weight} the greatest cosine between two picks falls {first}"
 
 
-def _picks(X, centroid, n, diversity) -> list[int]:
+def _picks(X: np.ndarray, centroid: np.ndarray, n: int, diversity: float) -> list[int]:
     return mmr_select(X, n, centroid=centroid, weights=(1 - diversity, 0.0, diversity)).tolist()
 
 
-def _most_alike(X, picks) -> float:
+def _most_alike(X: np.ndarray, picks: list[int]) -> float:
     return float((X[picks] @ X[picks].T)[np.triu_indices(len(picks), 1)].max())

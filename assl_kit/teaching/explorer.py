@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from html import escape
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pandas as pd
 from assl_kit.common.files import write_text
 from assl_kit.errors import DataError, ParameterError
 
-from .plots import expert_colours, task_colours
+from .style import expert_colours, task_colours
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -103,12 +104,17 @@ def explore_space(xy: np.ndarray, records: pd.DataFrame, *, title: str = "The se
     figure = go.Figure()
     for number, (_, rows) in enumerate(traces):
         kept = "kept" in groups and keys["kept"][number] == "kept"
-        marker = {"symbol": "diamond" if kept else "circle", "size": 9 if kept else 6}
-        marker["line"] = {"width": 1 if kept else 0, "color": "black"}
+        line = {"width": 1 if kept else 0, "color": "black"}
+        marker = {"symbol": "diamond" if kept else "circle", "size": 9 if kept else 6, "line": line}
         figure.add_scatter(
-            x=xy[rows, 0].tolist(), y=xy[rows, 1].tolist(), mode="markers", marker=marker, opacity=0.8,
-            hovertext=[hover[row] for row in rows], hoverinfo="text",
-        )  # fmt: skip
+            x=xy[rows, 0].tolist(),
+            y=xy[rows, 1].tolist(),
+            mode="markers",
+            marker=marker,
+            opacity=0.8,
+            hovertext=[hover[row] for row in rows],
+            hoverinfo="text",
+        )
     figure.plotly_restyle(styles["task"])
     buttons = [
         {"label": _TITLES[group], "method": "restyle", "args": [styles[group] | {"visible": True}]} for group in groups
@@ -116,16 +122,30 @@ def explore_space(xy: np.ndarray, records: pd.DataFrame, *, title: str = "The se
     note = "  (diamonds: kept)" if "kept" in groups else ""
     axis = {"showgrid": False, "zeroline": False, "showticklabels": False, "title": None}
     figure.update_layout(
-        title={"text": _safe(title) + note, "x": 0.01, "y": 0.97}, template="plotly_white", font={"family": _FONT},
-        height=600, margin={"l": 10, "r": 10, "t": 90, "b": 10}, hovermode="closest",
+        title={"text": _safe(title) + note, "x": 0.01, "y": 0.97},
+        template="plotly_white",
+        font={"family": _FONT},
+        height=600,
+        margin={"l": 10, "r": 10, "t": 90, "b": 10},
+        hovermode="closest",
         hoverlabel={"align": "left", "bgcolor": "white", "bordercolor": "#7A7A7A", "font": {"color": "#222222"}},
         legend={"itemsizing": "constant", "tracegroupgap": 2},
-        xaxis=axis, yaxis=axis,
-        updatemenus=[{
-            "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02,
-            "yanchor": "bottom", "pad": {"t": 0, "b": 0}, "showactive": True,
-        }],
-    )  # fmt: skip
+        xaxis=axis,
+        yaxis=axis,
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "buttons": buttons,
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "pad": {"t": 0, "b": 0},
+                "showactive": True,
+            }
+        ],
+    )
     return figure
 
 
@@ -155,7 +175,7 @@ def write_explorer(path: str | os.PathLike, figure: Figure, *, title: str = "The
     write_text(path, page)
 
 
-def _plotly():
+def _plotly() -> ModuleType:
     try:
         import plotly.graph_objects as go
     except ImportError as error:
@@ -164,7 +184,7 @@ def _plotly():
     return go
 
 
-def _places(xy, records: pd.DataFrame) -> np.ndarray:
+def _places(xy: np.ndarray, records: pd.DataFrame) -> np.ndarray:
     missing = [name for name in ("id", "task", "input", "output") if name not in records]
     if missing:
         raise DataError(f"the records have no column {missing[0]!r}", hint="Give the records of the corpus.")
@@ -197,12 +217,12 @@ def _style(values: pd.Series, group: str) -> dict:
     }
 
 
-def _safe(value) -> str:
+def _safe(value: object) -> str:
     """Text in which plotly finds no tag, and MathJax no formula."""
     return escape(str(value), quote=False).replace("$", "&#36;")
 
 
-def _lines(text, most: int) -> str:
+def _lines(text: Any, most: int) -> str:
     """The start of a text, in lines of `_LINE` characters."""
     text = "" if text is None or text is pd.NA or text != text else " ".join(str(text).split())
     text = text if len(text) <= most else text[: most - 1] + "…"

@@ -1,107 +1,27 @@
 """Every figure that the notebooks and the report show.
 
-Each function draws on given axes or makes its own figure, and returns the figure. Colours are colour-blind safe
-(Okabe and Ito; Tol) and the same for a task or an expert in every picture; the background is white, so that a figure
-reads the same in a dark theme and in print.
+Each function draws on given axes or makes its own figure, and returns the figure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from numpy.typing import ArrayLike
 
-TASK_COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A7A7A",
-    "#882255", "#999933", "#332288", "#44AA99", "#AA4499", "#661100", "#6699CC",
-)  # fmt: skip
-EXPERT_COLOURS = (
-    "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
-    "#BBBBBB", "#222255", "#225555", "#663333", "#997700", "#004488",
-)  # fmt: skip
-MARKERS = "osD^vPX*<>phd8"
-CJK_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
-    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "Arial Unicode MS",
-)  # fmt: skip
-
-_STYLE = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "axes.unicode_minus": False,
-}
+from .style import MARKERS, TASK_COLOURS, expert_colours, readable, styled_figure, task_colours
 
 
-def cjk_font() -> str | None:
-    """Name of an installed font with Chinese glyphs, or None.
-
-    Examples
-    --------
-    >>> cjk_font() in {None, *CJK_FONTS}
-    True
-    """
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return next((name for name in CJK_FONTS if name in installed), None)
-
-
-def readable(labels: Sequence[str]) -> list[str]:
-    """Labels that the fonts at hand can draw: as they are, or numbered where no font has Chinese glyphs.
-
-    Examples
-    --------
-    >>> readable(["sentiment", "qa"])
-    ['sentiment', 'qa']
-    """
-    labels = [str(label) for label in labels]
-    if cjk_font():
-        return labels
-    return [label if label.isascii() else f"label {i + 1}" for i, label in enumerate(labels)]
-
-
-def task_colours(tasks: Sequence[str]) -> dict[str, str]:
-    """A fixed colour for each task: known tasks always have the same, others follow in sorted order.
-
-    Examples
-    --------
-    >>> task_colours(["qa"])["qa"] == task_colours(["sentiment", "qa"])["qa"]
-    True
-    """
-    from assl_kit.data.synthetic import TASKS
-
-    others = sorted({str(t) for t in tasks} - set(TASKS))
-    order = [*TASKS, *others]
-    return {task: TASK_COLOURS[i % len(TASK_COLOURS)] for i, task in enumerate(order)}
-
-
-def expert_colours(n: int) -> list[str]:
-    """Colours of experts (clusters) 0 to n − 1.
-
-    Examples
-    --------
-    >>> expert_colours(2)
-    ['#4477AA', '#EE6677']
-    """
-    return [EXPERT_COLOURS[i % len(EXPERT_COLOURS)] for i in range(n)]
-
-
-def styled_figure(width: float = 7.5, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
-    families = [f for f in (cjk_font(),) if f] + ["DejaVu Sans"]
-    plt.rcParams.update(_STYLE | {"font.sans-serif": families, "font.family": "sans-serif"})
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+def _drawn_on(axes: Axes | None, width: float, height: float) -> tuple[Figure, Any]:
+    """The axes to draw on and their figure; new ones where none are given."""
+    return styled_figure(width, height) if axes is None else (cast("Figure", axes.figure), axes)
 
 
 def project(X: np.ndarray, *, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
@@ -167,21 +87,27 @@ def plot_long_tail(records: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_map(xy: np.ndarray, labels: Sequence, *, title: str = "", colours: dict | None = None, axes=None) -> Figure:
+def plot_map(
+    xy: np.ndarray,
+    labels: Sequence,
+    *,
+    title: str = "",
+    colours: dict[str, str] | None = None,
+    axes: Axes | None = None,
+) -> Figure:
     """A 2-D map whose points are coloured (and marked) by label."""
-    labels = np.asarray(labels).astype(str)
-    names = sorted(set(labels), key=lambda name: (name.isdigit() and len(name), name))
+    texts = np.asarray(labels).astype(str)
+    names = sorted(set(texts.tolist()), key=lambda name: (name.isdigit() and len(name), name))
     colours = colours or task_colours(names)
-    if axes is None:
-        figure, axes = styled_figure(7.5, 5.0)
-    size = float(np.clip(6000 / max(len(labels), 1), 9, 24))  # few points: larger ones
+    figure, ax = _drawn_on(axes, 7.5, 5.0)
+    size = float(np.clip(6000 / max(len(texts), 1), 9, 24))  # few points: larger ones
     for i, (name, shown) in enumerate(zip(names, readable(names), strict=True)):
-        here = labels == name
+        here = texts == name
         marker = MARKERS[i % len(MARKERS)]
-        axes.scatter(*xy[here].T, s=size, color=colours[name], marker=marker, alpha=0.7, linewidths=0, label=shown)
-    axes.set(xticks=[], yticks=[], title=title)
-    axes.legend(markerscale=6 / size**0.5, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return axes.figure
+        ax.scatter(*xy[here].T, s=size, color=colours[name], marker=marker, alpha=0.7, linewidths=0, label=shown)
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.legend(markerscale=6 / size**0.5, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
 
 
 def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str, str]) -> Figure:
@@ -193,28 +119,29 @@ def plot_maps(xy: np.ndarray, left: Sequence, right: Sequence, titles: tuple[str
     return figure
 
 
-def plot_matrix(table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: float | None = None, axes=None) -> Figure:
+def plot_matrix(
+    table: pd.DataFrame, *, title: str, fmt: str = ".0f", centre: float | None = None, axes: Axes | None = None
+) -> Figure:
     """A labelled matrix as a heat map with its numbers. ``centre`` picks a diverging scale around that value."""
     values = table.to_numpy(dtype=float)
-    if axes is None:
-        figure, axes = styled_figure(1.9 + 0.85 * values.shape[1], 1.4 + 0.45 * values.shape[0])
+    figure, ax = _drawn_on(axes, 1.9 + 0.85 * values.shape[1], 1.4 + 0.45 * values.shape[0])
     if centre is None:
-        image = axes.imshow(values, cmap="Blues", aspect="auto")
+        image = ax.imshow(values, cmap="Blues", aspect="auto")
     else:
         reach = np.nanmax(np.abs(values - centre)) or 1.0
-        image = axes.imshow(values, cmap="PuOr_r", vmin=centre - reach, vmax=centre + reach, aspect="auto")
+        image = ax.imshow(values, cmap="PuOr_r", vmin=centre - reach, vmax=centre + reach, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         shade = image.cmap(image.norm(value))
         ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
         text = format(value, fmt)
         text = text.removeprefix("-") if float(text) == 0 else text
-        axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
+        ax.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
     columns = readable(table.columns)
     turned = {"rotation": 35, "ha": "right"} if max(map(len, columns), default=0) > 4 else {}
-    axes.set_xticks(range(values.shape[1]), columns, **turned)
-    axes.set_yticks(range(values.shape[0]), readable(table.index))
-    axes.set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
-    return axes.figure
+    ax.set_xticks(range(values.shape[1]), columns, **turned)
+    ax.set_yticks(range(values.shape[0]), readable(table.index))
+    ax.set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
+    return figure
 
 
 def plot_affinity(affinity: pd.DataFrame, distances: pd.DataFrame) -> Figure:
@@ -248,21 +175,22 @@ def plot_core_distances(core_distances: np.ndarray, eps: float, min_samples: int
     return figure
 
 
-def plot_radii(X: np.ndarray, radii: np.ndarray, *, title: str, kept: np.ndarray | None = None, axes=None) -> Figure:
+def plot_radii(
+    X: np.ndarray, radii: np.ndarray, *, title: str, kept: np.ndarray | None = None, axes: Axes | None = None
+) -> Figure:
     """Points in the plane with their radii; kept points filled, dropped ones hollow."""
-    if axes is None:
-        figure, axes = styled_figure(5.2, 4.4)
-    kept = np.ones(len(X), bool) if kept is None else np.isin(np.arange(len(X)), kept)
-    for point, radius, keep in zip(X, radii, kept, strict=True):
+    figure, ax = _drawn_on(axes, 5.2, 4.4)
+    stays = np.ones(len(X), bool) if kept is None else np.isin(np.arange(len(X)), kept)
+    for point, radius, keep in zip(X, radii, stays, strict=True):
         if keep:
-            axes.add_patch(plt.Circle(point, radius, fill=False, color=TASK_COLOURS[4], linewidth=0.7, alpha=0.8))
-    axes.scatter(*X[~kept].T, s=16, facecolors="none", edgecolors="#7A7A7A", linewidths=0.8, label="dropped")
-    axes.scatter(*X[kept].T, s=18, color=TASK_COLOURS[0], label="kept")
-    axes.set(title=title, aspect="equal", xticks=[], yticks=[])
-    axes.autoscale_view()
-    if not kept.all():
-        axes.legend(fontsize=8.5, loc="upper left")
-    return axes.figure
+            ax.add_patch(plt.Circle(point, radius, fill=False, color=TASK_COLOURS[4], linewidth=0.7, alpha=0.8))
+    ax.scatter(*X[~stays].T, s=16, facecolors="none", edgecolors="#7A7A7A", linewidths=0.8, label="dropped")
+    ax.scatter(*X[stays].T, s=18, color=TASK_COLOURS[0], label="kept")
+    ax.set(title=title, aspect="equal", xticks=[], yticks=[])
+    ax.autoscale_view()
+    if not stays.all():
+        ax.legend(fontsize=8.5, loc="upper left")
+    return figure
 
 
 def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density before and after thinning") -> Figure:
@@ -280,28 +208,29 @@ def plot_density(before: np.ndarray, after: np.ndarray, *, title: str = "Density
     return figure
 
 
-def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str, axes=None) -> Figure:
+def plot_kept_share(core_distances: np.ndarray, kept: np.ndarray, *, title: str, axes: Axes | None = None) -> Figure:
     """Share kept in each tenth of the records, from the densest to the sparsest."""
-    if axes is None:
-        figure, axes = styled_figure(7.5, 3.2)
+    figure, ax = _drawn_on(axes, 7.5, 3.2)
     order = np.argsort(core_distances, kind="stable")
     flags = np.isin(np.arange(len(core_distances)), kept)[order]
     shares = [chunk.mean() for chunk in np.array_split(flags, 10)]
-    axes.bar(range(1, 11), shares, color=TASK_COLOURS[0])
-    axes.axhline(flags.mean(), color=TASK_COLOURS[5], linestyle="--", label=f"overall {flags.mean():.2f}")
-    axes.set(xlabel="tenth of the records, densest first", ylabel="share kept", title=title, xticks=range(1, 11))
-    axes.legend()
-    return axes.figure
+    ax.bar(range(1, 11), shares, color=TASK_COLOURS[0])
+    ax.axhline(flags.mean(), color=TASK_COLOURS[5], linestyle="--", label=f"overall {flags.mean():.2f}")
+    ax.set(xlabel="tenth of the records, densest first", ylabel="share kept", title=title, xticks=range(1, 11))
+    ax.legend()
+    return figure
 
 
-def plot_mmr_path(xy: np.ndarray, picks: Sequence[int], *, centroid=None, title: str = "Selection path") -> Figure:
+def plot_mmr_path(
+    xy: np.ndarray, picks: Sequence[int], *, centroid: Sequence[float] | None = None, title: str = "Selection path"
+) -> Figure:
     """The order in which MMR picks points on a map: the first fifteen numbered and joined by a line."""
     figure, axes = styled_figure(6.4, 4.8)
     axes.scatter(*xy.T, s=9, color="#BBBBBB", label="pool")
-    picks = np.asarray(picks)
-    axes.plot(*xy[picks[:15]].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
-    axes.scatter(*xy[picks].T, s=26, color=TASK_COLOURS[5], label="picked", zorder=3)
-    for rank, row in enumerate(picks[:15]):
+    order = np.asarray(picks)
+    axes.plot(*xy[order[:15]].T, color=TASK_COLOURS[4], linewidth=0.8, alpha=0.7)
+    axes.scatter(*xy[order].T, s=26, color=TASK_COLOURS[5], label="picked", zorder=3)
+    for rank, row in enumerate(order[:15]):
         axes.annotate(str(rank + 1), xy[row], textcoords="offset points", xytext=(4, 4), fontsize=8.5)
     if centroid is not None:
         axes.scatter(*centroid, marker="X", s=90, color="black", label="centroid", zorder=4)
@@ -321,13 +250,15 @@ def plot_loss(logs: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def plot_decision_map(xy: np.ndarray, experts: Sequence[int], margin: Sequence[float], *, centroids=None) -> Figure:
+def plot_decision_map(
+    xy: np.ndarray, experts: Sequence[int], margin: Sequence[float], *, centroids: ArrayLike | None = None
+) -> Figure:
     """Questions on the map, coloured by the chosen expert; the fainter the point, the smaller the margin."""
-    experts, margin = np.asarray(experts), np.asarray(margin, dtype=float)
+    chosen, lead = np.asarray(experts), np.asarray(margin, dtype=float)
     figure, axes = styled_figure(7.5, 5.0)
-    alpha = 0.2 + 0.8 * np.clip(margin / (np.quantile(margin, 0.9) or 1.0), 0, 1)
-    for expert in sorted(set(experts.tolist())):
-        here = experts == expert
+    alpha = 0.2 + 0.8 * np.clip(lead / (np.quantile(lead, 0.9) or 1.0), 0, 1)
+    for expert in sorted(set(chosen.tolist())):
+        here = chosen == expert
         colour = "black" if expert < 0 else expert_colours(expert + 1)[-1]
         label = "base alone" if expert < 0 else f"expert {expert}"
         axes.scatter(*xy[here].T, s=14, color=colour, alpha=alpha[here], linewidths=0)
@@ -358,16 +289,23 @@ def plot_results(table: pd.DataFrame) -> Figure:
         hatch = "//" if i >= len(arms) - 1 else None
         colour = TASK_COLOURS[i % len(TASK_COLOURS)]
         axes.bar(
-            at, rows["value"], width * 0.92, yerr=error, color=colour, label=arm, hatch=hatch,
-            edgecolor="white", error_kw={"linewidth": 0.8, "ecolor": "#333333"},
-        )  # fmt: skip
+            at,
+            rows["value"],
+            width * 0.92,
+            yerr=error,
+            color=colour,
+            label=arm,
+            hatch=hatch,
+            edgecolor="white",
+            error_kw={"linewidth": 0.8, "ecolor": "#333333"},
+        )
     axes.set_xticks(range(len(tasks)), readable(tasks), rotation=20, ha="right")
     axes.set(ylabel="metric (0 to 1)", ylim=(0, 1.05), title="Every arm on every task, with 95 % bootstrap intervals")
     axes.legend(fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.24))
     return figure
 
 
-def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
+def plot_scatter(x: ArrayLike, y: ArrayLike, *, xlabel: str, ylabel: str, title: str) -> Figure:
     """A plain scatter plot of two measures."""
     figure, axes = styled_figure(5.6, 4.0)
     axes.scatter(x, y, s=22, color=TASK_COLOURS[0], alpha=0.8)
@@ -375,7 +313,7 @@ def plot_scatter(x, y, *, xlabel: str, ylabel: str, title: str) -> Figure:
     return figure
 
 
-def plot_lines(x, lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+def plot_lines(x: ArrayLike, lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
     """Several curves over the same x."""
     figure, axes = styled_figure(6.8, 3.4)
     for (name, y), colour, marker in zip(lines.items(), TASK_COLOURS, MARKERS, strict=False):

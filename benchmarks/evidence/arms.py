@@ -132,7 +132,7 @@ def groups_of(study: Study, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _bank(study: Study, name: str) -> None:
     from assl_kit.experts.adapters import load_adapters
-    from assl_kit.experts.bank import ExpertBank
+    from assl_kit.experts.bank import ExpertBank, Provenance
     from assl_kit.experts.training.adapter import train_adapter
 
     rows, copies, groups, encoder = groups_of(study, name)
@@ -146,7 +146,8 @@ def _bank(study: Study, name: str) -> None:
         train_adapter(model, tokenizer, train.iloc[own], paths[-1], study.training(epochs=epochs))
     centroids = expert_centroids(space["train"][rows], groups, copies, groups.max() + 1)
     info = {"id": encoder, "fingerprint": "-", "dim": centroids.shape[1]}
-    bank = ExpertBank.create(folder / "bank", paths, centroids, base=base_info(model, tokenizer), encoder=info)
+    origin = Provenance(base_info(model, tokenizer), info)
+    bank = ExpertBank.create(folder / "bank", paths, centroids, origin)
     questions, n_train = study.questions, int(copies.sum())
     routes = CentroidRouter(centroids).route(space["questions"])
     peft_model = load_adapters(model, bank)

@@ -176,14 +176,9 @@ class Study:
 
 def load(study: Study):
     """The base of a study and its tokenizer, loaded once a process."""
-    return _load(study.base, study.device)
+    from assl_kit.experts.training.worker import kept_base
 
-
-@lru_cache(maxsize=1)
-def _load(base: str, device: str):
-    from assl_kit.model.loading import load_base
-
-    return load_base(base, device=device)
+    return kept_base(study.base, study.device)
 
 
 @lru_cache(maxsize=4)

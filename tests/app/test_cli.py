@@ -118,7 +118,9 @@ def test_a_report_that_cannot_be_written_after_a_run_is_exit_code_1(assl, tmp_pa
     write_notebook(
         tmp_path / "nb" / "00_only.ipynb",
         "from assl_kit.artifacts.workspace import Workspace",
-        "Workspace.open(workspace).write_json('metrics.json', {'table': [{'arm': [1], 'task': [2], 'value': 3}]})",
+        "from assl_kit.common.files import write_json\n"
+        "table = [{'arm': [1], 'task': [2], 'value': 3}]\n"
+        "write_json(Workspace.open(workspace).path_of('metrics.json'), {'table': table})",
         parameters='profile = "tiny"\nworkspace = ""',
     )
     code, out, err = assl("run", "--name", "odd")
@@ -133,7 +135,8 @@ def test_a_run_prints_its_lines_and_writes_its_report(assl, tmp_path):
     write_notebook(
         tmp_path / "nb" / "00_only.ipynb",
         "from assl_kit.artifacts.workspace import Workspace",
-        f"Workspace.open(workspace).write_json('metrics.json', {{'table': {table}}})",
+        "from assl_kit.common.files import write_json\n"
+        f"write_json(Workspace.open(workspace).path_of('metrics.json'), {{'table': {table}}})",
         "print(shown)",
         parameters='profile = "tiny"\nworkspace = ""\nshown = 1',
     )

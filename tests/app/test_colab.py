@@ -24,6 +24,7 @@ from assl_kit import SilverSight, Workspace
 from assl_kit.app import colab
 from assl_kit.artifacts.parameters import profile_names
 from assl_kit.common.device import Device
+from assl_kit.common.files import write_json
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.runner.plan import given_values, make_plan
 from assl_kit.runner.run import NotebookError
@@ -396,7 +397,7 @@ def test_stopping_the_cell_interrupts_the_run(here, monkeypatch):
 def test_costs_come_in_the_order_of_the_notebooks(tmp_path):
     ws = Workspace.open(tmp_path / "runs" / "mine")
     for name, seconds in (("b.json", 1.5), ("a.json", 2.5)):
-        ws.write_json(name, 1)
+        write_json(ws.path_of(name), 1)
         ws.commit(name, key="k", seconds=seconds, peak_memory_mb=100, notebook="00" if name == "a.json" else "01")
     ws.update_manifest("notebooks", {"00_a": {"seconds": 3, "peak_memory_mb": 120}, "01_b": {"seconds": 4}})
     costs = colab.step_costs(ws)

@@ -20,7 +20,7 @@ from helpers.models import make_test_base
 from assl_kit.app import vllm_client
 from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.bank import ExpertBank, Provenance
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
@@ -44,10 +44,9 @@ def make_bank(folder, base_folder, *, base=None, **lora):
         paths.append(folder / f"raw-{k}")
     encoder = load_encoder("fit", texts=TEXTS * 3, dim=8, vocab_size=400)
     X = encode(encoder, TEXTS)
-    told = {"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]}
-    return ExpertBank.create(
-        folder / "bank", paths, X, base=info, encoder=told, encoder_model=encoder, min_similarity=0.2
-    )
+    encoder_info = {"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]}
+    origin = Provenance(info, encoder_info, encoder_model=encoder, min_similarity=0.2)
+    return ExpertBank.create(folder / "bank", paths, X, origin)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,17 @@ from safetensors.numpy import load_file, save_file
 
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts.bank import ExpertBank, clean_adapter_config
+from assl_kit.experts.bank import ExpertBank, Provenance, clean_adapter_config
 
 BASE = {"id": "/home/someone/models/my-base", "revision": None, "fingerprint": "b" * 64, "tokenizer": "t" * 64}
 ENCODER = {"id": "fit", "fingerprint": "e" * 64, "dim": 4}
+ORIGIN = Provenance(
+    BASE,
+    ENCODER,
+    weights={"relevance": 0.4, "score": 0.2, "diversity": 0.4},
+    min_similarity=0.25,
+    metrics={"accuracy": 0.5},
+)
 
 
 def write_adapter(folder, seed):
@@ -41,12 +49,8 @@ def bank(tmp_path):
         tmp_path / "bank",
         adapters,
         centroids,
-        base=BASE,
-        encoder=ENCODER,
+        ORIGIN,
         experts=[{"records": k, "tasks": {"问答": k}} for k in range(3)],
-        weights={"relevance": 0.4, "score": 0.2, "diversity": 0.4},
-        min_similarity=0.25,
-        metrics={"accuracy": 0.5},
     )
 
 
@@ -92,12 +96,8 @@ def test_same_input_same_bytes_and_roundtrip(bank, tmp_path):
         tmp_path / "again",
         [tmp_path / "made" / str(k) for k in range(3)],
         bank.centroids,
-        base=BASE,
-        encoder=ENCODER,
+        replace(ORIGIN, weights=bank.info["weights"]),
         experts=[{k: v for k, v in e.items() if k != "name"} for e in bank.info["experts"]],
-        weights=bank.info["weights"],
-        min_similarity=0.25,
-        metrics={"accuracy": 0.5},
     )
     assert sha256_file(again.path) == sha256_file(bank.path)
     (bank.path / "notes.md").write_text("mine", encoding="utf-8")
@@ -205,12 +205,12 @@ def test_code_and_other_adapters_are_refused(bank):
 def test_create_refuses_what_does_not_fit(bank, tmp_path):
     adapters = [tmp_path / "made" / str(k) for k in range(3)]
     with pytest.raises(BankError, match="3 adapters, 2 centroids"):
-        ExpertBank.create(tmp_path / "x", adapters, np.eye(4)[:2], base=BASE, encoder=ENCODER)
+        ExpertBank.create(tmp_path / "x", adapters, np.eye(4)[:2], ORIGIN)
     with pytest.raises(BankError, match="dim 4, but centroids have 3"):
-        ExpertBank.create(tmp_path / "x", adapters, np.eye(3), base=BASE, encoder=ENCODER)
+        ExpertBank.create(tmp_path / "x", adapters, np.eye(3), ORIGIN)
     (adapters[1] / "adapter_model.safetensors").unlink()
     with pytest.raises(BankError, match="no adapter_model.safetensors"):
-        ExpertBank.create(tmp_path / "x", adapters, bank.centroids, base=BASE, encoder=ENCODER)
+        ExpertBank.create(tmp_path / "x", adapters, bank.centroids, ORIGIN)
     assert not (tmp_path / "x").exists()
 
 

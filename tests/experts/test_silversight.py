@@ -13,10 +13,11 @@ from helpers.models import make_test_base
 from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.experts.adapters import adapted
+from assl_kit.experts.bank import Provenance
 from assl_kit.experts.merging import merged
 from assl_kit.experts.router import CentroidRouter
 from assl_kit.experts.silversight import Answer, SilverSight
-from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.train_experts import Chosen, train_experts
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
@@ -49,17 +50,14 @@ def parts(tmp_path_factory):
     encoder = load_encoder("fit", texts=prompts(records), dim=8, vocab_size=400)
     X = encode(encoder, prompts(records))
     selection = pd.DataFrame({"id": records["id"], "cluster": np.arange(len(records)) % 3, "copies": 1})
+    encoder_info = {"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]}
     train_experts(
         model,
         tokenizer,
-        records,
-        selection,
-        X,
+        Chosen(records, selection, X),
         folder / "bank",
         TrainingConfig(epochs=3, learning_rate=1e-2, batch_size=4, max_length=128),
-        base_info=base_info(model, tokenizer),
-        encoder_info={"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
-        encoder=encoder,
+        origin=Provenance(base_info(model, tokenizer), encoder_info, encoder_model=encoder),
     )
     return folder, base_folder, encoder, records
 
@@ -139,7 +137,7 @@ def test_base_only_answers_leave_experts_frozen_and_on(parts, silversight):
 def test_no_question_and_bad_questions(silversight):
     assert silversight.generate([]) == [] and len(silversight.route([])) == 0
     assert len(silversight.generate("判断情感。", max_new_tokens=2)) == 1
-    with pytest.raises(DataError, match="question 1"):
+    with pytest.raises(DataError, match=r"questions must be strings, not NoneType .row 1"):
         silversight.generate(["好", None])
     with pytest.raises(DataError, match="empty.*question 0"):
         silversight.route(["  "])
@@ -294,7 +292,7 @@ def test_merged_adapters_in_memory_are_bounded(parts, silversight, monkeypatch):
     [
         ({"top_k": 4}, "top_k must be a whole number from 1 to 3"),
         ({"top_k": 2, "experts": [0]}, "here experts are given"),
-        ({"temperature": -1}, "temperature must be a positive number"),
+        ({"temperature": -1}, "temperature must be a number greater than 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be"),
     ],
 )

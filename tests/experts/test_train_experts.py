@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,12 @@ from assl_kit.common.files import sha256_file
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, DataError, ParameterError
 from assl_kit.experts.adapters import adapted, load_adapters
-from assl_kit.experts.bank import ExpertBank
-from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.bank import ExpertBank, Provenance
+from assl_kit.experts.train_experts import Chosen, train_experts
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.experts.training.data import encode_records, training_order
+from assl_kit.experts.training.session import Session
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
@@ -184,10 +186,10 @@ def test_stop_and_resume_gives_the_same_bits(base, tmp_path):
     before = bits(model)
     straight = train_adapter(model, tokenizer, some_records(), tmp_path / "straight", config)
     with pytest.raises(Stop):
-        train_adapter(model, tokenizer, some_records(), tmp_path / "a", config, callbacks=[stopper(5)])
+        train_adapter(model, tokenizer, some_records(), tmp_path / "a", config, Session(callbacks=[stopper(5)]))
     assert not (tmp_path / "a").exists() and (tmp_path / "a.partial" / "checkpoint-3").is_dir()
     assert not hasattr(model, "peft_config") and all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    resumed = train_adapter(model, tokenizer, some_records(), tmp_path / "a", config, callbacks=[stopper(0)])
+    resumed = train_adapter(model, tokenizer, some_records(), tmp_path / "a", config, Session(callbacks=[stopper(0)]))
     name = "adapter_model.safetensors"
     assert sha256_file(resumed.path / name) == sha256_file(straight.path / name)
     assert resumed.log.equals(straight.log) and not (tmp_path / "a.partial").exists()
@@ -195,7 +197,7 @@ def test_stop_and_resume_gives_the_same_bits(base, tmp_path):
 
 def test_finished_is_not_trained_again_unless_something_changed(base, trained, tmp_path):
     never = [stopper(0)]
-    same = train_adapter(*base, some_records(), trained.path, QUICK, callbacks=never)
+    same = train_adapter(*base, some_records(), trained.path, QUICK, Session(callbacks=never))
     assert same.fingerprint == trained.fingerprint and same.seconds == trained.seconds
     for records, config, resume in (
         (some_records(shift=1), QUICK, True),
@@ -203,7 +205,7 @@ def test_finished_is_not_trained_again_unless_something_changed(base, trained, t
         (some_records(), QUICK, False),
     ):
         with pytest.raises(Stop):
-            train_adapter(*base, records, trained.path, config, resume=resume, callbacks=never)
+            train_adapter(*base, records, trained.path, config, Session(resume=resume, callbacks=never))
 
 
 def test_bad_training_input(base, tmp_path):
@@ -239,8 +241,8 @@ def bank(base, tmp_path_factory):
     info = base_info(*base)
     weights = {"relevance": 0.4, "score": 0.2, "diversity": 0.4}
     folder = tmp_path_factory.mktemp("bank") / "experts"
-    options = {"base_info": info, "encoder_info": ENCODER, "weights": weights}
-    return train_experts(*base, some_records(20), *chosen(), folder, QUICK, **options), options
+    origin = Provenance(info, ENCODER, weights=weights)
+    return train_experts(*base, Chosen(some_records(20), *chosen()), folder, QUICK, origin=origin), origin
 
 
 def test_train_experts_writes_a_bank(base, bank):
@@ -270,13 +272,13 @@ def test_experts_are_the_adapters_of_their_clusters(base, bank, tmp_path):
 
 
 def test_a_bank_of_the_same_inputs_is_taken_as_it_is(base, bank, monkeypatch):
-    bank, options = bank
+    bank, origin = bank
     monkeypatch.setattr("assl_kit.experts.train_experts.train_adapter", lambda *a, **k: pytest.fail("trained again"))
-    again = train_experts(*base, some_records(20), *chosen(), bank.path, QUICK, **options)
+    again = train_experts(*base, Chosen(some_records(20), *chosen()), bank.path, QUICK, origin=origin)
     assert again.info == bank.info and again.results[0].log.equals(bank.results[0].log)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         changed = some_records(20).replace({"output": {"中性": "平"}})
-        train_experts(*base, changed, *chosen(), bank.path, QUICK, **options)
+        train_experts(*base, Chosen(changed, *chosen()), bank.path, QUICK, origin=origin)
 
 
 def test_all_adapters_load_and_are_frozen(base, bank):
@@ -304,13 +306,14 @@ def test_all_adapters_load_and_are_frozen(base, bank):
 
 
 def test_bad_selections_end_before_training(base, bank, tmp_path, monkeypatch):
-    _, options = bank
+    _, origin = bank
     monkeypatch.setattr("assl_kit.experts.train_experts.train_adapter", lambda *a, **k: pytest.fail("trained"))
     selection, X = chosen()
     records = some_records(20)
 
-    def attempt(selection=selection, X=X, records=records, **more):
-        train_experts(*base, records, selection, X, tmp_path / "b", QUICK, **(options | more))
+    def attempt(selection=selection, X=X, records=records, n_clusters=None, **changes):
+        rows = Chosen(records, selection, X, n_clusters)
+        train_experts(*base, rows, tmp_path / "b", QUICK, origin=replace(origin, **changes))
 
     with pytest.raises(DataError, match="cluster 3 has no record"):
         attempt(n_clusters=4)
@@ -327,6 +330,6 @@ def test_bad_selections_end_before_training(base, bank, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="row 4"):
         attempt(X=np.where(np.arange(18)[:, None] == 4, np.nan, X))
     with pytest.raises(BankError, match="encoder gives 9 dimensions"):
-        attempt(encoder_info=ENCODER | {"dim": 9})
+        attempt(encoder=ENCODER | {"dim": 9})
     with pytest.raises(ParameterError, match="min_similarity"):
         attempt(min_similarity=3)

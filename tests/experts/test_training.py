@@ -18,11 +18,12 @@ from assl_kit.data.loading import load_records
 from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.adapters import adapted
-from assl_kit.experts.bank import ExpertBank
-from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.bank import ExpertBank, Provenance
+from assl_kit.experts.train_experts import Chosen, Workplace, train_experts
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.experts.training.data import encode_records, hold_out, pack, plan_training
+from assl_kit.experts.training.session import Session
 from assl_kit.experts.training.trainer import Fit, answer_loss, check_packing
 from assl_kit.experts.training_table import MEASURED, training_results, training_table
 from assl_kit.model.identity import base_info
@@ -114,7 +115,7 @@ def test_stop_and_resume_with_held_out_records_gives_the_same_bits(base, tmp_pat
     if at == "end":
         monkeypatch.setattr("assl_kit.experts.training.adapter.peak_memory_mb", lambda _: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
-        train_adapter(*base, opposed(), tmp_path / "a", config, callbacks=[stopper(at)] if at != "end" else [])
+        train_adapter(*base, opposed(), tmp_path / "a", config, Session(callbacks=[stopper(at)] if at != "end" else []))
     monkeypatch.undo()
     resumed = train_adapter(*base, opposed(), tmp_path / "a", config)
     assert sha256_file(resumed.path / WEIGHTS) == sha256_file(straight.path / WEIGHTS)
@@ -210,7 +211,7 @@ def test_the_batch_is_halved_until_it_fits(base, tmp_path, short_of_memory):
     asked = train_adapter(*base, some_records(), tmp_path / "a", QUICK)
     short_of_memory(1)
     with pytest.warns(UserWarning, match="expert 3: out of memory with 4 at a time: went on with 2 at a time"):
-        result = train_adapter(*base, some_records(), tmp_path / "b", QUICK, name="expert 3")
+        result = train_adapter(*base, some_records(), tmp_path / "b", QUICK, Session(name="expert 3"))
     assert len(result.notes) == 2 and "1 at a time, the same records a step" in result.notes[1]
     assert result.fingerprint == asked.fingerprint and read_json(result.path / "training.json")["notes"] == [
         *result.notes
@@ -232,7 +233,7 @@ def test_it_goes_on_from_the_last_checkpoint(base, tmp_path, short_of_memory):
                 short_of_memory(2)
 
     with pytest.warns(UserWarning, match="went on with 2 at a time"):
-        train_adapter(*base, some_records(), tmp_path / "a", QUICK, callbacks=[Watch()])
+        train_adapter(*base, some_records(), tmp_path / "a", QUICK, Session(callbacks=[Watch()]))
     assert seen == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
 
 
@@ -256,7 +257,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(base, tmp_path):
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        train_adapter(*base, some_records(), tmp_path / "a", QUICK, callbacks=[Fail()])
+        train_adapter(*base, some_records(), tmp_path / "a", QUICK, Session(callbacks=[Fail()]))
 
 
 def test_a_step_keeps_its_records_however_it_is_computed():
@@ -276,7 +277,7 @@ def test_tensorboard_files_hold_the_losses_and_stay(base, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = tmp_path / "logs" / "expert-0"
-    result = train_adapter(*base, copied(), tmp_path / "a", HELD, log_dir=logs)
+    result = train_adapter(*base, copied(), tmp_path / "a", HELD, Session(log_dir=logs))
     events = EventAccumulator(str(logs))
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
@@ -289,7 +290,8 @@ def test_tensorboard_files_hold_the_losses_and_stay(base, tmp_path):
 def test_without_tensorboard_it_says_so_before_training(base, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     with pytest.raises(ParameterError, match=r"TensorBoard is not installed.*assl-kit\[train\]"):
-        train_adapter(*base, some_records(), tmp_path / "a", QUICK, log_dir=tmp_path / "logs", callbacks=[stopper(0)])
+        session = Session(log_dir=tmp_path / "logs", callbacks=[stopper(0)])
+        train_adapter(*base, some_records(), tmp_path / "a", QUICK, session)
 
 
 def test_one_bar_counts_the_steps_of_all_trainings(base, tmp_path, capsys):
@@ -300,7 +302,7 @@ def test_one_bar_counts_the_steps_of_all_trainings(base, tmp_path, capsys):
     bar.set_description = lambda text, **_: seen.append((text, bar.n))
     for name, config in (("expert 0", QUICK), ("expert 1", replace(QUICK, epochs=4)), ("expert 0", QUICK)):
         folder = tmp_path / name.replace(" ", "-")
-        train_adapter(*base, some_records(), folder, config, name=name, progress=bar)
+        train_adapter(*base, some_records(), folder, config, Session(name=name, progress=bar))
     assert seen == [("expert 0", 0), ("expert 1", 8)] and bar.n == 8 + 16 + 8
     bar.close()
     assert "loss=" in capsys.readouterr().err
@@ -321,9 +323,9 @@ def test_the_table_has_one_row_per_expert(base, tmp_path):
 def test_a_bank_tells_how_its_experts_were_trained(base, tmp_path, capsys):
     selection = pd.DataFrame({"id": [f"r{i}" for i in range(72)], "cluster": np.arange(72) % 2, "copies": 1})
     X = np.random.default_rng(0).normal(size=(72, 8)).astype("f4")
-    options = {"base_info": base_info(*base), "encoder_info": ENCODER}
+    rows, origin = Chosen(some_records(72), selection, X), Provenance(base_info(*base), ENCODER)
     config = replace(QUICK, holdout_share=0.25)
-    bank = train_experts(*base, some_records(72), selection, X, tmp_path / "b", config, progress=True, **options)
+    bank = train_experts(*base, rows, tmp_path / "b", config, origin=origin, workplace=Workplace(progress=True))
     bars = capsys.readouterr().err.replace("\r", "\n").splitlines()
     total = sum(plan_training(encode_records(*base, some_records(36), 128), config).steps for _ in range(2))
     assert f"{total}/{total}" in bars[-1] and "expert 1" in bars[-1] and "held_out=" in bars[-1]

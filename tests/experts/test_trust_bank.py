@@ -20,7 +20,7 @@ from assl_kit.common import limits as bounds
 from assl_kit.common.files import read_json, sha256_file
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts.adapters import check_adapter
-from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.bank import ExpertBank, Provenance
 from assl_kit.model.loading import load_base
 
 
@@ -111,8 +111,8 @@ def test_a_forged_header_of_an_adapter_is_one_clear_error(with_adapter, adapter)
 def bank(with_adapter, tmp_path):
     base = {"id": "someone/base", "revision": "main", "fingerprint": "b" * 64}
     encoder = {"id": "fit", "fingerprint": "e" * 64, "dim": 4}
-    folder, own = tmp_path / "bank", make_test_encoder()
-    return ExpertBank.create(folder, [with_adapter[1]], np.eye(4)[:1], base=base, encoder=encoder, encoder_model=own)
+    origin = Provenance(base, encoder, encoder_model=make_test_encoder())
+    return ExpertBank.create(tmp_path / "bank", [with_adapter[1]], np.eye(4)[:1], origin)
 
 
 def relist(bank, *names):

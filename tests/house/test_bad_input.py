@@ -15,7 +15,8 @@ from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
-from assl_kit.experts.train_experts import train_experts
+from assl_kit.experts.bank import Provenance
+from assl_kit.experts.train_experts import Chosen, train_experts
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, load_encoder
@@ -66,7 +67,8 @@ def test_a_bank_with_another_encoder_is_refused(tmp_path, monkeypatch, capsys):
     X = encode(encoder, records["input"].iloc[:2].tolist())
     info = {"id": str(tmp_path / "encoder"), "fingerprint": "0" * 64, "dim": 4}  # not what is saved there
     base = base_info(model, tokenizer, "base")
-    train_experts(model, tokenizer, records, chosen, X, tmp_path / "bank", base_info=base, encoder_info=info)
+    rows = Chosen(records, chosen, X)
+    train_experts(model, tokenizer, rows, tmp_path / "bank", origin=Provenance(base, info))
     capsys.readouterr()
 
     with pytest.raises(BankError, match="encoder"):

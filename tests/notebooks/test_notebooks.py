@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import sys
 
@@ -21,6 +22,9 @@ EVERY = [path for path in EVERY if ".ipynb_checkpoints" not in path.parts]
 EXPECTED = ["00_start_here", "01_data", "02_embedding", "03_clustering", "04_adbscan", "05_mmr"]
 EXPECTED += ["06_lora_training", "07_routing", "08_evaluation", "09_robustness"]
 ABSOLUTE = re.compile(r"(?<![\w.:/])(/(home|root|Users|tmp|work|workspace|var|private|opt|mnt)/|[A-Za-z]:\\\\)")
+_SPEC = importlib.util.spec_from_file_location("check_files", ROOT / ".ci" / "check_files.py")
+check_files = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(check_files)
 in_chain = pytest.mark.parametrize("path", CHAIN, ids=lambda path: path.name)
 in_all = pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
 
@@ -51,10 +55,34 @@ def test_the_chain_is_whole():
 def test_it_is_valid_small_and_made_for_python3(path):
     book = read(path)
     nbformat.validate(book)
-    assert book.metadata.kernelspec.name == "python3"
-    assert path.stat().st_size < 1_000_000
-    assert "widgets" not in book.metadata
-    assert not any("widget" in kind for output in outputs(path) for kind in output.get("data", {}))
+    assert check_files.size_problems(path) == [] and check_files.notebook_problems(path) == []
+
+
+def test_a_notebook_in_another_form_is_refused(tmp_path):
+    """What pre-commit calls on a commit says what is wrong."""
+    book = read(next(path for path in CHAIN if path.stem == "01_data"))
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "01_data.ipynb"
+
+    def problems(change):
+        changed = nbformat.from_dict(json.loads(nbformat.writes(book)))
+        cells = [cell for cell in changed.cells if cell.cell_type == "code"]
+        change(changed, cells)
+        nbformat.write(changed, path)
+        return "; ".join(check_files.notebook_problems(path))
+
+    stderr = nbformat.v4.new_output("stream", name="stderr", text="Warning: old")
+    error = nbformat.v4.new_output("error", ename="DataError", evalue="no", traceback=[])
+    assert problems(lambda book, cells: None) == ""
+    assert "cells are counted [7, 2," in problems(lambda book, cells: cells[0].update(execution_count=7))
+    assert "DataError: no" in problems(lambda book, cells: cells[0].outputs.append(error))
+    assert "Warning: old" in problems(lambda book, cells: cells[0].outputs.append(stderr))
+    assert "'venv'" in problems(lambda book, cells: book.metadata.kernelspec.update(name="venv"))
+    assert "widgets" in problems(lambda book, cells: book.metadata.update(widgets={}))
+    path.write_text("{}", encoding="utf-8")
+    assert "not a notebook" in check_files.notebook_problems(path)[0]
+    path.write_bytes(b" " * (check_files.LARGEST + 1))
+    assert check_files.main([str(path)]) == 1 and check_files.main([str(CHAIN[0])]) == 0
 
 
 @in_all
@@ -94,11 +122,8 @@ def test_it_imports_installed_packages_only(path):
 
 @in_chain
 def test_its_outputs_are_those_of_one_clean_run(path):
-    cells = [cell for cell in code_cells(path) if cell.source.strip()]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(cell.execution_count for cell in code_cells(path))
     for output in outputs(path):
-        assert output.output_type != "error"
-        assert output.get("name") != "stderr", text_of(output)[:500]
         assert not re.search(r"\w*Warning: |Traceback \(most recent", text_of(output)), text_of(output)[:500]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.common.files import write_json
 from assl_kit.runner.compare import compare_runs
 
 RECORDS = pd.DataFrame(
@@ -18,14 +19,15 @@ RECORDS = pd.DataFrame(
 def make_run(folder, *, chosen, clusters, wrong, **parameters):
     ws = Workspace.open(folder)
     ws.remember("tiny", resolve("tiny", **parameters))
-    ws.write_table("records.parquet", RECORDS)
-    ws.write_table("clusters.parquet", pd.DataFrame({"id": RECORDS["id"][:20], "cluster": clusters}))
-    ws.write_table("selection.parquet", pd.DataFrame({"id": chosen}))
+    RECORDS.to_parquet(ws.path_of("records.parquet"), index=False)
+    table = pd.DataFrame({"id": RECORDS["id"][:20], "cluster": clusters})
+    table.to_parquet(ws.path_of("clusters.parquet"), index=False)
+    pd.DataFrame({"id": chosen}).to_parquet(ws.path_of("selection.parquet"), index=False)
     test = RECORDS[20:]
     said = ["错" if i < wrong else text for i, text in enumerate(test["output"])]
-    ws.write_table("answers.parquet", pd.DataFrame({"id": test["id"], "answer": said}))
+    pd.DataFrame({"id": test["id"], "answer": said}).to_parquet(ws.path_of("answers.parquet"), index=False)
     rows = [{"arm": "routed", "task": "mean", "metric": "accuracy", "value": 1 - wrong / 20}]
-    ws.write_json("metrics.json", {"table": rows})
+    write_json(ws.path_of("metrics.json"), {"table": rows})
     for file in ("records.parquet", "answers.parquet"):
         ws.commit(file, key="k", seconds=2)
     return ws
@@ -71,5 +73,5 @@ def test_what_is_not_there_yet_is_left_out(tmp_path, runs):
     new.remember("tiny", resolve("tiny"))
     assert set(compare_runs(new, runs[0])) <= {"parameters"}
     other = RECORDS.assign(id=[f"x{i}" for i in range(40)])
-    runs[1].write_table("records.parquet", other)
+    other.to_parquet(runs[1].path_of("records.parquet"), index=False)
     assert "differences" not in compare_runs(*runs)  # no question in common

@@ -11,6 +11,7 @@ from helpers.notebooks import write_notebook
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.common.files import write_json
 from assl_kit.runner.page import show
 from assl_kit.runner.report import results_table, write_report
 
@@ -41,7 +42,7 @@ METRICS = {
 def ws(tmp_path):
     ws = Workspace.open(tmp_path / "runs" / "one")
     ws.remember("tiny", resolve("tiny", data="/somewhere/<b>mine</b>.jsonl"))
-    ws.write_json("metrics.json", METRICS)
+    write_json(ws.path_of("metrics.json"), METRICS)
     ws.commit("metrics.json", key="k", parents=["answers.parquet"], seconds=3, notebook="08")
     ws.update_manifest("notebooks", {"00_first": {"status": "done", "seconds": 2.5}, "01_second": {"status": "failed"}})
     return ws
@@ -129,7 +130,8 @@ def test_warnings_cut_records_and_failures_are_told(ws):
         nbformat.v4.new_output("stream", name="stdout", text="only said"),
     ]
     nbformat.write(book, path)
-    ws.write_json("experts/bank.json", {"experts": [{"truncated": 0}, {"truncated": 3, "notes": ["batch halved"]}]})
+    experts = [{"truncated": 0}, {"truncated": 3, "notes": ["batch halved"]}]
+    write_json(ws.path_of("experts/bank.json"), {"experts": experts})
     ws.update_manifest("notebooks", {"01_second": {"status": "failed", "message": "ValueError: <no luck>"}})
     html = write_report(ws).read_text(encoding="utf-8")
     assert "UserWarning: &lt;i&gt;odd&lt;/i&gt; thing" in html and "only said" not in html

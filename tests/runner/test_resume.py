@@ -20,7 +20,7 @@ from helpers.notebooks import write_notebook
 import assl_kit.runner.run as runner
 from assl_kit.artifacts.steps import STEPS, state_of
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.common.files import atomic_path, temporary_owner
+from assl_kit.common.files import atomic_path, temporary_owner, write_json
 from assl_kit.errors import WorkspaceError
 from assl_kit.runner.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
 from assl_kit.runner.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
@@ -80,7 +80,7 @@ def light(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "execute", execute)
     monkeypatch.setattr(runner, "kernel_starter", lambda ws: nullcontext(lambda number: None))
-    monkeypatch.setattr(runner, "peak_memory_mb", lambda kernel: None)
+    monkeypatch.setattr(runner, "peak_of", lambda kernel: None)
     asks_for(tmp_path / "nb" / "01_data.ipynb", "records")
     asks_for(tmp_path / "nb" / "03_space.ipynb", "clusters")
     return tmp_path / "nb"
@@ -178,7 +178,7 @@ def test_a_run_belongs_to_one_process(light, monkeypatch):
 
 def test_half_written_files_of_dead_processes_are_removed_and_only_those(tmp_path):
     ws = Workspace.open(tmp_path / "ws")
-    ws.write_json("a.json", 1)
+    write_json(ws.path_of("a.json"), 1)
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead = ws.folder / "notebooks" / f".x.ipynb.pid{int(gone.stdout)}.abcdefgh"
     dead.mkdir(parents=True)

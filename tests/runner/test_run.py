@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
         "import os, sys\nfrom assl_kit.artifacts.workspace import Workspace",
         "ws = Workspace.open(workspace)\np = ws.parameters(profile, n_clusters=n_clusters)",
         "print(p.n_clusters, p.seed, learning_rate, os.environ['ASSL_NOTEBOOK'])\nprint(sys.executable)",
-        "ws.write_json('a.json', 1)\nws.commit('a.json', key='k')",
+        "ws.path_of('a.json').write_text('1')\nws.commit('a.json', key='k')",
         parameters=FIRST,
     )
     write_notebook(

@@ -14,6 +14,7 @@ from helpers.notebooks import write_notebook
 import assl_kit.runner.sweep as sweep
 from assl_kit.app.cli import main
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.common.files import write_json
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
 from assl_kit.runner.sweep import Outcome, job_name, plan_sweep, read_grid, run_sweep, sweep_table
 from assl_kit.runner.sweep_page import plot_sweep, write_sweep
@@ -167,7 +168,7 @@ def test_a_combination_that_cannot_run_ends_the_sweep_before_it_begins(here, gri
 
 
 def test_a_sweep_keeps_away_from_runs_and_data_is_read_once(here, monkeypatch):
-    Workspace.open("runs/mine").write_json("manifest.json", {"format": 1})
+    write_json(Workspace.open("runs/mine").path_of("manifest.json"), {"format": 1})
     grid = sweep.Grid(grid={"n_clusters": [3, 4]}, **{"from": "03", "to": "03"})
     with pytest.raises(WorkspaceError, match="ordinary run of this name"):
         run_sweep(grid, "mine")

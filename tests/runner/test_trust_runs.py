@@ -18,6 +18,7 @@ from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import MANIFEST, Workspace
 from assl_kit.common import files
 from assl_kit.common import limits as bounds
+from assl_kit.common.files import write_json
 from assl_kit.errors import DataError, WorkspaceError
 from assl_kit.runner import report
 from assl_kit.runner.report import write_report
@@ -29,7 +30,7 @@ SCRIPT = "<script>alert(1)</script>"
 def ws(tmp_path):
     ws = Workspace.open(tmp_path / "runs" / "one")
     ws.remember("tiny", resolve("tiny"))
-    ws.write_json("metrics.json", {"routing": {"accuracy": 0.5}})
+    write_json(ws.path_of("metrics.json"), {"routing": {"accuracy": 0.5}})
     return ws
 
 
@@ -143,13 +144,14 @@ def test_a_gigantic_notebook_is_not_shown(ws, monkeypatch):
     ],
 )
 def test_metrics_that_no_run_writes_are_one_clear_error(ws, metrics):
-    ws.write_json("metrics.json", metrics)
+    write_json(ws.path_of("metrics.json"), metrics)
     with pytest.raises(WorkspaceError, match="the report cannot be made of what the run holds"):
         write_report(ws)
 
 
 def test_the_page_escapes_every_name(ws):
-    ws.write_json("metrics.json", {SCRIPT: {SCRIPT: SCRIPT}, "table": [{"arm": SCRIPT, "task": SCRIPT, "value": 1.0}]})
+    table = [{"arm": SCRIPT, "task": SCRIPT, "value": 1.0}]
+    write_json(ws.path_of("metrics.json"), {SCRIPT: {SCRIPT: SCRIPT}, "table": table})
     notes = {SCRIPT: {"status": SCRIPT, "message": SCRIPT, "seconds": SCRIPT}}
     entries = {SCRIPT: {"sha256": SCRIPT, "notebook": SCRIPT, "parents": [SCRIPT]}}
     change(ws, profile=SCRIPT, created=SCRIPT, versions={SCRIPT: SCRIPT}, notebooks=notes, artifacts=entries)

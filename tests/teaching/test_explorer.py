@@ -12,7 +12,7 @@ import pytest
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.teaching.explorer import KEPT_COLOURS, explore_space, hover_text, write_explorer
-from assl_kit.teaching.plots import expert_colours, task_colours
+from assl_kit.teaching.style import expert_colours, task_colours
 
 
 @pytest.fixture

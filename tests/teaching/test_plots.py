@@ -1,4 +1,4 @@
-"""plots.py: every figure draws what it was given."""
+"""plots.py and style.py: every figure draws what it was given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from assl_kit.data.synthetic import TASKS
-from assl_kit.teaching import plots
+from assl_kit.teaching import plots, style
 from assl_kit.teaching.evidence_plots import plot_differences
 
 
@@ -19,17 +19,17 @@ def close_figures():
 
 
 def test_colours_are_fixed_and_distinct():
-    colours = plots.task_colours(["zebra", "qa"])
-    assert colours["qa"] == plots.task_colours(TASKS)["qa"]
-    assert len(set(plots.task_colours(TASKS).values())) == len(TASKS)
-    assert len(set(plots.expert_colours(6))) == 6
+    colours = style.task_colours(["zebra", "qa"])
+    assert colours["qa"] == style.task_colours(TASKS)["qa"]
+    assert len(set(style.task_colours(TASKS).values())) == len(TASKS)
+    assert len(set(style.expert_colours(6))) == 6
 
 
 def test_chinese_labels_are_replaced_where_no_font_has_them(monkeypatch):
-    monkeypatch.setattr(plots, "cjk_font", lambda: None)
-    assert plots.readable(["qa", "情感"]) == ["qa", "label 2"]
-    monkeypatch.setattr(plots, "cjk_font", lambda: "SimHei")
-    assert plots.readable(["qa", "情感"]) == ["qa", "情感"]
+    monkeypatch.setattr(style, "cjk_font", lambda: None)
+    assert style.readable(["qa", "情感"]) == ["qa", "label 2"]
+    monkeypatch.setattr(style, "cjk_font", lambda: "SimHei")
+    assert style.readable(["qa", "情感"]) == ["qa", "情感"]
 
 
 def test_long_tail_is_sorted_and_complete():

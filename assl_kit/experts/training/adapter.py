@@ -7,11 +7,11 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,6 +22,13 @@ from assl_kit.model.identity import base_info
 
 from .config import TrainingConfig, settings_of
 from .data import LEAST_HELD_OUT, encode_records, plan_training
+from .session import Session, Training
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .trainer import Fit, Outcome
 
 _LOGGED = ("step", "epoch", "loss", "learning_rate")
 _HELD_OUT = ("step", "epoch", "loss")
@@ -56,7 +63,7 @@ class TrainingResult:
     notes : tuple of str
         What did not go as asked: too few records to hold any out, a batch halved for lack of memory.
     base_fingerprint : str
-        Of the base the adapter belongs to; see :func:`assl_kit.model.generation.base_info`.
+        Of the base the adapter belongs to; see :func:`assl_kit.model.identity.base_info`.
     """
 
     path: Path
@@ -81,43 +88,27 @@ class TrainingResult:
 
 
 def train_adapter(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     records: pd.DataFrame,
     output_dir: str | os.PathLike,
     config: TrainingConfig | None = None,
-    *,
-    name: str = "adapter",
-    resume: bool = True,
-    base_fingerprint: str | None = None,
-    callbacks: Sequence[Any] = (),
-    progress: Any = False,
-    log_dir: str | os.PathLike | None = None,
+    session: Session | None = None,
 ) -> TrainingResult:
     """Train one LoRA adapter; the base comes back unchanged, ready for the next.
 
     Parameters
     ----------
     model, tokenizer
-        The base, as :func:`assl_kit.model.generation.load_base` gives it. Its device and dtype decide where and how.
+        The base, as :func:`assl_kit.model.loading.load_base` gives it. Its device and dtype decide where and how.
     records : DataFrame
         With ``instruction``, ``input``, ``output``; rows already repeated by their copies.
     output_dir : path-like
         Gets `adapter_model.safetensors`, `adapter_config.json` and `training.json` once training is complete; until
         then checkpoints lie in ``<output_dir>.partial``.
     config : TrainingConfig, optional
-    name : str
-        For the progress bar.
-    resume : bool
-        A finished adapter of the same base, records and settings is taken as it is; an interrupted training goes on
-        from its last checkpoint, to the same bits. False: from scratch.
-    base_fingerprint : str, optional
-        ``base_info(model, tokenizer)["fingerprint"]``, if it is known already.
-    callbacks : sequence of transformers.TrainerCallback
-    progress : bool or tqdm
-        Show a progress bar, or move this one by the training's steps.
-    log_dir : path-like, optional
-        Where TensorBoard's event files go (``tensorboard --logdir``); default: none are written.
+    session : Session, optional
+        Name, resuming, progress, callbacks, logs.
 
     Returns
     -------
@@ -140,53 +131,53 @@ def train_adapter(
     warning; the steps stay what they were. Under ``accelerate launch`` all processes call this together; each takes its
     share of every step, and the first one writes.
     """
-    config = config or TrainingConfig()
+    config, session = config or TrainingConfig(), session or Session()
     if hasattr(model, "peft_config"):
         raise ParameterError("the model still carries adapters", hint="Give the base alone: model.unload().")
     encoded = encode_records(model, tokenizer, records, config.max_length)
     plan = plan_training(encoded, config)
+    base_fingerprint = session.base_fingerprint
     if base_fingerprint is None:
         base_fingerprint = base_info(model, tokenizer)["fingerprint"]
     fingerprint = encoded.fingerprint(settings_of(config, model), base_fingerprint)
     output_dir = Path(output_dir)
-    with _bar(progress, plan.steps) as bar:
+    with _bar(session.progress, plan.steps) as bar:
         end = bar.n + plan.steps if bar is not None else 0
-        if resume and (found := read_result(output_dir)) is not None and found.fingerprint == fingerprint:
-            result = found
+        finished = read_result(output_dir) if session.resume else None
+        if finished is not None and finished.fingerprint == fingerprint:
+            result = finished
         else:
-            named = {"callbacks": callbacks, "log_dir": log_dir, "bar": bar, "name": name}
+            work = output_dir.with_name(output_dir.name + ".partial")
+            training = Training(model, tokenizer, encoded, plan, config, work, session, bar)
             summary = {"fingerprint": fingerprint, "n_records": len(records), "n_truncated": encoded.n_truncated}
             summary |= {"n_held_out": len(plan.held_out), "base_fingerprint": base_fingerprint}
-            result = _train(model, tokenizer, encoded, plan, output_dir, config, resume, summary, named)
+            result = _train(training, output_dir, summary)
         if bar is not None:
             bar.update(end - bar.n)
     return result
 
 
-def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bool, summary, named) -> TrainingResult:
+def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> TrainingResult:
+    """Train and write the adapter; ``summary`` is what is known of it before, ``training.json`` what is known after."""
     with _quiet():
         from .trainer import Fit, check_packing, processes
+    model, config, plan, session = training.model, training.config, training.plan, training.session
     here = processes(model.device.type == "cpu")
     fit = Fit.of(config, here.count)
     if config.packing:
-        check_packing(model, tokenizer, encoded)
-    if named["log_dir"] is not None:
+        check_packing(model, training.tokenizer, training.encoded)
+    if session.log_dir is not None:
         from .callbacks import check_tensorboard
 
         check_tensorboard()
-    work = output_dir.with_name(output_dir.name + ".partial")
-    mark = work / "fingerprint.json"
-    if here.rank == 0 and not (resume and mark.is_file() and read_json(mark) == summary["fingerprint"]):
-        shutil.rmtree(work, ignore_errors=True)
-        write_json(mark, summary["fingerprint"])
-        if named["log_dir"] is not None:
-            shutil.rmtree(named["log_dir"], ignore_errors=True)
+    if here.rank == 0:
+        _forget_another(training, summary["fingerprint"])
     here.wait()
     notes = []
     if config.holdout_share and not plan.held_out:
         notes.append(f"nothing held out: that would be fewer than {LEAST_HELD_OUT} different records")
     start = time.perf_counter()
-    outcome, told = _fitted(model, tokenizer, encoded, plan, work, config, fit, here.count, named)
+    outcome, changes = _fitted(training, fit, here.count)
     try:
         seconds = time.perf_counter() - start
         log = [[h.get(key) for key in _LOGGED] for h in outcome.history if "loss" in h]
@@ -202,7 +193,7 @@ def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bo
             "log": log,
             "held_out": held,
             "stopped_epoch": round(held[-1][1], 2) if last < plan.steps else None,
-            "notes": notes + told,
+            "notes": notes + changes,
         }
         if here.rank == 0:
             with atomic_path(output_dir) as temporary:
@@ -212,20 +203,33 @@ def _train(model, tokenizer, encoded, plan, output_dir: Path, config, resume: bo
     finally:
         outcome.peft_model.unload()
     if here.rank == 0:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(training.work, ignore_errors=True)
     here.wait()
-    return read_result(output_dir)
+    result = read_result(output_dir)
+    assert result is not None, "the first process has written it"
+    return result
 
 
-def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig, fit, count: int, named):
+def _forget_another(training: Training, fingerprint: str) -> None:
+    """Remove checkpoints and logs of another training in this place, and leave a mark of this one."""
+    mark = training.work / "fingerprint.json"
+    if training.session.resume and mark.is_file() and read_json(mark) == fingerprint:
+        return
+    shutil.rmtree(training.work, ignore_errors=True)
+    write_json(mark, fingerprint)
+    if training.session.log_dir is not None:
+        shutil.rmtree(training.session.log_dir, ignore_errors=True)
+
+
+def _fitted(training: Training, fit: Fit, count: int) -> tuple[Outcome, list[str]]:
     """Train with as much at a time as fits into memory; give the outcome and what had to be changed."""
     from .trainer import run
 
-    told = []
+    changes: list[str] = []
     while True:
         try:
             with _quiet():
-                return run(model, tokenizer, encoded, plan, work, config, fit, count=count, **named), told
+                return run(training, fit, count), changes
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -234,12 +238,12 @@ def _fitted(model, tokenizer, encoded, plan, work: Path, config: TrainingConfig,
             hint = "Lower max_length, take a smaller base model or quantization='nf4', or a GPU with more memory."
             if count > 1:
                 hint = "Raise gradient_accumulation, or set gradient_checkpointing=true."
-            raise ParameterError(f"out of memory in training with {fit}", where=named["name"], hint=hint)
-        told.append(f"out of memory with {fit}: went on with {smaller}, the same records a step")
-        warnings.warn(f"{named['name']}: {told[-1]}", stacklevel=4)
+            raise ParameterError(f"out of memory in training with {fit}", where=training.session.name, hint=hint)
+        changes.append(f"out of memory with {fit}: went on with {smaller}, the same records a step")
+        warnings.warn(f"{training.session.name}: {changes[-1]}", stacklevel=4)
         fit = smaller
         gc.collect()
-        if model.device.type == "cuda":
+        if training.model.device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
@@ -261,7 +265,7 @@ def held_out_table(record: dict[str, Any]) -> pd.DataFrame:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Keep back what the libraries tell each other: renamed settings, order of checkpoints."""
     from transformers.utils import logging
 
@@ -276,7 +280,7 @@ def _quiet():
 
 
 @contextmanager
-def _bar(progress, steps: int):
+def _bar(progress: bool | tqdm, steps: int) -> Iterator[tqdm | None]:
     """The caller's bar, or one of our own, or None."""
     from tqdm.auto import tqdm
 
@@ -284,4 +288,4 @@ def _bar(progress, steps: int):
         with tqdm(total=steps, unit="step") as bar:
             yield bar
     else:
-        yield progress if progress is not False and progress is not None else None
+        yield None if isinstance(progress, bool) else progress

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from assl_kit.errors import ParameterError
 
@@ -18,10 +20,10 @@ class Patience(EarlyStoppingCallback):
     def _over(self) -> bool:
         return self.early_stopping_patience_counter >= self.early_stopping_patience
 
-    def on_step_begin(self, args, state, control, **_):
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.too_late = self._over()
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.too_late:
             control.should_log = control.should_evaluate = control.should_save = False
             control.should_training_stop = True
@@ -30,27 +32,34 @@ class Patience(EarlyStoppingCallback):
 class Steps(TrainerCallback):
     """Moves a bar from ``start`` on by the steps of one training, and names it with its loss."""
 
-    def __init__(self, bar, name: str):
+    def __init__(self, bar: tqdm, name: str):
         self.bar, self.name, self.start = bar, name, bar.n
 
     def _show(self, step: int) -> None:
         self.bar.update(self.start + step - self.bar.n)
 
-    def on_train_begin(self, args, state, control, **_):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.set_description(self.name)
         self._show(state.global_step)
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._show(state.global_step)
 
-    def on_log(self, args, state, control, logs=None, **_):
-        found = {"loss": "loss", "eval_loss": "held_out"}
-        shown = {found[key]: f"{float(value):.3f}" for key, value in (logs or {}).items() if key in found}
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        names = {"loss": "loss", "eval_loss": "held_out"}
+        shown = {names[key]: f"{float(value):.3f}" for key, value in (logs or {}).items() if key in names}
         if shown:
             self.bar.set_postfix(shown)
 
 
-def tensorboard(folder: Path):
+def tensorboard(folder: Path) -> TrainerCallback:
     """The library's callback, writing into ``folder``.
 
     Raises

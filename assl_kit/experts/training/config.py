@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from assl_kit.common.checks import real, whole
 from assl_kit.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -76,34 +78,28 @@ class TrainingConfig:
     checkpoint_steps: int = 200
     max_grad_norm: float = 1.0
 
-    def __post_init__(self):
-        whole = ("rank", "alpha", "epochs", "batch_size", "gradient_accumulation", "max_length", "checkpoint_steps")
-        for name in (*whole, "patience", "seed"):
-            value, least = getattr(self, name), 0 if name == "seed" else 1
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ParameterError(f"{name} must be a whole number of at least {least}, not {value!r}", where=name)
-        for name, low, high in (
-            ("dropout", 0, 1),
-            ("warmup_ratio", 0, 1),
-            ("learning_rate", 0, np.inf),
-            ("max_grad_norm", 0, np.inf),
-            ("holdout_share", 0, np.nextafter(0.5, 1)),
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not number or not low <= value < high or (high == np.inf and value == 0):
-                raise ParameterError(f"{name} must be a number from {low} to below {high:g}, not {value!r}", where=name)
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha", "epochs", "batch_size", "gradient_accumulation", "max_length", "patience"):
+            whole(name, getattr(self, name), 1)
+        whole("checkpoint_steps", self.checkpoint_steps, 1)
+        whole("seed", self.seed)
+        for name in ("learning_rate", "max_grad_norm"):
+            real(name, getattr(self, name), 0, inside=True)
+        real("holdout_share", self.holdout_share, 0, 0.5)
+        for name in ("dropout", "warmup_ratio"):
+            if real(name, getattr(self, name), 0, 1) == 1:
+                raise ParameterError(f"{name} must be less than 1", where=name)
         for name in ("packing", "checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be true or false, not {getattr(self, name)!r}", where=name)
 
 
-def settings_of(config: TrainingConfig, model) -> dict[str, Any]:
+def settings_of(config: TrainingConfig, model: PreTrainedModel) -> dict[str, Any]:
     """The settings that decide an adapter's bits; of the model, whether its weights have 4 bits."""
     settings = {key: value for key, value in asdict(config).items() if key != "checkpoint_steps"}
     return settings | {"quantization": quantization_of(model)}
 
 
-def quantization_of(model) -> str:
+def quantization_of(model: PreTrainedModel) -> str:
     """``"nf4"`` for a base in 4 bits, else ``"none"``."""
     return "nf4" if getattr(model, "is_loaded_in_4bit", False) else "none"

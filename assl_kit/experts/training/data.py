@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,11 @@ from assl_kit.model.tokens import chat_prompt, token_ids
 
 from .config import TrainingConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _MEGABATCH = 50
+"""Batches among which rows are sorted by length, as many as transformers takes: more pad less, but mix less."""
 LEAST_HELD_OUT = 8
 """Fewer records than this are not held out: their loss would tell nothing (ours)."""
 
@@ -35,7 +39,9 @@ class Encoded:
         return sha256_of([self.input_ids, self.labels, settings, base_fingerprint])
 
 
-def encode_records(model, tokenizer, records: pd.DataFrame, max_length: int) -> Encoded:
+def encode_records(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: pd.DataFrame, max_length: int
+) -> Encoded:
     """Turn records into token rows whose labels cover the answer and the token that ends it, and nothing else.
 
     Prompt and answer are tokenised apart, as generation and :func:`assl_kit.model.likelihood.answer_nll` see them.
@@ -119,9 +125,9 @@ def plan_training(encoded: Encoded, config: TrainingConfig) -> Plan:
     kept = np.array([row for row, ids in enumerate(encoded.input_ids) if tuple(ids) not in aside])
     if config.packing:
         rng = np.random.default_rng(config.seed)
-        rows = [
-            row for _ in range(config.epochs) for row in pack(lengths, rng.permutation(kept), config.max_length, rng)
-        ]
+        rows = []
+        for _ in range(config.epochs):
+            rows += pack(lengths, rng.permutation(kept), config.max_length, rng)
     else:
         order = training_order(lengths[kept], config.epochs, config.batch_size, config.seed)
         rows = [[row] for row in kept[order].tolist()]
@@ -149,7 +155,7 @@ def hold_out(input_ids: Sequence[Sequence[int]], share: float, seed: int) -> lis
     return sorted(np.random.default_rng(seed).permutation(different)[:n].tolist())
 
 
-def pack(lengths: np.ndarray, rows: Sequence[int], capacity: int, rng: np.random.Generator) -> list[list[int]]:
+def pack(lengths: np.ndarray, rows: Iterable[int], capacity: int, rng: np.random.Generator) -> list[list[int]]:
     """Put records into as few rows of ``capacity`` tokens as best fit does, longest first; rows come out shuffled.
 
     A record longer than ``capacity`` has a row of its own.
@@ -192,15 +198,16 @@ def training_order(lengths: Sequence[int], epochs: int, batch_size: int, seed: i
     >>> sorted(training_order([5, 1, 9], epochs=2, batch_size=2, seed=0).tolist())
     [0, 0, 1, 1, 2, 2]
     """
-    rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
-    left, done = np.zeros(0, dtype=np.int64), []
+    rng, length_of = np.random.default_rng(seed), np.asarray(lengths)
+    left = np.zeros(0, dtype=np.int64)
+    done: list[np.ndarray] = []
     for _ in range(epochs):
-        rows = np.concatenate([left, rng.permutation(len(lengths))])
+        rows = np.concatenate([left, rng.permutation(len(length_of))])
         whole = len(rows) - len(rows) % batch_size
-        batches = []
+        batches: list[np.ndarray] = []
         for start in range(0, whole, _MEGABATCH * batch_size):
             part = rows[start : min(start + _MEGABATCH * batch_size, whole)]
-            part = part[np.argsort(-lengths[part], kind="stable")]
+            part = part[np.argsort(-length_of[part], kind="stable")]
             batches.extend(part.reshape(-1, batch_size))
         done.extend(batches[i] for i in rng.permutation(len(batches)))
         left = rows[whole:]

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -26,6 +26,10 @@ from assl_kit.model.tokens import decoder, logits
 from .callbacks import Patience, Steps, tensorboard
 from .config import TrainingConfig, quantization_of
 from .data import Encoded, Plan
+from .session import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -102,36 +106,48 @@ class Fit:
 class Trainer(SFTTrainer):
     """TRL's trainer with our order, logits at the answers only, and the held-out loss per token."""
 
-    def _get_train_sampler(self, *_):
-        return torch.utils.data.SequentialSampler(self.train_dataset)
+    control: TrainerControl
 
-    def create_model_card(self, *_, **__):
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
+        rows: Any = self.train_dataset
+        return torch.utils.data.SequentialSampler(rows)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints need none."""
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         """The same loss, with logits at the answer's positions only: prompts are most of a batch."""
         if return_outputs or self.accelerator.unwrap_model(model) is not model:  # several GPUs: not past DDP
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return answer_loss(model, dict(inputs), num_items_in_batch)
 
-    def evaluate(self, *_, **__):
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The mean loss over all answer tokens held out; each process computes all of it, so all agree."""
-        self.model.eval()
-        collate = DataCollatorForLanguageModeling(self.processing_class.pad_token_id)
+        model: Any = self.model  # the library declares them wider than they are here
+        tokenizer: Any = self.processing_class
+        rows: Any = self.eval_dataset
+        model.eval()
+        collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
         size, total, n = self.args.per_device_eval_batch_size, 0.0, 0
-        for start in range(0, len(self.eval_dataset), size):
-            batch = collate(self.eval_dataset.select(range(start, min(start + size, len(self.eval_dataset)))).to_list())
+        for start in range(0, len(rows), size):
+            batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list())
             n += int((batch["labels"][:, 1:] != -100).sum())
             with torch.no_grad(), self.compute_loss_context_manager():
                 inputs = {key: value.to(self.args.device) for key, value in batch.items()}
-                total += float(answer_loss(self.model, inputs, 1))
+                total += float(answer_loss(model, inputs, 1))
         metrics = {"eval_loss": total / n}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-def answer_loss(model, inputs: dict[str, Any], n_tokens):
+def answer_loss(model: torch.nn.Module, inputs: dict[str, Any], n_tokens: torch.Tensor | int | None) -> torch.Tensor:
     """Cross-entropy over the answer tokens of a batch, summed, divided by ``n_tokens`` (None: by how many they are)."""
     base = unwrap(model)
     labels = inputs.pop("labels")[:, 1:]
@@ -141,7 +157,7 @@ def answer_loss(model, inputs: dict[str, Any], n_tokens):
     return total / (wanted.sum() if n_tokens is None else n_tokens)
 
 
-def check_packing(model, tokenizer, encoded: Encoded) -> None:
+def check_packing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> None:
     """Try on two records whether the base keeps packed records apart.
 
     Raises
@@ -160,9 +176,9 @@ def check_packing(model, tokenizer, encoded: Encoded) -> None:
         with torch.no_grad(), fitting_threads(base):
             inputs = {k: v.to(base.device) if torch.is_tensor(v) else v for k, v in packed.items()}
             alone = torch.tensor([two], device=base.device)
-            found = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, len(one) :].float()
+            after_another = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, len(one) :].float()
             right = decoder(base)(input_ids=alone, use_cache=False).last_hidden_state.float()
-        gap = float((found - right).norm() / right.norm())
+        gap = float((after_another - right).norm() / right.norm())
     except TypeError:  # a decoder that knows no positions
         gap = math.inf
     finally:
@@ -185,45 +201,40 @@ class Outcome:
     last: int
 
 
-def run(
-    model, tokenizer, encoded: Encoded, plan: Plan, work: Path, config: TrainingConfig, fit: Fit, *,
-    count: int = 1, callbacks=(), log_dir: Path | None = None, bar=None, name: str = "",
-) -> Outcome:  # fmt: skip
-    """Train, from the last checkpoint in ``work`` if there is one. On an error the base is unwrapped."""
-    arguments = _arguments(model, work, config, plan, fit)
-    board = [tensorboard(log_dir)] if log_dir is not None and arguments.process_index == 0 else []
+def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
+    """Train, from the last checkpoint there is. On an error the base is unwrapped.
+
+    ``count`` is the number of processes that train this together.
+    """
+    model, plan, config, session = training.model, training.plan, training.config, training.session
+    arguments = _arguments(training, fit)
+    first_process = arguments.process_index == 0
+    board = [tensorboard(Path(session.log_dir))] if session.log_dir is not None and first_process else []
     state = _State(model)
     if quantization_of(model) != "none":  # accelerate compares places, and takes "cuda" for another than "cuda:0"
-        model.hf_device_map = {"": model.device}
+        vars(model)["hf_device_map"] = {"": model.device}
     set_seed(config.seed)
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    peft_model = get_peft_model(model, lora)
+    peft_model = get_peft_model(model, _lora(config))
+    callbacks = [*session.callbacks, *board]
+    if plan.held_out:
+        callbacks.append(Patience(config.patience))
+    if training.bar is not None and first_process:
+        callbacks.append(Steps(training.bar, session.name))
+    pad = training.tokenizer.pad_token_id
     try:
         trainer = Trainer(
             model=peft_model,
             args=arguments,
-            train_dataset=_rows(encoded, plan, fit.batch * count if count > 1 else 1, tokenizer.pad_token_id),
-            eval_dataset=_held_out(encoded, plan) if plan.held_out else None,
-            processing_class=tokenizer,
-            callbacks=[
-                *callbacks,
-                *board,
-                *([Patience(config.patience)] if plan.held_out else []),
-                *([Steps(bar, name)] if bar is not None and arguments.process_index == 0 else []),
-            ],
+            train_dataset=_rows(training.encoded, plan, fit.batch * count if count > 1 else 1, pad),
+            eval_dataset=_held_out(training.encoded, plan) if plan.held_out else None,
+            processing_class=training.tokenizer,
+            callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
         for parameter in peft_model.parameters():
             if parameter.requires_grad:  # trl makes them bfloat16 on a 4-bit base, which breaks float16 scaling
                 parameter.data = parameter.data.float()
-        checkpoint = get_last_checkpoint(str(work))
+        checkpoint = get_last_checkpoint(str(training.work))
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         with fitting_threads(model):
@@ -234,9 +245,20 @@ def run(
     finally:
         state.restore(model, fit.checkpointing)
         for callback in board:
-            callback.on_train_end(arguments, None, None)
+            callback.on_train_end(arguments, TrainerState(), TrainerControl())
     first = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     return Outcome(peft_model, trainer.state.log_history, first, trainer.state.global_step)
+
+
+def _lora(config: TrainingConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _rows(encoded: Encoded, plan: Plan, multiple: int, pad: int) -> Dataset:
@@ -260,7 +282,8 @@ def _held_out(encoded: Encoded, plan: Plan) -> Dataset:
     return Dataset.from_dict({name: [values[row] for row in rows] for name, values in parts.items()})
 
 
-def _arguments(model, work: Path, config: TrainingConfig, plan: Plan, fit: Fit) -> SFTConfig:
+def _arguments(training: Training, fit: Fit) -> SFTConfig:
+    model, plan, config = training.model, training.plan, training.config
     on_cpu = model.device.type == "cpu"
     logged = max(1, plan.steps // 200)
     every = config.checkpoint_steps
@@ -269,7 +292,7 @@ def _arguments(model, work: Path, config: TrainingConfig, plan: Plan, fit: Fit) 
     every = -(-every // logged) * logged  # no logged mean spans a checkpoint, so a resumed log is the same
     saved = plan.held_out or plan.steps > every
     arguments = SFTConfig(
-        output_dir=str(work),
+        output_dir=str(training.work),
         num_train_epochs=1,  # the order holds all epochs
         per_device_train_batch_size=fit.batch,
         per_device_eval_batch_size=fit.batch,
@@ -310,13 +333,13 @@ def _arguments(model, work: Path, config: TrainingConfig, plan: Plan, fit: Fit) 
 class _State:
     """What a trainer changes on a model besides its layers, to be put back: settings, forward, gradients, mode."""
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel):
         self.config = copy.deepcopy(vars(model.config))
         self.generation = copy.deepcopy(vars(model.generation_config))
         self.forward = vars(model).get("forward")
         self.training = model.training
 
-    def restore(self, model, checkpointing: bool) -> None:
+    def restore(self, model: PreTrainedModel, checkpointing: bool) -> None:
         vars(model.config).clear()
         vars(model.config).update(self.config)
         vars(model.generation_config).clear()
