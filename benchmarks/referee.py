@@ -28,7 +28,7 @@ from assl_kit.evaluation.judge import Judge
 from assl_kit.evaluation.learners import learner_for, ridge_values
 from assl_kit.evaluation.metrics import normalise_answer, score_answers
 from assl_kit.evaluation.referee import referee
-from assl_kit.model.scoring import rank_normalise
+from assl_kit.model.ranks import rank_within
 from assl_kit.selection.budgets import cluster_budgets
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
@@ -98,7 +98,7 @@ def choose(judge: Judge, X: np.ndarray, rows: np.ndarray, draw: int) -> dict[str
     clusters = SemanticKMeans(n_clusters=K, random_state=draw).fit(x).labels_
     stages = Redistributor()
     pool = stages.pool(x, clusters, N_SELECT, ids=ids)
-    hard = rank_normalise(hardness(judge, rows, draw)[rows][pool["row"]], pool["cluster"])
+    hard = rank_within(hardness(judge, rows, draw)[rows][pool["row"]], pool["cluster"])
     default = stages.select(x, clusters, pool, N_SELECT, scores=hard, ids=ids)
     plain = Redistributor(weights=(0.5, 0, 0.5), repeat_share=0, max_repeat=1).fit_select(
         x, clusters, N_SELECT, ids=ids

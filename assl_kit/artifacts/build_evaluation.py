@@ -1,4 +1,4 @@
-"""Builder of the metrics (notebook 08): every arm's scores, the routed experts against each, routing and regret."""
+"""Builders of what is measured: learning curves (notebook 04), the referee's verdict (05), the metrics (08)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,64 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_json
+from assl_kit.data.groups import assign_groups
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.errors import DataError
 
 from .build_data import evaluation_records
 from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
 
+CHOSEN = "chosen"
+"""The arm of the chosen records, in the referee's tables."""
 ROUTED = "chosen tenth, routed experts"
 """The arm of the routed experts, in the metrics and in figures."""
+
+
+def build_curves(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """The learning curve of each group, measured within the training records; none if budgets do not ask for them."""
+    from assl_kit.evaluation.judge import hold_out
+    from assl_kit.evaluation.referee import learning_curves
+
+    if p.budget != "curve" or p.selection == "literal":
+        write_json(path, {"curves": []})
+        return
+    train = _grouped(parents, training_pool(parents["records"]), p)
+    measured = learning_curves(hold_out(train.assign(split="train"), by="group", seed=p.seed), by="group", seed=p.seed)
+    curves = pd.DataFrame([curve.as_dict() for curve in measured]).set_index("group")
+    # A group too small to be measured, or whose answers no cheap learner can learn, rises as the middle one does.
+    curves = curves.reindex(sorted(train["group"].unique()))
+    unknown = curves["b"].isna()
+    for name in ("a", "b", "c"):
+        curves.loc[unknown, name] = curves[name].median()
+    rows = curves[["a", "b", "c"]].assign(measured=~unknown).reset_index(names="group").to_dict("records")
+    write_json(path, {"curves": rows})
+
+
+def build_referee(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """The chosen records against random ones of the same number, by cheap learners; and each group's learning curve."""
+    from assl_kit.evaluation.referee import referee
+
+    if not p.referee_draws:
+        write_json(path, {"skipped": "referee_draws is 0"})
+        return
+    records, selection = _grouped(parents, parents["records"], p), parents["selection"]
+    chosen = selection["id"].repeat(selection["copies"]).tolist()
+    try:
+        verdict = referee(records, {CHOSEN: chosen}, by="group", n_draws=p.referee_draws, curves=True, seed=p.seed)
+    except DataError as error:  # unlabelled data, or too few questions: the run goes on without
+        write_json(path, {"skipped": str(error)})
+        return
+    write_json(path, verdict.as_dict())
+
+
+def _grouped(parents: Parents, records: pd.DataFrame, p: Parameters) -> pd.DataFrame:
+    """Records with the group that each belongs to; where only clusters divide them, test records have none of their own
+    and all are one group."""
+    by = p.groups if p.groups != "cluster" else "auto"
+    groups = assign_groups(records.drop(columns=[]), by=by)
+    return records.assign(group=groups.where(groups != "", "(none)").to_numpy())
 
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:

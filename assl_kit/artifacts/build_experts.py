@@ -103,24 +103,37 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
 
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
-    """The pool's model score, under the base warmed up on a small draw of the pool."""
-    from assl_kit.model.scoring import rank_normalise, score_records
+    """The pool's model score, under the base warmed up on a small draw of the pool; NaN: left out.
+
+    Scores are ranks among records that are alike (cluster, group, answer); the hardest of them are left out, and those
+    whose answer is likelier without its question (IFD above 1). As the paper has it they are ranks within clusters.
+    """
+    from assl_kit.model.ranks import rank_within
+    from assl_kit.model.scoring import score_records
 
     pool = parents["pool"]
     records = pool[["id"]].merge(parents["records"], on="id", how="left")
-    raw = score_records(records, p.score) if p.score.startswith("column:") else _model_scores(records, p)
-    score = rank_normalise(raw, pool["cluster"].to_numpy())
+    kind = "nll" if p.selection == "literal" and p.score == "none" else p.score
+    if kind == "none":
+        pd.DataFrame({"id": pool["id"], "raw": np.nan, "score": 0.0}).to_parquet(path, index=False)
+        return
+    raw = score_records(records, kind) if kind.startswith("column:") else _model_scores(records, kind, p)
+    if p.selection == "literal":
+        score = rank_within(raw, pool["cluster"].to_numpy())
+    else:
+        alike = (pool["cluster"].to_numpy(), pool["group"].to_numpy(), records["output"].to_numpy())
+        score = rank_within(np.where(raw > 1, np.nan, raw) if kind == "ifd" else raw, *alike, tail=p.score_tail)
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
 
-def _model_scores(records: pd.DataFrame, p: Parameters) -> np.ndarray:
+def _model_scores(records: pd.DataFrame, kind: str, p: Parameters) -> np.ndarray:
     """What the base finds hard in each record, after a warm-up on some of them if that is asked for."""
     from assl_kit.experts.adapters import adapted
     from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.model.scoring import score_records
 
     model, tokenizer = run_base(p)
-    score = partial(score_records, records, p.score, tokenizer=tokenizer, **p.lengths)
+    score = partial(score_records, records, kind, tokenizer=tokenizer, **p.lengths)
     if not p.warmup_records:
         return score(model=model)
     warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_PROFILE = "tiny"
-_SCORE = r"^(nll|ifd|rouge_gap|column:.+)$"
+_SCORE = r"^(none|nll|ifd|rouge_gap|column:.+)$"
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -64,19 +64,31 @@ class Parameters(BaseModel):
     n_clusters: int = _field(6, "number of clusters, so of experts", ge=1, le=256)
     # redistribution
     min_samples: int = _field(10, "A-DBSCAN: points of a core neighbourhood, itself counted", ge=1)
-    flattening: float = _field(0.5, "A-DBSCAN: exponent of the thinning radius", ge=0, le=1)
+    flattening: float = _field(0.0, "A-DBSCAN: exponent of the thinning radius (0: as dense as the data)", ge=0, le=1)
     link_flattening: float = _field(0.75, "A-DBSCAN: exponent of the linking radius", ge=0, le=1)
     noise: Literal["thin", "drop", "keep"] = _field("thin", "A-DBSCAN: what to do with noise")
     select_share: float = _field(0.1, "share of the training records to choose", gt=0, le=1)
     n_select: int = _field(0, "records to choose, copies counted (0 = by select_share)", ge=0)
-    pool_factor: float = _field(3.0, "size of the pool, in multiples of what is chosen from it", ge=1, le=1000)
-    repeat_share: float = _field(0.1, "share of the chosen size given to repeats of sparse records", ge=0, lt=1)
-    max_repeat: int = _field(2, "most copies of one record (1 = no repeats)", ge=1, le=100)
-    budget_power: float = _field(1.0, "cluster budgets grow as size to this power", ge=0, le=1)
-    mmr_relevance: float = _field(0.4, "MMR weight of the similarity to the centroid", ge=0, le=1)
-    mmr_score: float = _field(0.2, "MMR weight of the model score", ge=0, le=1)
-    mmr_diversity: float = _field(0.4, "MMR weight of the distance to what is chosen", ge=0, le=1)
-    score: str = _field("nll", "model score: nll, ifd, rouge_gap or column:NAME", pattern=_SCORE)
+    selection: Literal["default", "literal"] = _field(
+        "default", "'literal': what the paper says, word for word; the settings of both stages below are then its own"
+    )
+    groups: Literal["auto", "task", "source", "instruction", "cluster"] = _field(
+        "auto", "what budgets are divided among first; 'auto': tasks, else sources, else instructions, else clusters"
+    )
+    budget: Literal["power", "curve"] = _field(
+        "power", "budgets of groups by their size, or by measured learning curves"
+    )
+    budget_power: float = _field(0.25, "budgets grow as a group's size to this power (0: equal)", ge=0, le=1)
+    objective: Literal["groups", "records"] = _field("groups", "what curves maximise: the mean over these")
+    pool_factor: float = _field(1.0, "size of the pool, in multiples of what is chosen from it", ge=1, le=1000)
+    repeat_share: float = _field(0.0, "share of the chosen size given to repeats of sparse records", ge=0, lt=1)
+    max_repeat: int = _field(1, "most copies of one record (1 = no repeats)", ge=1, le=100)
+    mmr_relevance: float = _field(0.5, "MMR weight of the similarity to the centroid", ge=0, le=1)
+    mmr_score: float = _field(0.0, "MMR weight of the model score", ge=0, le=1)
+    mmr_diversity: float = _field(0.5, "MMR weight of the distance to what is chosen", ge=0, le=1)
+    mmr_scale: Literal["spread", "raw"] = _field("spread", "divide MMR's terms by their spread over the pool, or not")
+    score: str = _field("none", "model score: none, nll, ifd, rouge_gap or column:NAME", pattern=_SCORE)
+    score_tail: float = _field(0.05, "share of the hardest records, among those alike, that is left out", ge=0, lt=1)
     warmup_records: int = _field(256, "records the model is warmed up on before it scores (0 = none)", ge=0)
     # experts
     base_model: str = _field("tiny", "'tiny', 'gemma3-270m', a GGUF file, a folder, or a hub id", min_length=1)
@@ -101,6 +113,7 @@ class Parameters(BaseModel):
     strategy: Literal["auto", "grouped", "mixed", "single"] = _field("auto", "how routed batches are generated")
     n_test: int = _field(0, "test records per task at most (0 = all)", ge=0)
     affinity_records: int = _field(24, "records per task that measure how tasks help each other (0 = skip)", ge=0)
+    referee_draws: int = _field(5, "random draws that the referee compares the chosen records with (0 = skip)", ge=0)
     regret_per_task: int = _field(15, "test records per task that every expert answers (0 = skip)", ge=0)
 
     @model_validator(mode="after")
@@ -108,6 +121,12 @@ class Parameters(BaseModel):
         total = self.mmr_relevance + self.mmr_score + self.mmr_diversity
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             raise ValueError(f"mmr_relevance + mmr_score + mmr_diversity must be 1, they are {total:g}")
+        if self.mmr_score > 0 and self.score == "none":
+            raise ValueError("mmr_score is above 0, but there is no score: set score to nll, ifd, …")
+        if self.mmr_score > 0 and self.pool_factor < 1.5:
+            raise ValueError(f"with mmr_score above 0, pool_factor must be at least 1.5, it is {self.pool_factor:g}")
+        if self.referee_draws == 1:
+            raise ValueError("referee_draws must be 0 or at least 2")
         if self.train_batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"train_batch_size must be a multiple of gradient_accumulation, "

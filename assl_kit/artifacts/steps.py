@@ -68,9 +68,9 @@ _TRAINING = (
 _HELD_OUT = ("holdout_share", "patience")
 _STAGE_1 = (
     "min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor",
-    "repeat_share", "max_repeat", "budget_power",
+    "repeat_share", "max_repeat", "selection", "groups", "budget", "budget_power", "objective",
 )  # fmt: skip
-_MMR = ("mmr_relevance", "mmr_score", "mmr_diversity")
+_MMR = ("mmr_relevance", "mmr_score", "mmr_diversity", "mmr_scale")
 _ANSWERING = ("base_model", "quantization", "device", "strategy", "max_length", "max_new_tokens")
 
 #: The graph of a run. Of each artifact: its file, its notebook, its builder, its parents, the parameters it depends on.
@@ -103,20 +103,32 @@ STEPS: dict[str, Step] = {
         (*_TRAINING, "affinity_records", "seed"),
         read=read_json,
     ),
+    "curves": Step(
+        "curves.json", "04", build_evaluation.build_curves,
+        ("records", "clusters"),
+        ("selection", "groups", "budget", "seed"),
+        read=read_json,
+    ),
     "pool": Step(
         "pool.parquet", "04", build_selection.build_pool,
-        ("records", "embeddings", "clusters"),
+        ("records", "embeddings", "clusters", "curves"),
         (*_STAGE_1, "n_clusters"),
     ),
     "scores": Step(
         "scores.parquet", "05", build_experts.build_scores,
         ("records", "pool"),
-        (*_TRAINING, "score", "warmup_records", "max_new_tokens"),
+        (*_TRAINING, "selection", "score", "score_tail", "warmup_records", "max_new_tokens"),
     ),
     "selection": Step(
         "selection.parquet", "05", build_selection.build_selection,
-        ("records", "embeddings", "clusters", "pool", "scores"),
+        ("records", "embeddings", "clusters", "curves", "pool", "scores"),
         (*_STAGE_1, *_MMR),
+    ),
+    "referee": Step(
+        "referee.json", "05", build_evaluation.build_referee,
+        ("records", "clusters", "selection"),
+        ("groups", "referee_draws", "seed"),
+        read=read_json,
     ),
     "experts": Step(
         "experts", "06", build_experts.build_experts,

@@ -11,7 +11,6 @@ import pandas as pd
 from assl_kit.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
     from peft import PeftModel
     from rouge_score.rouge_scorer import RougeScorer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -127,43 +126,6 @@ def _column(records: pd.DataFrame, name: str) -> np.ndarray:
             hint=f"{len(bad)} of {len(numbers)} records are so; the model score needs a number for each.",
         )
     return numbers
-
-
-def rank_normalise(values: ArrayLike, groups: ArrayLike) -> np.ndarray:
-    """Ranks within each group, scaled to [0, 1]: the largest value of a group gets 1, the smallest 0.
-
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        Finite numbers.
-    groups : array-like of shape (n,)
-        The group (cluster) of each.
-
-    Returns
-    -------
-    ndarray of shape (n,), float64
-        Equal values share the average of their ranks; a lone record gets 0.5.
-
-    Raises
-    ------
-    DataError
-        If the lengths differ or a value is not finite.
-
-    Examples
-    --------
-    >>> rank_normalise([3, 1, 2, 9, 5, 5], [0, 0, 0, 1, 2, 2]).tolist()
-    [1.0, 0.0, 0.5, 0.5, 0.5, 0.5]
-    """
-    values, groups = np.asarray(values, dtype=np.float64), np.asarray(groups)
-    if values.ndim != 1 or values.shape != groups.shape:
-        raise DataError(f"values of shape {values.shape} and groups of shape {groups.shape} must be two equal rows")
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise DataError("a model score is not finite", where=f"row {row}", hint=f"It is {values[row]}.")
-    grouped = pd.Series(values).groupby(groups)
-    ranks = grouped.rank(method="average").to_numpy() - 1
-    sizes = grouped.transform("size").to_numpy()
-    return np.where(sizes > 1, ranks / np.maximum(sizes - 1, 1), 0.5).astype(np.float64)
 
 
 class _Characters:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from assl_kit.data.groups import MISSING
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.space.rows import check_rows, mean_direction
 
-from .groups import MISSING
 from .ids import id_order
 from .table import POOL_COLUMNS
 

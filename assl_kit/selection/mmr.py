@@ -230,7 +230,7 @@ def _check_scores(scores, n):
         raise DataError(
             f"score {values[bad[0]]} is not in [0, 1]",
             where=f"row {bad[0]}",
-            hint="Normalise the scores, for instance with rank_normalise.",
+            hint="Normalise the scores, for instance with `assl_kit.model.ranks.rank_within`.",
         )
     return values
 

@@ -15,7 +15,8 @@ from assl_kit.common.files import atomic_path
 from assl_kit.data.records import prompts
 from assl_kit.evaluation.baselines import k_center, k_means_medoids, random_rows
 from assl_kit.experts.training.config import TrainingConfig
-from assl_kit.model.scoring import rank_normalise, score_records
+from assl_kit.model.ranks import rank_within
+from assl_kit.model.scoring import score_records
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.clusters import SemanticKMeans
 
@@ -146,7 +147,7 @@ class Study:
         if factor is not None:
             stages.set_params(eps=factor * _typical_eps(X, clusters))
         pool = stages.pool(X, clusters, n_select, ids=ids)
-        scores = rank_normalise(raw[pool["row"]], pool["cluster"])
+        scores = rank_within(raw[pool["row"]], pool["cluster"])
         return stages.select(X, clusters, pool, n_select, scores=scores, ids=ids)
 
     def rows_of(self, arm: str) -> np.ndarray:

@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.models import make_test_base
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
-from assl_kit.model.scoring import rank_normalise, rouge_l, score_records
+from assl_kit.model.scoring import rouge_l, score_records
 
 RECORDS = pd.DataFrame(
     {
@@ -82,29 +80,6 @@ def test_bad_methods():
     for method in ("nll", "ifd", "rouge_gap"):
         with pytest.raises(ParameterError, match="needs a model"):
             score_records(RECORDS, method)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 3)), min_size=1, max_size=40))
-def test_rank_normalise_properties(pairs):
-    values, groups = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
-    scores = rank_normalise(values, groups)
-    assert scores.min() >= 0 and scores.max() <= 1
-    np.testing.assert_allclose(rank_normalise(np.exp(values), groups), scores)  # only the order counts
-    for group in np.unique(groups):
-        mine, own = scores[groups == group], values[groups == group]
-        assert np.isclose(mine.mean(), 0.5)
-        for i in range(len(own)):
-            for j in range(len(own)):
-                assert np.sign(own[i] - own[j]) == np.sign(mine[i] - mine[j])
-
-
-def test_rank_normalise_bad_input():
-    assert rank_normalise([], []).shape == (0,)
-    with pytest.raises(DataError, match="row 1"):
-        rank_normalise([1, float("nan")], [0, 0])
-    with pytest.raises(DataError, match="shape"):
-        rank_normalise([1, 2], [0])
 
 
 def test_rouge_l_on_chinese():

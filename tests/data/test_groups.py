@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assl_kit.data.groups import assign_groups
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.selection.groups import assign_groups
-from assl_kit.selection.ranks import rank_within
 
 
 def records(n=40, **columns):
@@ -55,29 +54,3 @@ def test_bad_groupings_are_named():
         assign_groups(records(), by="cluster")
     with pytest.raises(DataError, match="40 records"):
         assign_groups(records(), np.zeros(39))
-
-
-def test_ranks_are_within_all_keys_and_the_hardest_are_cut():
-    rng = np.random.default_rng(0)
-    values, task, answer = rng.normal(size=200), rng.integers(0, 3, 200), rng.choice(["yes", "no"], 200)
-    values[::50] = np.nan
-    ranks = rank_within(values, task, answer, tail=0.1)
-    for key, rows in pd.DataFrame({"t": task, "a": answer}).groupby(["t", "a"]).indices.items():
-        there = rows[~np.isnan(values[rows])]
-        cut = int(0.1 * len(there) + 1e-9)
-        hardest = there[np.argsort(values[there])][len(there) - cut :]
-        assert np.isnan(ranks[hardest]).all() and np.isnan(ranks[rows]).sum() == cut + np.isnan(values[rows]).sum(), key
-        assert np.nanmin(ranks[rows]) == 0 and np.nanmax(ranks[rows]) == 1
-    assert rank_within([2, 2, 2]).tolist() == [0.5] * 3
-    assert rank_within([1.0, 5.0], [None, None]).tolist() == [0, 1]
-    assert len(rank_within([])) == 0
-
-
-def test_bad_scores_are_named():
-    for arguments in ({"tail": 1}, {"tail": -0.1}, {"tail": True}):
-        with pytest.raises(ParameterError, match="tail"):
-            rank_within([1, 2], **arguments)
-    with pytest.raises(DataError, match="row 1"):
-        rank_within([1, np.inf])
-    with pytest.raises(DataError, match="do not go together"):
-        rank_within([1, 2], ["a"])
