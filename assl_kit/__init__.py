@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .space.neighbors import knn
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Import a public name from its module at first use, so that ``import assl_kit`` stays fast."""
     if name not in _WHERE:
         raise AttributeError(f"module 'assl_kit' has no attribute {name!r}")
@@ -63,5 +63,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

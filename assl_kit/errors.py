@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AsslError(Exception):
     """Base of all errors this package raises on purpose.
@@ -21,16 +23,16 @@ class AsslError(Exception):
     'the corpus is empty (data.jsonl). Give at least one record.'
     """
 
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
         message = what if where is None else f"{what} ({where})"
         super().__init__(message if hint is None else f"{message}. {hint}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
-def _rebuild(cls, what, where, hint):
+def _rebuild(cls: type[AsslError], what: str, where: str | None, hint: str | None) -> AsslError:
     return cls(what, where=where, hint=hint)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from html import escape
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from assl_kit.common.packages import need
 from assl_kit.errors import ParameterError
 
 from .chat import MAX_QUESTION, Chat
@@ -52,10 +52,7 @@ def check_installed() -> None:
     ------
     ParameterError
     """
-    if find_spec("gradio") is None:
-        raise ParameterError(
-            "assl chat needs Gradio, which is not installed", hint='Install it: pip install "assl-kit[app]".'
-        )
+    need("gradio", "assl chat", "app", name="Gradio")
 
 
 def make_page(chat: Chat) -> Blocks:

@@ -76,13 +76,11 @@ def tf_idf(counts: sparse.csr_matrix, of: sparse.csr_matrix | None = None) -> sp
     [1.0, 1.0, 1.0]
     """
     of = counts if of is None else of
-    found = np.bincount(of.indices, minlength=N_COLUMNS)
-    weight = (np.log((1 + of.shape[0]) / (1 + found)) + 1).astype(np.float32)
+    n_rows_with = np.bincount(of.indices, minlength=N_COLUMNS)
+    weight = (np.log((1 + of.shape[0]) / (1 + n_rows_with)) + 1).astype(np.float32)
     rows = counts.copy()
     rows.data *= weight[rows.indices]
-    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
-    rows.data /= np.repeat(np.where(length > 0, length, 1), np.diff(rows.indptr)).astype(np.float32)
-    return rows
+    return _unit(rows)
 
 
 def part_names(texts: Sequence[str]) -> tuple[str, ...]:
@@ -93,8 +91,8 @@ def part_names(texts: Sequence[str]) -> tuple[str, ...]:
     >>> part_names(["问题：谁？\\n材料：甲。", "问题：何时？\\n材料：今日。"])
     ('材料', '问题')
     """
-    found = Counter(name for text in texts for name in set(_NAMED.findall(text)))
-    names = sorted(name for name, count in found.items() if 2 * count >= len(texts))
+    texts_with = Counter(name for text in texts for name in set(_NAMED.findall(text)))
+    names = sorted(name for name, count in texts_with.items() if 2 * count >= len(texts))
     return tuple(names) if len(names) > 1 else ()
 
 
@@ -108,9 +106,9 @@ def divided(text: str, names: Sequence[str]) -> list[str]:
     """
     parts, now = [""] * (len(names) + 1), 0
     for line in text[:LONGEST].split("\n"):
-        found = _NAMED.match(line)
-        if found and found.group(1) in names:
-            now, line = 1 + names.index(found.group(1)), line[found.end() :]
+        named = _NAMED.match(line)
+        if named and named[1] in names:
+            now, line = 1 + names.index(named[1]), line[named.end() :]
         parts[now] += ("\n" if parts[now] else "") + line
     values = [(part, number) for number, part in enumerate(parts[1:]) if 0 < len(part) <= _LONGEST_VALUE]
     for value, number in sorted(values, key=lambda pair: (-len(pair[0]), pair)):
@@ -138,17 +136,24 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
     >>> [part.shape[0] for part in text_rows(rows, rows.head(1))]
     [2, 1]
     """
-    texts = [_inputs(records), _inputs(questions)]
-    names, blocks = part_names(texts[0]), ([], [])
-    for side, (frame, own) in enumerate(zip((records, questions), texts, strict=True)):
-        columns = list(zip(*(divided(text, names) for text in own), strict=True)) if names else [own]
-        columns = columns or [[]] * (len(names) + 1)
-        if records["instruction"].nunique() > 1:
-            columns.append(list(frame["instruction"]))
-        blocks[side].extend(hashed_ngrams(column) for column in columns)
-    train = [tf_idf(counts) for counts in blocks[0]]
-    held = [tf_idf(counts, of) for counts, of in zip(blocks[1], blocks[0], strict=True)]
-    return tuple(_unit(sparse.hstack(parts, format="csr")) for parts in (train, held))
+    names = part_names(_inputs(records))
+    with_instruction = records["instruction"].nunique() > 1
+    counts, asked = (_part_counts(frame, names, with_instruction) for frame in (records, questions))
+    train = [tf_idf(part) for part in counts]
+    held = [tf_idf(part, of) for part, of in zip(asked, counts, strict=True)]
+    return _unit(sparse.hstack(train, format="csr")), _unit(sparse.hstack(held, format="csr"))
+
+
+def _part_counts(records: pd.DataFrame, names: Sequence[str], with_instruction: bool) -> list[sparse.csr_matrix]:
+    """`hashed_ngrams` of each part: what has no name, each name's, and the instruction."""
+    texts = _inputs(records)
+    parts = [texts]
+    if names:
+        in_parts = [divided(text, names) for text in texts]
+        parts = [[text[place] for text in in_parts] for place in range(len(names) + 1)]
+    if with_instruction:
+        parts.append(list(records["instruction"]))
+    return [hashed_ngrams(part) for part in parts]
 
 
 def _inputs(records: pd.DataFrame) -> list[str]:
@@ -164,41 +169,41 @@ def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:
 
 # compiled ------------------------------------------------------------------------------------------------------------
 @jit
-def _ngrams(codes, starts):
+def _ngrams(codes: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns, counts and ends of the rows of a CSR matrix, columns ascending in each row."""
     n = len(starts) - 1
     columns, values = np.empty(3 * len(codes), np.int32), np.empty(3 * len(codes), np.float32)
     ends, place = np.zeros(n + 1, np.int64), 0
     for row in range(n):
         a, b = starts[row], starts[row + 1]
-        found = np.empty(3 * (b - a), np.int64)
+        hashes = np.empty(3 * (b - a), np.int64)
         count = 0
         for i in range(a, b):
             h = np.int64(0)
             for j in range(i, min(i + 3, b)):
                 h = _next(h, codes[j])
-                found[count] = h & (N_COLUMNS - 1)
+                hashes[count] = h & (N_COLUMNS - 1)
                 count += 1
-        found[:count].sort()
+        hashes[:count].sort()
         for k in range(count):
-            if k and found[k] == found[k - 1]:
+            if k and hashes[k] == hashes[k - 1]:
                 values[place - 1] += 1
             else:
-                columns[place], values[place] = found[k], 1
+                columns[place], values[place] = hashes[k], 1
                 place += 1
         ends[row + 1] = place
     return columns[:place].copy(), values[:place].copy(), ends
 
 
 @jit
-def _next(h, code):
+def _next(h: np.int64, code: int) -> np.int64:
     """A hash that has also seen ``code``."""
     h = (h ^ np.int64(code)) * _MIX
     return h ^ (h >> 31)
 
 
 @jit
-def kind_of(code):
+def kind_of(code: int) -> int:
     """0 other, 1 digit, 2 Latin letter, 3 Chinese character, 4 white space, 5 punctuation."""
     if 48 <= code <= 57:
         return 1
@@ -214,11 +219,14 @@ def kind_of(code):
 
 
 @jit
-def seen_around(codes, keys, marks, short, long, seen):
+def seen_around(
+    codes: np.ndarray, keys: np.ndarray, marks: np.ndarray, short: int, long: int, seen: np.ndarray
+) -> None:
     """Fill ``seen`` (characters, N_SEEN) with the hashed features of each character of one text.
 
     ``keys``: a number for what names the character's line; ``marks``: whether it is in the question (1), elsewhere in
     the text (2), or both (3); ``short`` and ``long``: the question's last characters as numbers.
+    ``seen[0, 0]`` comes in as the largest hash, all ones in binary.
     """
     n, top = len(codes), np.int64(seen[0, 0])
     for i in range(n):

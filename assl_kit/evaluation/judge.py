@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.common.checks import real, whole
+from assl_kit.errors import DataError
 
-from .learners import learner_for
+from .learners import Learner, learner_for
 from .metrics import baseline_answers, metric_of, normalise_answer, score_answers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
 
 _NEEDED = ("id", "instruction", "input", "output", "split")
 _SHOWN = 3
@@ -74,9 +81,8 @@ class Judge:
         questions: int = 500,
         metrics: Mapping[str, str] | None = None,
         seed: int = 0,
-    ):
-        if isinstance(questions, bool) or not isinstance(questions, int | np.integer) or questions < 1:
-            raise ParameterError(f"questions is {questions!r}", hint="Give a whole number of at least 1.")
+    ) -> None:
+        whole("questions", questions, 1)
         _check(records, by)
         self.by, self.seed = by, seed
         records = records.sort_values("id", kind="stable", key=lambda ids: ids.astype(str))
@@ -88,18 +94,22 @@ class Judge:
         new = [pair not in known for pair in zip(held["instruction"], held["input"], strict=True)]
         self.n_known = len(new) - sum(new)
         held = held[np.array(new, bool)].reset_index(drop=True)
-        self.learners, self.kinds, self.metrics, self.left_out, kept = {}, {}, {}, {}, []
+        self.learners: dict[str, Learner] = {}
+        self.kinds: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        kept = []
         for number, (group, rows) in enumerate(self.group_rows.items()):
-            own, asked = self.train.iloc[rows], held[held[by].astype(str) == group]
+            known_records, asked = self.train.iloc[rows], held[held[by].astype(str) == group]
             if len(asked) > questions:
                 drawn = np.random.default_rng([seed, number]).permutation(len(asked))[:questions]
                 asked = asked.iloc[np.sort(drawn)]
-            why = _unfit(own, asked)
+            why = _unfit(known_records, asked)
             if why:
                 self.left_out[group] = why
                 continue
-            self.metrics[group] = (metrics or {}).get(group) or metric_of(group, list(own["output"]))
-            self.kinds[group], self.learners[group] = learner_for(own, asked)
+            self.metrics[group] = (metrics or {}).get(group) or metric_of(group, list(known_records["output"]))
+            self.kinds[group], self.learners[group] = learner_for(known_records, asked)
             kept.append(asked)
         if not kept:
             why = "; ".join(f"{group}: {text}" for group, text in list(self.left_out.items())[:_SHOWN])
@@ -116,14 +126,16 @@ class Judge:
         A group where no training set comes above it is one that its learner cannot learn: it tells nothing of
         selections. Examples are multiple choice and the matching of two texts.
         """
-        found = {}
+        means = {}
         for group in self.groups:
-            own = [part[part[self.by].astype(str) == group] for part in (self.train, self.held)]
-            said = baseline_answers(*(part.assign(task=group) for part in own))
-            found[group] = float(score_answers(self.right[group], said, self.metrics[group]).mean())
-        return found
+            train, held = (
+                part[part[self.by].astype(str) == group].assign(task=group) for part in (self.train, self.held)
+            )
+            answers = baseline_answers(train, held)
+            means[group] = float(score_answers(self.right[group], answers, self.metrics[group]).mean())
+        return means
 
-    def rows_of(self, ids: Sequence, where: str = "ids") -> np.ndarray:
+    def rows_of(self, ids: ArrayLike, where: str = "ids") -> np.ndarray:
         """Rows of the training pool of ids, which may repeat.
 
         Raises
@@ -142,7 +154,7 @@ class Judge:
             raise DataError(what, where=where, hint="Choose among the records whose split is not test.")
         return rows
 
-    def scores(self, ids: Sequence, *, seed: int = 0) -> dict[str, np.ndarray]:
+    def scores(self, ids: ArrayLike, *, seed: int = 0) -> dict[str, np.ndarray]:
         """The score of every question after learning from these records.
 
         Parameters
@@ -159,7 +171,9 @@ class Judge:
         """
         return self.scores_of_rows(self.rows_of(ids), seed=seed)
 
-    def scores_of_rows(self, rows: np.ndarray, *, seed: int = 0, groups: Sequence[str] | None = None) -> dict:
+    def scores_of_rows(
+        self, rows: np.ndarray, *, seed: int = 0, groups: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """As `scores`, for rows of ``train``, and of some groups only."""
         rows, copies = np.unique(np.asarray(rows, np.int64), return_counts=True)
         chosen = np.zeros(len(self.train), np.int64)
@@ -167,10 +181,11 @@ class Judge:
         return {group: self._group(group, chosen[self.group_rows[group]], seed) for group in groups or self.groups}
 
     def _group(self, group: str, copies: np.ndarray, seed: int) -> np.ndarray:
+        """Scores of one group, whose records are given so many times; the same set is learnt once."""
         right, rows = self.right[group], np.flatnonzero(copies)
         if len(rows) == 0:
             return np.zeros(len(right))
-        seed = seed if self.kinds[group] == "copied" else 0
+        seed = seed if self.kinds[group] == "copied" else 0  # only the tagger draws
         key = group, seed, rows.tobytes(), copies[rows].tobytes()
         if key not in self._known:
             answers = self.learners[group].answers(rows, copies[rows], seed)
@@ -179,6 +194,7 @@ class Judge:
 
 
 def _check(records: pd.DataFrame, by: str) -> None:
+    """Refuse records that cannot be judged."""
     if not isinstance(records, pd.DataFrame) or len(records) == 0:
         raise DataError("there are no records", where="records", hint="Give a DataFrame of records.")
     missing = [name for name in (*_NEEDED, by) if name not in records]
@@ -198,13 +214,13 @@ def _check(records: pd.DataFrame, by: str) -> None:
         raise DataError("no record has the split 'test'", where="column 'split'", hint="Use hold_out to make one.")
 
 
-def _unfit(own: pd.DataFrame, asked: pd.DataFrame) -> str:
+def _unfit(known: pd.DataFrame, asked: pd.DataFrame) -> str:
     """Why a group cannot be measured, or nothing."""
     if len(asked) == 0:
         return "no held-out question that is not also in the training pool"
-    if len(own) < 2:
+    if len(known) < 2:
         return "it has one training record"
-    if len({normalise_answer(text) for text in own["output"]}) == 1:
+    if len({normalise_answer(text) for text in known["output"]}) == 1:
         return "all its training records have the same answer"
     return ""
 
@@ -233,16 +249,15 @@ def hold_out(records: pd.DataFrame, *, by: str = "task", share: float = 0.1, see
     >>> bool((records["split"] == "test").groupby(records["task"]).any().all())
     True
     """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise ParameterError(f"share must lie between 0 and 1, not {share!r}", where="share")
+    real("share", share, 0, 1, inside=True)
     records = records.copy()
     split = records["split"].to_numpy(dtype=object).copy()
     texts = pd.factorize(records["instruction"] + "\x1f" + records["input"])[0]
     for number, (_, rows) in enumerate(sorted(records.groupby(by, sort=True).indices.items())):
         if (split[rows] == "test").any():
             continue
-        own = np.unique(texts[rows])
-        n = min(len(own) - 1, max(1, round(share * len(own))))
-        drawn = np.random.default_rng([seed, number]).permutation(own)[:n]
+        different = np.unique(texts[rows])
+        n = min(len(different) - 1, max(1, round(share * len(different))))
+        drawn = np.random.default_rng([seed, number]).permutation(different)[:n]
         split[rows[np.isin(texts[rows], drawn)]] = "test"
     return records.assign(split=pd.Series(split, index=records.index).astype(records["split"].dtype))

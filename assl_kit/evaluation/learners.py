@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,22 @@ from .tagger import TaggedTexts, tag, train_tagger
 
 KINDS = ("labels", "copied", "nearest")
 _MOST_LABELS = 100
-_LEAST_COVERED = 0.95
-_LEAST_COPIED = 0.7
+_LEAST_COVERED = 0.95  # share of the records that these labels answer
+_LEAST_COPIED = 0.7  # share of the answers that can be taken apart
 _MOST_TEMPLATES = 16
 _SPLIT = re.compile(r"([；;，,、|\n])")
 _SLOT = "\0"
 _RIDGE = 0.2
-_MOST_STEPS = 60
-_ABOVE = 0.35
+_MOST_STEPS = 60  # of conjugate gradients
+_ABOVE = 0.35  # outputs beyond this are given, where answers combine labels
+
+
+class Learner(Protocol):
+    """What answers the questions of one task, learnt from some rows of its training pool."""
+
+    def answers(self, rows: np.ndarray, copies: np.ndarray, seed: int = 0) -> list[str]:
+        """Answers to all questions, learnt from ``rows``, each given ``copies`` times."""
+        ...
 
 
 def pieces_of(answer: str) -> list[str]:
@@ -71,17 +80,19 @@ class AnswerForm:
 
     def split(self, answer: str, text: str) -> tuple[tuple[str, ...], list[tuple[int, str]]] | None:
         """Constants of an answer, and (template, part of the text) of its other pieces; None where that fails."""
-        whole, parts = answer.strip(), []
+        whole = answer.strip()
         if whole in self.constants:
             return (whole,), []
         if whole in text and _SLOT in self.templates:
             return (), [(self.templates.index(_SLOT), whole)]
-        constants = []
+        constants: list[str] = []
+        parts: list[tuple[int, str]] = []
         for piece in pieces_of(answer):
             if piece in self.constants:
                 constants.append(piece)
-            elif (found := _template(piece, text)) and found[0] in self.templates:
-                parts.append((self.templates.index(found[0]), found[1]))
+            elif (copied := _template(piece, text)) and copied[0] in self.templates:
+                template, part = copied
+                parts.append((self.templates.index(template), part))
             else:
                 return None
         return tuple(constants), parts
@@ -122,9 +133,11 @@ def answer_form(answers: Sequence[str], inputs: Sequence[str]) -> AnswerForm:
     around: Counter[str] = Counter()
     for answer, text in zip(answers, texts, strict=True):
         for piece in dict.fromkeys(pieces_of(answer) if answer.strip() not in text else [answer.strip()]):
-            found = _template(piece, text)
-            around.update([found[0]] if found else [])
-            outside.update([] if found else [piece])
+            copied = _template(piece, text)
+            if copied:
+                around[copied[0]] += 1
+            else:
+                outside[piece] += 1
     least = max(2, 0.01 * len(answers))
     constants = tuple(sorted(piece for piece, count in outside.items() if count >= least))
     often = sorted((t for t in around if around[t] >= least), key=lambda t: (-around[t], t))
@@ -132,7 +145,8 @@ def answer_form(answers: Sequence[str], inputs: Sequence[str]) -> AnswerForm:
     joint = min(joints, key=lambda mark: (-joints[mark], mark)) if joints else "；"
     form = AnswerForm("copied", constants, tuple(often[:_MOST_TEMPLATES]), joint)
     split = [form.split(answer, text) for answer, text in zip(answers, texts, strict=True)]
-    if np.mean([found is not None for found in split]) >= _LEAST_COPIED and any(found and found[1] for found in split):
+    copied_at_all = any(pieces and pieces[1] for pieces in split)
+    if copied_at_all and np.mean([pieces is not None for pieces in split]) >= _LEAST_COPIED:
         return form
     return AnswerForm("nearest")
 
@@ -194,7 +208,7 @@ class LabelLearner:
         Of the training pool.
     """
 
-    def __init__(self, train: sparse.csr_matrix, held: sparse.csr_matrix, answers: Sequence[str]):
+    def __init__(self, train: sparse.csr_matrix, held: sparse.csr_matrix, answers: Sequence[str]) -> None:
         self.train, self.held = train, held
         pieces = [frozenset(pieces_of(answer)) for answer in answers]
         names = sorted(set().union(*pieces))
@@ -205,11 +219,12 @@ class LabelLearner:
         self.names = names
         place = {name: k for k, name in enumerate(names)}
         self.targets = np.zeros((len(pieces), len(names)), bool)
-        for row, own in enumerate(pieces):
-            self.targets[row, [place[name] for name in own]] = True
-        said = Counter(zip(pieces, answers, strict=True))  # how a set of pieces is said: most often, then by alphabet
-        self.said = {own: answer for (own, answer), _ in sorted(said.items(), key=lambda x: (x[1], x[0][1]))}
-        self.joint = next(iter(re.findall(r"[；;，,、|]", "".join(self.said.values()))), "；")
+        for row, names_of_row in enumerate(pieces):
+            self.targets[row, [place[name] for name in names_of_row]] = True
+        wordings = Counter(zip(pieces, answers, strict=True))
+        in_order = sorted(wordings.items(), key=lambda item: (item[1], item[0][1]))  # the last one stays: the commonest
+        self.wording = {names_of_row: answer for (names_of_row, answer), _ in in_order}
+        self.joint = next(iter(re.findall(r"[；;，,、|]", "".join(self.wording.values()))), "；")
 
     def answers(self, rows: np.ndarray, copies: np.ndarray, seed: int = 0) -> list[str]:
         """Answers to all questions, learnt from ``rows``, each given ``copies`` times."""
@@ -220,8 +235,8 @@ class LabelLearner:
             return [self.names[k] for k in labels[best]]
         above = value > _ABOVE
         above[np.arange(len(value)), best] = True
-        found = [frozenset(self.names[k] for k in labels[own]) for own in above]
-        return [self.said.get(own) or self.joint.join(sorted(own)) for own in found]
+        chosen = [frozenset(self.names[k] for k in labels[row]) for row in above]
+        return [self.wording.get(names) or self.joint.join(sorted(names)) for names in chosen]
 
 
 def ridge_values(X: sparse.csr_matrix, Y: np.ndarray, copies: np.ndarray, held: sparse.csr_matrix) -> np.ndarray:
@@ -236,22 +251,31 @@ class CopyLearner:
     The second says which constants an answer holds and whether anything is copied; the first, what.
     """
 
-    def __init__(self, form: AnswerForm, train, held, records: pd.DataFrame, questions: pd.DataFrame):
+    def __init__(
+        self,
+        form: AnswerForm,
+        train: sparse.csr_matrix,
+        held: sparse.csr_matrix,
+        records: pd.DataFrame,
+        questions: pd.DataFrame,
+    ) -> None:
         self.form = form
         texts = [text[:LONGEST] for text in records["input"]]
         split = [form.split(answer, text) for answer, text in zip(records["output"], texts, strict=True)]
-        self.usable = np.array([found is not None for found in split])
-        frames = [("".join(f"{c}\0" for c in found[0]) + "\1" * bool(found[1])) if found else "" for found in split]
+        self.usable = np.array([pieces is not None for pieces in split])
+        self.copied = np.array([bool(pieces and pieces[1]) for pieces in split])
+        # A frame is an answer's constants and whether anything is copied; as text, since arrays hold no tuples.
+        frames = ["".join(f"{constant}\0" for constant in pieces[0]) if pieces else "" for pieces in split]
+        frames = [frame + ("\1" if copied else "") for frame, copied in zip(frames, self.copied, strict=True)]
         self.rows_train, self.rows_held = train, held
         self.frame, names = pd.factorize(np.array(frames, dtype=object), sort=True)
         self.frames = [(tuple(filter(None, name.rstrip("\1").split("\0"))), name.endswith("\1")) for name in names]
-        self.copied = np.array([bool(found and found[1]) for found in split])
         self.train = TaggedTexts(texts, records["instruction"])
         self.held = TaggedTexts(list(questions["input"]), questions["instruction"])
         self.tags = np.zeros(len(self.train.codes), np.int8)
-        for row, found in enumerate(split):
-            if found:
-                _mark(self.tags[self.train.starts[row] : self.train.starts[row + 1]], texts[row], found[1])
+        for row, pieces in enumerate(split):
+            if pieces:
+                _mark(self.tags[self.train.starts[row] : self.train.starts[row + 1]], texts[row], pieces[1])
 
     def answers(self, rows: np.ndarray, copies: np.ndarray, seed: int = 0) -> list[str]:
         """Answers to all questions, learnt from ``rows``, each given ``copies`` times."""
@@ -266,24 +290,25 @@ class CopyLearner:
         tags = np.zeros(len(self.held.codes), np.int8)
         if len(shown):
             tags = tag(self.held, *train_tagger(self.train, self.tags, shown, len(self.form.templates), seed=seed))
-        found = []
+        answers = []
         for row, k in enumerate(frames):
             constants, copied = self.frames[k]
-            own = tags[self.held.starts[row] : self.held.starts[row + 1]]
-            found.append(self.form.join(constants, _parts(own, self.held.texts[row]) if copied else ()))
-        return found
+            tags_of_row = tags[self.held.starts[row] : self.held.starts[row + 1]]
+            parts = _parts(tags_of_row, self.held.texts[row]) if copied else []
+            answers.append(self.form.join(constants, parts))
+        return answers
 
 
 class NearestLearner:
     """The answer of the chosen row with the most similar text; of equal ones the first."""
 
-    def __init__(self, train: sparse.csr_matrix, held: sparse.csr_matrix, answers: Sequence[str]):
+    def __init__(self, train: sparse.csr_matrix, held: sparse.csr_matrix, answers: Sequence[str]) -> None:
         self.similar = (held @ train.T).toarray().astype(np.float32)
-        self.given = list(answers)
+        self.known = list(answers)
 
     def answers(self, rows: np.ndarray, copies: np.ndarray, seed: int = 0) -> list[str]:
         """Answers to all questions, learnt from ``rows``; copies make no difference."""
-        return [self.given[i] for i in rows[np.argmax(self.similar[:, rows], axis=1)]]
+        return [self.known[i] for i in rows[np.argmax(self.similar[:, rows], axis=1)]]
 
 
 def _mark(tags: np.ndarray, text: str, parts: Sequence[tuple[int, str]]) -> None:
@@ -298,16 +323,16 @@ def _mark(tags: np.ndarray, text: str, parts: Sequence[tuple[int, str]]) -> None
 
 def _parts(tags: np.ndarray, text: str) -> list[tuple[int, str]]:
     """(kind, part) of tagged characters, in order."""
-    found, first = [], np.flatnonzero(tags % 2 == 1)
-    for at in first:
+    parts = []
+    for at in np.flatnonzero(tags % 2 == 1):  # each first character
         kind, end = int(tags[at] - 1) // 2, at + 1
         while end < len(tags) and tags[end] == 2 + 2 * kind:
             end += 1
-        found.append((kind, text[at:end]))
-    return list(dict.fromkeys(found))
+        parts.append((kind, text[at:end]))
+    return list(dict.fromkeys(parts))
 
 
-def learner_for(records: pd.DataFrame, questions: pd.DataFrame):
+def learner_for(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[str, Learner]:
     """The learner of one task, chosen by the whole training pool so that every arm has the same.
 
     Parameters
@@ -319,8 +344,8 @@ def learner_for(records: pd.DataFrame, questions: pd.DataFrame):
 
     Returns
     -------
-    (str, learner)
-        Its kind, one of `KINDS`, and an object with ``answers(rows, copies, seed)``.
+    (str, Learner)
+        Its kind, one of `KINDS`, and the learner.
 
     Examples
     --------

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assl_kit.errors import ParameterError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 SIZES = (25, 50, 100, 200, 400, 800, 1600)
 _POWERS = np.round(np.geomspace(0.05, 2.0, 60), 4)
@@ -38,7 +43,7 @@ class Curve:
     n_records: int
     enough: int
 
-    def at(self, n) -> np.ndarray:
+    def at(self, n: ArrayLike) -> np.ndarray:
         """The fitted score of ``n`` records.
 
         Examples
@@ -48,12 +53,12 @@ class Curve:
         """
         return self.a - self.b * np.maximum(np.asarray(n, float), 1.0) ** -self.c
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def fit_curve(group: str, sizes, scores, n_records: int, *, tolerance: float = 0.01) -> Curve:
+def fit_curve(group: str, sizes: ArrayLike, scores: ArrayLike, n_records: int, *, tolerance: float = 0.01) -> Curve:
     """Fit ``a − b · n^−c`` by least squares: c on a grid of 60 values in [0.05, 2], a and b exactly for each.
 
     Parameters
@@ -91,7 +96,8 @@ def fit_curve(group: str, sizes, scores, n_records: int, *, tolerance: float = 0
     if len(sizes) == 0 or sizes.shape != scores.shape:
         raise ParameterError(f"{len(sizes)} sizes but {len(scores)} scores", where=f"the curve of {group!r}")
     best = (np.inf, float(scores.mean()), 0.0, 1.0)
-    for c in _POWERS if len(sizes) > 2 else (0.5,):
+    powers: Iterable[float] = _POWERS if len(sizes) > 2 else (0.5,)  # two points do not tell a power
+    for c in powers:
         x = sizes**-c
         spread = ((x - x.mean()) ** 2).sum()
         b = max(0.0, -((x - x.mean()) * (scores - scores.mean())).sum() / spread) if spread > 0 else 0.0

@@ -5,27 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from tqdm.auto import tqdm
 
+from assl_kit.common.checks import real, whole
 from assl_kit.common.parallel import blas
 from assl_kit.errors import ParameterError
 
 from .judge import Judge
 from .learning_curves import SIZES, Curve, fit_curve
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 RANDOM, BALANCED = "random", "balanced random"
-_OWN = re.compile(rf"({RANDOM}|{BALANCED})( [\d,]+)?")
+_RESERVED = re.compile(rf"({RANDOM}|{BALANCED})( [\d,]+)?")
 _COLUMNS = ("arm", "against", "task", "difference", "low", "high", "se_draws", "se_questions", "n_draws", "n_questions")
 _MEANS = ("mean", "mean without smallest")
 
 
 @dataclass(frozen=True)
 class RefereeResult:
-    """What the referee found.
+    """What came out.
 
     Attributes
     ----------
@@ -45,9 +50,9 @@ class RefereeResult:
     table: pd.DataFrame
     differences: pd.DataFrame
     curves: tuple[Curve, ...] = ()
-    about: dict = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: lists of rows, numbers and texts only."""
         curves = [curve.as_dict() for curve in self.curves]
         rows = {"table": self.table.to_dict("records"), "differences": self.differences.to_dict("records")}
@@ -61,11 +66,11 @@ class RefereeResult:
 
 def referee(
     records: pd.DataFrame | Judge,
-    selections: Mapping[str, Sequence | Callable],
+    selections: Mapping[str, ArrayLike | Sequence[ArrayLike] | Callable[[int, pd.DataFrame], ArrayLike]],
     *,
     by: str = "task",
     n_draws: int = 5,
-    pools: Sequence[Sequence] | None = None,
+    pools: Sequence[ArrayLike] | None = None,
     questions: int = 500,
     metrics: Mapping[str, str] | None = None,
     balanced: bool = True,
@@ -141,8 +146,8 @@ def referee(
     judge = _judge(records, by=by, questions=questions, metrics=metrics, seed=seed)
     whole = [np.arange(len(judge.train))] * n_draws
     pool_rows = whole if pools is None else [np.unique(judge.rows_of(ids, f"pool {d}")) for d, ids in enumerate(pools)]
-    arms = {str(name): _arm(judge, str(name), given, pool_rows) for name, given in selections.items()}
-    against = {}  # arm -> its references
+    arms = {str(name): _arm(judge, str(name), selection, pool_rows) for name, selection in selections.items()}
+    against: dict[str, list[str]] = {}  # the references of each arm
     references: dict[str, list[np.ndarray]] = {}
     sizes = {name: tuple(len(rows) for rows in draws) for name, draws in arms.items()}
     many = len(set(sizes.values())) > 1
@@ -160,18 +165,18 @@ def referee(
             scores[name].append(judge.scores_of_rows(every[name][draw], seed=seed + draw))
     smallest = min(judge.groups, key=lambda group: (len(judge.group_rows[group]), group))
     table = _table(judge, every, scores, smallest)
-    rows = [
-        row for name, others in against.items() for other in others
-        for row in _differences(judge, name, other, scores[name], scores[other], smallest, level)
-    ]  # fmt: skip
-    found = learning_curves(judge, n_draws=n_draws, seed=seed, progress=progress) if curves else ()
+    rows: list[tuple] = []
+    for name, others in against.items():
+        for other in others:
+            rows += _differences(judge, name, other, scores, smallest, level)
+    fitted = learning_curves(judge, n_draws=n_draws, seed=seed, progress=progress) if curves else ()
     asked = {group: len(judge.right[group]) for group in judge.groups}
     about = {
         "n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest, "kinds": judge.kinds,
         "metrics": judge.metrics, "questions": asked, "baseline": judge.baseline(),
         "left_out": judge.left_out, "n_known": judge.n_known,
     }  # fmt: skip
-    return RefereeResult(table, pd.DataFrame(rows, columns=_COLUMNS), tuple(found), about)
+    return RefereeResult(table, pd.DataFrame(rows, columns=_COLUMNS), fitted, about)
 
 
 def learning_curves(
@@ -182,7 +187,7 @@ def learning_curves(
     by: str = "task",
     questions: int = 500,
     metrics: Mapping[str, str] | None = None,
-    pool: Sequence | None = None,
+    pool: ArrayLike | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Curve, ...]:
@@ -222,25 +227,29 @@ def learning_curves(
     if pool is not None:
         inside[:] = False
         inside[judge.rows_of(pool, "pool")] = True
-    if not len(sizes) or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in sizes):
-        raise ParameterError(f"sizes are {sizes!r}", hint="Give whole numbers of at least 1.")
-    if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 1:
-        raise ParameterError(f"n_draws is {n_draws!r}", hint="Give a whole number of at least 1.")
-    found, bar = [], tqdm(judge.groups, desc="learning curves", unit="group", disable=not progress, leave=False)
+    if not len(sizes):
+        raise ParameterError("there are no sizes", hint="Give whole numbers of at least 1.")
+    for n in sizes:
+        whole("each of sizes", n, 1)
+    whole("n_draws", n_draws, 1)
+    curves, bar = [], tqdm(judge.groups, desc="learning curves", unit="group", disable=not progress, leave=False)
     with blas().limit(limits=1):
         for number, group in enumerate(bar):
             rows = judge.group_rows[group][inside[judge.group_rows[group]]]
-            own = sorted({n for n in sizes if n <= len(rows)} | ({len(rows)} if 0 < len(rows) < max(sizes) else set()))
-            if not own:
+            fitting = {n for n in sizes if n <= len(rows)}
+            if 0 < len(rows) < max(sizes):
+                fitting.add(len(rows))
+            steps = sorted(fitting)
+            if not steps:
                 continue
-            scores = np.zeros((n_draws, len(own)))
+            scores = np.zeros((n_draws, len(steps)))
             for draw in range(n_draws):
                 order = np.random.default_rng([seed, draw, number]).permutation(rows)
-                for k, n in enumerate(own):
+                for k, n in enumerate(steps):
                     one = judge.scores_of_rows(order[:n], seed=seed + draw, groups=[group])
                     scores[draw, k] = one[group].mean()
-            found.append(fit_curve(group, own, scores.mean(axis=0), len(rows)))
-    return tuple(found)
+            curves.append(fit_curve(group, steps, scores.mean(axis=0), len(rows)))
+    return tuple(curves)
 
 
 def balanced_rows(groups: Sequence[np.ndarray], n_select: int, rng: np.random.Generator) -> np.ndarray:
@@ -263,35 +272,34 @@ def balanced_rows(groups: Sequence[np.ndarray], n_select: int, rng: np.random.Ge
     return np.concatenate([rng.permutation(rows)[:n] for rows, n in zip(groups, quota, strict=True)])
 
 
-def _judge(records, **settings) -> Judge:
+def _judge(records: pd.DataFrame | Judge, **settings: Any) -> Judge:
     return records if isinstance(records, Judge) else Judge(records, **settings)
 
 
-def _check(n_draws, level, pools) -> None:
-    if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 2:
-        raise ParameterError(f"n_draws is {n_draws!r}", hint="Give a whole number of at least 2; 5 or more are better.")
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
-        raise ParameterError(f"level must lie between 0 and 1, not {level!r}", where="level")
+def _check(n_draws: int, level: float, pools: Sequence[ArrayLike] | None) -> None:
+    whole("n_draws", n_draws, 2, hint="5 or more are better.")
+    real("level", level, 0, 1, inside=True)
     if pools is not None and len(pools) != n_draws:
         raise ParameterError(f"there are {len(pools)} pools for {n_draws} draws", hint="Give one pool for each draw.")
 
 
-def _arm(judge: Judge, name: str, given, pools: list[np.ndarray]) -> list[np.ndarray]:
+def _arm(judge: Judge, name: str, selection: Any, pools: list[np.ndarray]) -> list[np.ndarray]:
     """The rows of an arm in every draw."""
-    if _OWN.fullmatch(name):
+    if _RESERVED.fullmatch(name):
         raise ParameterError(f"the name {name!r} is the referee's own", where="selections", hint="Choose another name.")
-    if callable(given):
-        parts = [given(draw, judge.train.iloc[pool]) for draw, pool in enumerate(pools)]
+    if callable(selection):
+        parts = [selection(draw, judge.train.iloc[pool]) for draw, pool in enumerate(pools)]
     else:
-        given = list(given)
-        nested = len(given) > 0 and not isinstance(given[0], str) and np.ndim(given[0]) == 1
-        parts = given if nested else [given] * len(pools)
+        ids = list(selection)
+        one_for_each = len(ids) > 0 and not isinstance(ids[0], str) and np.ndim(ids[0]) == 1
+        parts = ids if one_for_each else [ids] * len(pools)
     if len(parts) != len(pools):
         what = f"{len(parts)} selections for {len(pools)} draws"
         raise ParameterError(what, where=f"selection {name!r}", hint="Give ids, or ids for each draw.")
     drawn = []
     for draw, (part, pool) in enumerate(zip(parts, pools, strict=True)):
-        rows = judge.rows_of(part, f"selection {name!r}" + f", draw {draw}" * (parts[0] is not parts[-1]))
+        where = f"selection {name!r}" + (f", draw {draw}" if parts[0] is not parts[-1] else "")
+        rows = judge.rows_of(part, where)
         if len(rows) > len(pool):
             what = f"{len(rows)} records are chosen, but the training pool has {len(pool)}"
             raise ParameterError(what, where=f"selection {name!r}", hint="Choose at most as many as there are.")
@@ -299,46 +307,55 @@ def _arm(judge: Judge, name: str, given, pools: list[np.ndarray]) -> list[np.nda
     return drawn
 
 
-def _references(judge: Judge, pools, size, more: str, balanced: bool, seed: int) -> dict[str, list[np.ndarray]]:
+def _references(
+    judge: Judge, pools: list[np.ndarray], size: tuple[int, ...], more: str, balanced: bool, seed: int
+) -> dict[str, list[np.ndarray]]:
     """Random and balanced random rows of each draw."""
     group = np.zeros(len(judge.train), np.int64)
     for number, rows in enumerate(judge.group_rows.values()):
         group[rows] = number
-    found = {RANDOM + more: []} | ({BALANCED + more: []} if balanced else {})
+    names = (RANDOM, BALANCED) if balanced else (RANDOM,)
+    drawn: dict[str, list[np.ndarray]] = {name + more: [] for name in names}
     for draw, (pool, n) in enumerate(zip(pools, size, strict=True)):
-        found[RANDOM + more].append(np.random.default_rng([seed, draw, 0]).permutation(pool)[:n])
+        drawn[RANDOM + more].append(np.random.default_rng([seed, draw, 0]).permutation(pool)[:n])
         if balanced:
             parts = [pool[group[pool] == number] for number in range(len(judge.group_rows))]
-            found[BALANCED + more].append(balanced_rows(parts, n, np.random.default_rng([seed, draw, 1])))
-    return found
+            drawn[BALANCED + more].append(balanced_rows(parts, n, np.random.default_rng([seed, draw, 1])))
+    return drawn
 
 
 def _means(groups: Sequence[str], smallest: str) -> dict[str, list[str]]:
     """The groups that are averaged under each name."""
-    own = {group: [group] for group in groups} | {_MEANS[0]: list(groups)}
+    averaged = {group: [group] for group in groups} | {_MEANS[0]: list(groups)}
     rest = [group for group in groups if group != smallest]
-    return own | ({_MEANS[1]: rest} if rest else {})
+    return averaged | ({_MEANS[1]: rest} if rest else {})
 
 
-def _table(judge: Judge, every, scores, smallest: str) -> pd.DataFrame:
+def _table(
+    judge: Judge, every: dict[str, list[np.ndarray]], scores: dict[str, list[dict]], smallest: str
+) -> pd.DataFrame:
+    """Mean score of each arm in each task and under each mean, and its deviation over the draws."""
     rows = []
     for name, draws in scores.items():
         chosen = {g: np.mean([np.isin(r, judge.group_rows[g]).sum() for r in every[name]]) for g in judge.groups}
         for task, parts in _means(judge.groups, smallest).items():
             value = np.array([np.mean([draw[group].mean() for group in parts]) for draw in draws])
-            rows.append(
-                (name, task, float(sum(chosen[g] for g in parts)), float(value.mean()), float(value.std(ddof=1)))
-            )
+            n = float(sum(chosen[group] for group in parts))
+            rows.append((name, task, n, float(value.mean()), float(value.std(ddof=1))))
     return pd.DataFrame(rows, columns=["arm", "task", "n", "score", "sd"])
 
 
-def _differences(judge, name, other, scores, others, smallest, level) -> list[tuple]:
-    rows, n_draws = [], len(scores)
-    parts = {g: np.array([a[g] - b[g] for a, b in zip(scores, others, strict=True)]) for g in judge.groups}
+def _differences(
+    judge: Judge, name: str, other: str, scores: dict[str, list[dict]], smallest: str, level: float
+) -> list[tuple]:
+    """Rows of one arm against another."""
+    rows, n_draws = [], len(scores[name])
+    draws = list(zip(scores[name], scores[other], strict=True))
+    parts = {group: np.array([one[group] - two[group] for one, two in draws]) for group in judge.groups}
     for task, groups in _means(judge.groups, smallest).items():
-        own = [parts[group] for group in groups]
-        mean, low, high, draws, asked = crossed_interval(own, level)
-        rows.append((name, other, task, mean, low, high, draws, asked, n_draws, sum(part.shape[1] for part in own)))
+        chosen = [parts[group] for group in groups]
+        n_questions = sum(part.shape[1] for part in chosen)
+        rows.append((name, other, task, *crossed_interval(chosen, level), n_draws, n_questions))
     return rows
 
 

@@ -32,7 +32,7 @@ class TaggedTexts:
     (1, 17)
     """
 
-    def __init__(self, inputs: Sequence[str], questions: Sequence[str]):
+    def __init__(self, inputs: Sequence[str], questions: Sequence[str]) -> None:
         self.texts = [text[:LONGEST] for text in inputs]
         self.codes, self.starts = codes_of(self.texts)
         self.keys = np.zeros(len(self.codes), np.int32)
@@ -45,14 +45,15 @@ class TaggedTexts:
         return len(self.texts)
 
     def _describe(self, row: int, text: str, question: str) -> None:
-        lines, place, asked = text.split("\n"), self.starts[row], [question]
+        """Fill in what is seen of one text: names of lines, marks, and the end of its question."""
+        lines, place = text.split("\n"), self.starts[row]
         for line in lines:
             named = _NAMED.match(line)
-            self.keys[place : place + len(line)] = _number(named.group(1)) if named else 0
+            self.keys[place : place + len(line)] = _number(named[1]) if named else 0
             if len(lines) > 1 and _QUESTION.search(line):
-                asked.append(line)
+                question = line
             place += len(line) + 1
-        asked = _ASKING.sub("", asked[-1].strip())
+        asked = _ASKING.sub("", question.strip())
         self.tails[row] = _number(asked[-2:]), _number(asked[-4:])
         pairs = [text[i : i + 2] for i in range(len(text) - 1)]
         often: dict[str, int] = {}
@@ -64,6 +65,7 @@ class TaggedTexts:
 
 
 def _number(text: str) -> int:
+    """A text as a number below 2³¹."""
     value = 0
     for letter in text:
         value = (value * 1000003 + ord(letter)) % 2147483629
@@ -117,7 +119,7 @@ def tag(texts: TaggedTexts, weights: np.ndarray, moves: np.ndarray) -> np.ndarra
 
 
 @jit
-def _best(seen, weights, moves, tags):
+def _best(seen: np.ndarray, weights: np.ndarray, moves: np.ndarray, tags: np.ndarray) -> None:
     """Viterbi: fill ``tags`` with the best path that tags something. A further character follows only its own kind.
 
     State t + width · s: tag t, and s = 1 once something was tagged.
@@ -127,9 +129,9 @@ def _best(seen, weights, moves, tags):
     old = np.full(2 * width, -np.inf)
     for i in range(n):
         for t in range(width):
-            own = 0.0
+            here = 0.0
             for k in range(N_SEEN):
-                own += weights[seen[i, k], t]
+                here += weights[seen[i, k], t]
             inner = t > 0 and t % 2 == 0
             for s in range(2):
                 best, at = -np.inf, 0
@@ -151,7 +153,7 @@ def _best(seen, weights, moves, tags):
                         value = old[p] + moves[p % width, t]
                         if value > best:
                             best, at = value, p
-                score[t + width * s], back[i, t + width * s] = best + own, at
+                score[t + width * s], back[i, t + width * s] = best + here, at
         old[:] = score
     at = width + int(np.argmax(old[width:]))
     for i in range(n - 1, -1, -1):
@@ -160,7 +162,16 @@ def _best(seen, weights, moves, tags):
 
 
 @jit
-def _learn(codes, starts, keys, marks, tails, tags, order, width):
+def _learn(
+    codes: np.ndarray,
+    starts: np.ndarray,
+    keys: np.ndarray,
+    marks: np.ndarray,
+    tails: np.ndarray,
+    tags: np.ndarray,
+    order: np.ndarray,
+    width: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Collins' perceptron; the average is kept by the usual second table of steps times changes."""
     weights, later = np.zeros((_TABLE, width)), np.zeros((_TABLE, width))
     moves, moves_later = np.zeros((width + 1, width)), np.zeros((width + 1, width))
@@ -173,13 +184,13 @@ def _learn(codes, starts, keys, marks, tails, tags, order, width):
         a, b = starts[row], starts[row + 1]
         if a == b:
             continue
-        seen, said, right = buffer[: b - a], guess[: b - a], tags[a:b]
+        seen, guessed, right = buffer[: b - a], guess[: b - a], tags[a:b]
         seen[0, 0] = _TABLE - 1
         seen_around(codes[a:b], keys[a:b], marks[a:b], tails[row, 0], tails[row, 1], seen)
-        _best(seen, weights, moves, said)
+        _best(seen, weights, moves, guessed)
         for i in range(b - a):
-            r, s = right[i], said[i]
-            before, before_said = (right[i - 1], said[i - 1]) if i else (width, width)
+            r, s = right[i], guessed[i]
+            before, before_guessed = (right[i - 1], guessed[i - 1]) if i else (width, width)
             if r != s:
                 for k in range(N_SEEN):
                     f = seen[i, k]
@@ -187,17 +198,26 @@ def _learn(codes, starts, keys, marks, tails, tags, order, width):
                     weights[f, s] -= 1
                     later[f, r] += step
                     later[f, s] -= step
-            if r != s or before != before_said:
+            if r != s or before != before_guessed:
                 moves[before, r] += 1
-                moves[before_said, s] -= 1
+                moves[before_guessed, s] -= 1
                 moves_later[before, r] += step
-                moves_later[before_said, s] -= step
+                moves_later[before_guessed, s] -= step
         step += 1
     return weights - later / step, moves - moves_later / step
 
 
 @jit
-def _apply(codes, starts, keys, marks, tails, weights, moves):
+def _apply(
+    codes: np.ndarray,
+    starts: np.ndarray,
+    keys: np.ndarray,
+    marks: np.ndarray,
+    tails: np.ndarray,
+    weights: np.ndarray,
+    moves: np.ndarray,
+) -> np.ndarray:
+    """The best tags of all texts."""
     tags, longest = np.zeros(len(codes), np.int8), 1
     for row in range(len(starts) - 1):
         longest = max(longest, starts[row + 1] - starts[row])

@@ -10,6 +10,7 @@ import numpy as np
 
 from assl_kit.common.checks import real, whole
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.space.rows import unit_rows64
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -116,24 +117,6 @@ def fixed_mixtures(experts: Sequence[int], n_questions: int, n_experts: int) -> 
     return [((k, 1.0),) if k >= 0 else () for k in numbers]
 
 
-def _unit_rows(X: ArrayLike, name: str) -> np.ndarray:
-    """Return finite, nonzero rows scaled to unit length, in float64; an error names the first bad row."""
-    try:
-        X = np.asarray(X, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} is not an array of numbers: {error}") from None
-    if X.ndim != 2 or X.shape[1] == 0:
-        raise DataError(f"{name} must have two dimensions (rows, features), not shape {X.shape}")
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
-    if len(bad):
-        raise DataError(f"{name} has a NaN or infinite value", where=f"row {bad[0]}", hint="Embed the row again.")
-    length = np.linalg.norm(X, axis=1)
-    zero = np.flatnonzero(length == 0)
-    if len(zero):
-        raise DataError(f"{name} has a row of zeros, which has no direction", where=f"row {zero[0]}")
-    return X / length[:, None]
-
-
 class CentroidRouter:
     """Send each embedded question to the expert whose centroid is nearest.
 
@@ -172,7 +155,7 @@ class CentroidRouter:
     """
 
     def __init__(self, centroids: ArrayLike, *, min_similarity: float = -1.0, names: Sequence[str] | None = None):
-        unit = _unit_rows(centroids, "centroids")
+        unit = unit_rows64(centroids, "centroids")
         if len(unit) == 0:
             raise DataError("a router needs at least one centroid")
         self.centroids_ = unit.astype(np.float32)
@@ -219,7 +202,7 @@ class CentroidRouter:
                 hint="Embed the questions with the encoder the experts were chosen with.",
             )
         similarities = np.empty((len(E) if E.ndim == 2 else 0, k), dtype=np.float32)
-        E = _unit_rows(E, "E")
+        E = unit_rows64(E, "E")
         centroids = self.centroids_.astype(np.float64)
         for start in range(0, len(E), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -273,7 +256,7 @@ def expert_centroids(
     >>> expert_centroids([[1, 0], [0, 1], [0, 1]], [0, 1, 1]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    X = _unit_rows(X, "X")
+    X = unit_rows64(X, "X")
     clusters = np.asarray(clusters)
     repeats = np.ones(len(X)) if repeats is None else np.asarray(repeats, dtype=np.float64)
     if clusters.shape != (len(X),) or repeats.shape != (len(X),):

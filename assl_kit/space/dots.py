@@ -21,7 +21,9 @@ def product(x: np.ndarray, y: np.ndarray) -> np.float32:
 
 
 @jit(fastmath=FAST)
-def _eight(a, b, c, d, x, y):
+def _eight(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[np.float32, ...]:
     """Products of four rows and two: each entry that is loaded serves several of them.
 
     Eight sums that do not wait for each other, in named scalars: an array of them would not stay in registers.

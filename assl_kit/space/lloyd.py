@@ -25,7 +25,7 @@ from .rows import UnitRows
 
 
 @jit
-def _best(x, centers, cosines, slack):
+def _best(x: np.ndarray, centers: np.ndarray, cosines: np.ndarray, slack: float) -> int:
     """The centre of greatest cosine to x, ties to the first; ``cosines`` holds the cosines within ``slack``."""
     floor = cosines.max() - 2 * slack  # no centre below it can be the nearest, whatever the errors of both
     label, rivals = 0, 0

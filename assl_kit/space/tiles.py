@@ -6,7 +6,7 @@ order, so that no result depends on tiles, threads or the BLAS in use.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -382,7 +382,7 @@ def greedy_tile(measured: Measured, rows: Array, X: Array, decision: Decision) -
 
 
 @jit
-def at_most(product, squared, other, norms, bound, scale):
+def at_most(product: Any, squared: Any, other: Any, norms: Any, bound: float, scale: float) -> Any:
     """A squared distance that the pair's is surely not beyond; of numbers, or of arrays of them.
 
     ``norms`` is the sum of the two norms; ``scale`` is the square of what rows were multiplied by.

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_text
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.common.packages import need
+from assl_kit.errors import DataError
 
 from .style import expert_colours, task_colours
 
@@ -176,11 +177,9 @@ def write_explorer(path: str | os.PathLike, figure: Figure, *, title: str = "The
 
 
 def _plotly() -> ModuleType:
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        hint = 'Install it: pip install "assl-kit[notebooks]".'
-        raise ParameterError("the interactive map needs plotly", hint=hint) from error
+    need("plotly", "the interactive map", "notebooks")
+    import plotly.graph_objects as go
+
     return go
 
 

@@ -197,7 +197,7 @@ def test_a_stream_goes_from_thread_to_thread_and_can_be_left(chat):
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys, tmp_path):
     from assl_kit.app import cli
 
-    monkeypatch.setattr(chat_page, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["assl", "chat", "--run", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
         cli.main()

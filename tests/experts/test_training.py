@@ -289,7 +289,7 @@ def test_tensorboard_files_hold_the_losses_and_stay(base, tmp_path):
 
 def test_without_tensorboard_it_says_so_before_training(base, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
-    with pytest.raises(ParameterError, match=r"TensorBoard is not installed.*assl-kit\[train\]"):
+    with pytest.raises(ParameterError, match=r"needs TensorBoard, which is not installed.*assl-kit\[train\]"):
         session = Session(log_dir=tmp_path / "logs", callbacks=[stopper(0)])
         train_adapter(*base, some_records(), tmp_path / "a", QUICK, session)
 

@@ -27,7 +27,7 @@ TEXTS = [form.format(firm, number) for form in TASKS.values() for firm in FIRMS 
 labels_of_texts = np.repeat(list(TASKS), len(FIRMS) * 7)
 
 
-@pytest.fixture(scope="static_encoder")
+@pytest.fixture(scope="module")
 def fitted():
     return fit_static_encoder(TEXTS, dim=32, vocab_size=500)
 

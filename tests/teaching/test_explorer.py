@@ -124,6 +124,8 @@ def test_what_does_not_fit_is_refused(records):
 
 
 def test_without_plotly_it_says_what_to_install(records, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(ParameterError, match=r'needs plotly. Install it: pip install "assl-kit\[notebooks\]"'):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(
+        ParameterError, match=r'needs plotly, which is not installed. Install it: pip install "assl-kit\[notebooks\]"'
+    ):
         explore_space(np.zeros((6, 2)), records)

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from assl_kit.errors import ParameterError
+from assl_kit.common.packages import need
 
 
 class Patience(EarlyStoppingCallback):
@@ -77,11 +77,4 @@ def tensorboard(folder: Path) -> TrainerCallback:
 
 def check_tensorboard() -> None:
     """Refuse TensorBoard where it is not installed, with a ``ParameterError``."""
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise ParameterError(
-            "TensorBoard is not installed",
-            where="tensorboard",
-            hint="pip install 'assl-kit[train]', or tensorboard=false.",
-        )
+    need("tensorboard", "tensorboard=true", "train", name="TensorBoard", instead="set tensorboard=false")

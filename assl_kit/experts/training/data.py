@@ -13,7 +13,7 @@ import pandas as pd
 from assl_kit.common.files import sha256_of
 from assl_kit.errors import DataError
 from assl_kit.model.batches import cut_left
-from assl_kit.model.tokens import chat_prompt, token_ids
+from assl_kit.model.tokens import chat_prompt, room_beside, token_ids
 
 from .config import TrainingConfig
 
@@ -72,17 +72,10 @@ def encode_records(
 
     heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts(records)])
     tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, list(records["output"]))]
-    limit = getattr(model.config, "max_position_embeddings", None) or max_length
     input_ids, labels, cut = [], [], 0
     for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        if len(tail) + 1 > limit:
-            name = records["id"].iloc[row] if "id" in records else row
-            raise DataError(
-                f"an answer of {len(tail)} tokens does not fit into the base model's {limit}",
-                where=f"record {name}",
-                hint="Shorten the answer or leave the record out.",
-            )
-        room = max(1, min(max_length, limit) - len(tail))
+        name = records["id"].iloc[row] if "id" in records else row
+        room = room_beside(model, max_length, tail, f"record {name}")
         cut += len(head) > room
         head = cut_left(head, room, tokenizer)
         input_ids.append(head + tail)
