@@ -84,7 +84,7 @@ class Redistributor(BaseEstimator):
     >>> tasks = np.repeat(["sentiment", "qa", "sentiment"], [150, 100, 50])
     >>> chosen = Redistributor(budget_power=0).fit_select(X, np.repeat([0, 1, 2], [150, 100, 50]), 60, groups=tasks)
     >>> chosen.cells["budget"].to_dict()
-    {('qa', 1): 30, ('sentiment', 0): 22, ('sentiment', 2): 8}
+    {('qa', 1): 30, ('sentiment', 0): 23, ('sentiment', 2): 7}
     """
 
     def __init__(
