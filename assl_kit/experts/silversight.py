@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.checks import as_texts, positive
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
@@ -330,7 +330,7 @@ class SilverSight:
                 part = slice(start, start + batch_size)
                 with serving(self.model, self.bank.names, mixtures[part]) as names:
                     stream = stream_answers(self.model, self.tokenizer, questions[part], adapter_names=names, **options)
-                    with closing(cast("Generator[tuple[int, str]]", stream)) as pieces:
+                    with closing(stream) as pieces:
                         for row, piece in pieces:
                             yield start + row, piece
 

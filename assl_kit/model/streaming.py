@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def stream_answers(
     batch_size: int = 32,
     max_length: int = 512,
     adapter_names: Sequence[str] | None = None,
-) -> Iterator[tuple[int, str]]:
+) -> Generator[tuple[int, str]]:
     """Greedy answers in pieces, as soon as each piece is certain.
 
     Parameters
@@ -150,7 +150,7 @@ class RowStreamer:
             self.sent[place] = len(text)
 
 
-def _from_thread(work: Callable[[Callable[[Any], None], threading.Event], None]) -> Iterator[Any]:
+def _from_thread(work: Callable[[Callable[[Any], None], threading.Event], None]) -> Generator[Any]:
     """What ``work(put, stop)`` puts, while it runs in a thread."""
     queue: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     stop, end = threading.Event(), object()
@@ -162,7 +162,7 @@ def _from_thread(work: Callable[[Callable[[Any], None], threading.Event], None])
         except BaseException as error:  # noqa: BLE001 - raised where the items are read
             queue.put((end, error))
 
-    def items() -> Iterator[Any]:
+    def items() -> Generator[Any]:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:

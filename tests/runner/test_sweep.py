@@ -107,9 +107,10 @@ def test_the_same_on_ray(here, monkeypatch):
     grid = {"parameters": {"n_records": 200}, "grid": {"n_clusters": [3, 4]}, "from": "03", "to": "03"}
     (here / "two.yaml").write_text(json.dumps(grid), encoding="utf-8")
     code = (  # in a process of its own, since a second cluster in one process takes the first one's names for its own
-        "import sys; from pathlib import Path; from assl_kit import cli, plan, scale_out\n"
+        "import sys; from pathlib import Path\n"
+        "from assl_kit.app import cli; from assl_kit.common import cluster; from assl_kit.runner import plan\n"
         "plan.notebooks_folder = lambda: Path('nb').resolve()\n"
-        "scale_out.connect(num_cpus=2, object_store_memory=100_000_000)\n"
+        "cluster.connect(num_cpus=2, object_store_memory=100_000_000)\n"
         "sys.exit(cli.main())"
     )
     command = [sys.executable, "-c", code, "sweep", "two.yaml", "--backend", "ray", "--json"]

@@ -87,8 +87,7 @@ class TrainingConfig:
             real(name, getattr(self, name), 0, inside=True)
         real("holdout_share", self.holdout_share, 0, 0.5)
         for name in ("dropout", "warmup_ratio"):
-            if real(name, getattr(self, name), 0, 1) == 1:
-                raise ParameterError(f"{name} must be less than 1", where=name)
+            real(name, getattr(self, name), 0, 1, inside="most")
         for name in ("packing", "checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be true or false, not {getattr(self, name)!r}", where=name)
