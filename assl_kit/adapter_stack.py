@@ -67,15 +67,16 @@ class AdapterStack:
         if count < 1:
             raise ParameterError("there is no adapter")
         self.model, self.rank, self.scale = model, rank, alpha / rank
-        config = LoraConfig(
-            r=rank, lora_alpha=alpha, target_modules="all-linear", bias="none", task_type="CAUSAL_LM"
-        )
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
+        wanted = [p for p in model.parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrapped = get_peft_model(model, config)  # PEFT says which layers
             names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
             self.config = wrapped.peft_config["default"]
             wrapped.unload()
+        for parameter in wanted:  # PEFT leaves them frozen
+            parameter.requires_grad_(True)
         self.layers, start = [], 0
         for name in names:
             linear = model.get_submodule(name)

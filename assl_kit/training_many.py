@@ -185,7 +185,7 @@ def _train(model, stack: AdapterStack, lot: Lot, at_once: int, on_step, bar) -> 
         records, m = lot.records(step), lot.active(step)
         if step == 0 or m != lot.active(step - 1):
             stack.follow(m, own)
-        while not _fits(lambda: _gradients(model, lot, records, at_once, total[:m], own[:m], losses[step])):  # noqa: B023
+        while not _fits(lambda: _gradients(model, lot, records, at_once, total, own, losses[step])):  # noqa: B023
             if at_once <= m * WIDTHS:
                 raise ParameterError(
                     f"out of memory with one record of each of {m} adapters", hint="Train fewer at the same time."
@@ -229,18 +229,19 @@ def _fits(work: Callable[[], None]) -> bool:
 
 
 def _gradients(model, lot: Lot, records: np.ndarray, at_once: int, total, own, losses) -> None:
-    """Put a step's gradients into ``total`` (m, p) and its mean answer losses into ``losses`` (M,)."""
-    total.zero_()
+    """Put a step's gradients into ``total`` (M, p), through ``own``, and its mean answer losses into ``losses``."""
+    m = len(records)
+    total[:m].zero_()
     losses.zero_()
     counts = np.maximum(lot.answers[records].sum(axis=1), 1)
     numbers = np.arange(records.shape[1])
     parts = passes(lot.lengths[records], at_once)
     for columns in np.split(numbers, np.cumsum([part.shape[1] for part in parts])[:-1]):
         if own is not total:
-            own.zero_()
+            own[:m].zero_()
         _pass(model, lot, records[:, columns], counts, losses)
         if own is not total:
-            total.add_(own)
+            total[:m].add_(own[:m])
 
 
 def _pass(model, lot: Lot, records: np.ndarray, counts: np.ndarray, losses) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +80,7 @@ def write_study(folder: Path, records: dict[int, pd.DataFrame], arms: Sequence[d
             ids = list(ids)
             copies = list(arm.get("copies") if arm.get("copies") is not None else [1] * len(ids))
             if len(copies) != len(ids) or not known.issuperset(ids):
-                raise SystemExit(f"arm {arm['arm']!r} of seed {arm['seed']}: ids that are no train records, or no copies")
+                raise SystemExit(f"{arm['arm']!r} of seed {arm['seed']}: ids that are no train records, or no copies")
             rows.append(pd.DataFrame({"arm": arm["arm"], "seed": arm["seed"], "id": ids, "copies": copies}))
         listed.append({"arm": arm["arm"], "seed": int(arm["seed"]), "epochs": int(arm.get("epochs", 3)),
                        "training_seed": int(arm.get("training_seed", 0)), "all": ids is None})  # fmt: skip
@@ -227,8 +228,8 @@ class Run:
     def __post_init__(self):
         self.out.mkdir(parents=True, exist_ok=True)
         self.file, self.texts = self.out / "results.json", self.out / "answers.json"
-        self.results = {"what": self.study.what, "settings": self.study.settings, "made": {}, "parts": [], "questions": {},
-                        "arms": {}}  # fmt: skip
+        self.results = {"what": self.study.what, "settings": self.study.settings, "made": {}, "parts": [],
+                        "questions": {}, "arms": {}}  # fmt: skip
         self.answers: dict[str, list[str]] = {}
         if self.file.is_file():
             self.results = json.loads(self.file.read_text(encoding="utf-8"))
@@ -306,8 +307,8 @@ class Run:
         return told | {"answering_seconds": round(seconds, 2), "arms": [arm.key for arm in arms]}
 
     def _train(self, arms: list[Arm], paths: list[Path], stop: int | None = None) -> tuple[dict, list]:
-        from assl_kit.training_lot import padding
         from assl_kit.training_data import plan_training
+        from assl_kit.training_lot import padding
         from assl_kit.training_many import train_adapters
 
         tables, configs = [self.table(arm) for arm in arms], [self.study.config(arm) for arm in arms]
@@ -337,11 +338,9 @@ class Run:
                 raise OutOfTime(max(0.0, 0.95 * share))
 
         results = []
-        try:
+        with suppress(Enough):
             results = train_adapters(self.model, self.tokenizer, tables, paths, configs, tokens_at_once=at_once,
                                      base_fingerprint=self.fingerprint, on_step=watch)  # fmt: skip
-        except Enough:
-            pass
         self.synchronize()
         last = trace[-1] if trace else [1, time.perf_counter() - start, own]
         seconds, tokens = (last[1], last[2]) if stop else (time.perf_counter() - start, own)
@@ -418,7 +417,7 @@ class Run:
         stack = AdapterStack.fresh(self.model, [0] * len(arms), s["rank"], s["alpha"])
         return {"answering_seconds": round(self._answer(arms, stack), 2)}
 
-    # what else a card is asked ----------------------------------------------------------------------------------------
+    # what else a card is asked --------------------------------------------------------------------------------------
     def checks(self) -> dict:
         """Fused norms against the model's own, by the answer loss; and operations that wait for the device in a step."""
         import warnings
@@ -524,7 +523,8 @@ def made(model) -> dict[str, Any]:
              "attention": model.config._attn_implementation}  # fmt: skip
     if model.device.type == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        found |= {"card": properties.name, "card_gb": round(properties.total_memory / 2**30, 1), "cuda": torch.version.cuda}
+        size = round(properties.total_memory / 2**30, 1)
+        found |= {"card": properties.name, "card_gb": size, "cuda": torch.version.cuda}
     return found
 
 
@@ -561,8 +561,8 @@ def by_budget(groups: np.ndarray, size: int, power: float, seed: int) -> np.ndar
         if more.sum() == 0:
             more[np.argmax(share)] = 1
         budgets += more
-    drawn = [rng.choice(np.flatnonzero(groups == name), n, replace=False) for name, n in zip(names, budgets, strict=True)]
-    return np.sort(np.concatenate(drawn))
+    pairs = zip(names, budgets, strict=True)
+    return np.sort(np.concatenate([rng.choice(np.flatnonzero(groups == a), n, replace=False) for a, n in pairs]))
 
 
 def make(data: str, folder: Path, seeds: Sequence[int], n_train: int, n_test: int, size: int) -> None:
