@@ -1,6 +1,6 @@
 """Take Gemma's GGUF file to a machine without a network in small pieces, and make a base model's folder of it there.
 
-    python benchmarks/gpu_base.py pack GGUF FOLDER OUT --parts 6    here: OUT/part-0 … and OUT/base (all but the weights)
+    python benchmarks/gpu_base.py pack GGUF FOLDER OUT --parts 6    here: OUT/part-0 … and OUT/base (without weights)
     python benchmarks/gpu_base.py unpack PARTS BASE                 there: PARTS holds all pieces; weights go into BASE
 
 FOLDER is what `assl_kit.gguf_base.convert` made of the file. Only the quantised bytes of the weights travel; what they

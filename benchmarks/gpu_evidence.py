@@ -419,7 +419,7 @@ class Run:
 
     # what else a card is asked --------------------------------------------------------------------------------------
     def checks(self) -> dict:
-        """Fused norms against the model's own, by the answer loss; and operations that wait for the device in a step."""
+        """Fused norms against the model's own, by the answer loss; operations that wait for the device in a step."""
         import warnings
 
         import torch

@@ -163,7 +163,7 @@ def test_finished_ones_are_taken_as_they_are(base, tables, together):
 
 
 def test_an_interrupted_training_leaves_the_base_and_no_folder(base, tables, tmp_path):
-    before = bits(base[0])
+    before = bits(base[0].requires_grad_(True))
 
     def stop(step, steps, tokens):
         raise KeyboardInterrupt
