@@ -550,18 +550,11 @@ def plain_arms(records: dict[int, pd.DataFrame], size: int, epochs: int, *, step
 
 def by_budget(groups: np.ndarray, size: int, power: float, seed: int) -> np.ndarray:
     """Rows drawn at random within groups, the groups' budgets ∝ size**power; what a group lacks goes to the others."""
-    rng, names = np.random.default_rng(seed), sorted(set(groups.tolist()))
-    counts = np.array([(groups == name).sum() for name in names])
-    budgets = np.zeros(len(names), dtype=int)
-    while budgets.sum() < size:
-        open_ = budgets < counts
-        weights = np.where(open_, counts.astype(float) ** power, 0)
-        share = weights / weights.sum() * (size - budgets.sum())
-        more = np.minimum(np.floor(share).astype(int), counts - budgets)
-        if more.sum() == 0:
-            more[np.argmax(share)] = 1
-        budgets += more
-    pairs = zip(names, budgets, strict=True)
+    from assl_kit.budgets import cluster_budgets
+
+    rng = np.random.default_rng(seed)
+    names, counts = np.unique(groups, return_counts=True)
+    pairs = zip(names, cluster_budgets(counts, size, power), strict=True)
     return np.sort(np.concatenate([rng.choice(np.flatnonzero(groups == a), n, replace=False) for a, n in pairs]))
 
 
