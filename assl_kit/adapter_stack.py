@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _PREFIX = "base_model.model."
 
 @dataclass
 class _Layer:
-    """A linear layer of the base; where its A and B start in an adapter's row of numbers; what the hook reads."""
+    """A linear layer of the base; where its A and B start in an adapter's row of numbers; what it computes with."""
 
     name: str
     linear: Any
@@ -80,6 +81,8 @@ class AdapterStack:
         self.layers, start = [], 0
         for name in names:
             linear = model.get_submodule(name)
+            if "forward" in vars(linear) or not hasattr(linear, "in_features"):
+                raise ParameterError(f"the layer {name} of the base computes in a way of its own")
             self.layers.append(_Layer(name, linear, start))
             start += rank * (linear.in_features + linear.out_features)
         self.weights = torch.zeros(count, start, dtype=torch.float32, device=model.device)
@@ -167,13 +170,13 @@ class AdapterStack:
     @contextmanager
     def attached(self) -> Iterator[AdapterStack]:
         """Let the base compute with the adapters that `use` or `follow` name, inside a ``with`` block."""
-        handles = [layer.linear.register_forward_hook(self._hook(layer)) for layer in self.layers]
+        for layer in self.layers:
+            layer.linear.forward = self._forward(layer)
         try:
             yield self
         finally:
-            for handle in handles:
-                handle.remove()
             for layer in self.layers:
+                del layer.linear.forward
                 layer.A = layer.B = None
             self._computing = self._rows = None
 
@@ -206,19 +209,43 @@ class AdapterStack:
         if self._computing is not self.weights:
             self._computing[:count].copy_(self.weights[:count])
 
-    def _hook(self, layer: _Layer):
-        import torch
+    def _forward(self, layer: _Layer):
+        linear, n_out, compute, scale = layer.linear, layer.linear.out_features, _product(), self.scale
 
-        scale = self.scale
+        def forward(x):
+            rows = x.reshape(len(layer.A), -1, x.shape[-1])
+            out = compute(rows, linear.weight, linear.bias, layer.A, layer.B, scale)
+            return out.view(*x.shape[:-1], n_out)
 
-        def add(_, inputs, out):
-            A, B = layer.A, layer.B
-            m, x = len(A), inputs[0]
-            small = torch.bmm(x.reshape(m, -1, x.shape[-1]), A.mT)
-            whole = out.reshape(m, -1, out.shape[-1])
-            return torch.baddbmm(whole, small, B.mT, alpha=scale).view(out.shape)
+        return forward
 
-        return add
+
+@lru_cache(maxsize=1)
+def _product():
+    """Products of a frozen weight and of each batch's own A and B: one function of autograd, so that sums are in place.
+
+    Of ``x`` (m, n, in), ``weight`` (out, in), ``A`` (m, r, in) and ``B`` (m, out, r).
+    """
+    import torch
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, bias, A, B, scale):
+            small = torch.bmm(x, A.mT)
+            ctx.save_for_backward(x, weight, A, B, small)
+            ctx.scale = scale
+            return torch.nn.functional.linear(x, weight, bias).baddbmm_(small, B.mT, alpha=scale)
+
+        @staticmethod
+        def backward(ctx, out):
+            x, weight, A, B, small = ctx.saved_tensors
+            inner = torch.bmm(out, B).mul_(ctx.scale)
+            back = None
+            if ctx.needs_input_grad[0]:
+                back = torch.matmul(out, weight).baddbmm_(inner, A)
+            return back, None, None, torch.bmm(inner.mT, x), torch.bmm(out.mT, small).mul_(ctx.scale), None
+
+    return Product.apply
 
 
 def _kind(model) -> str:

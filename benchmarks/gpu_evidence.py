@@ -70,7 +70,8 @@ def write_study(folder: Path, records: dict[int, pd.DataFrame], arms: Sequence[d
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole = pd.concat([rows.assign(seed=seed) for seed, rows in records.items()], ignore_index=True)
-    whole = whole.reindex(columns=COLUMNS)
+    whole = whole.reindex(columns=COLUMNS).assign(row=range(len(whole)))
+    whole = whole.sort_values(["input", "row"], kind="stable")  # one text of several draws side by side: a small file
     whole.to_parquet(folder / "records.parquet", index=False, compression="zstd", compression_level=19)
     rows, listed = [], []
     for arm in arms:
@@ -117,7 +118,8 @@ class Study:
     @classmethod
     def read(cls, folder: Path) -> Study:
         value = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        records, chosen = pd.read_parquet(folder / "records.parquet"), pd.read_parquet(folder / "arms.parquet")
+        records = pd.read_parquet(folder / "records.parquet").sort_values("row", ignore_index=True)
+        chosen = pd.read_parquet(folder / "arms.parquet")
         parts = {split: {int(seed): own.reset_index(drop=True) for seed, own in rows.groupby("seed")}
                  for split, rows in records.groupby("split")}  # fmt: skip
         groups, arms = {key: own for key, own in chosen.groupby(["arm", "seed"])}, []
@@ -506,6 +508,7 @@ class Run:
 def made(model) -> dict[str, Any]:
     """What made the numbers."""
     import platform
+    import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
@@ -521,6 +524,8 @@ def made(model) -> dict[str, Any]:
     found = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "versions": versions,
              "cores": os.cpu_count(), "dtype": str(model.dtype).removeprefix("torch."),
              "attention": model.config._attn_implementation}  # fmt: skip
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    found["commit"] = os.environ.get("ASSL_COMMIT") or git.stdout.strip() or None
     if model.device.type == "cuda":
         properties = torch.cuda.get_device_properties(0)
         size = round(properties.total_memory / 2**30, 1)
@@ -605,7 +610,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from assl_kit.device import pick_device
 
-    device = "cpu" if options.dry_run else pick_device(options.device).device
+    small = options.dry_run and options.device == "auto"
+    device = "cpu" if small else pick_device(options.device).device
     with tempfile.TemporaryDirectory() as temporary:
         if options.dry_run:
             make_small(Path(temporary))
