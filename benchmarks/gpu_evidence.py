@@ -262,6 +262,14 @@ class Run:
         self.write()
         self.note(f"{name}: {json.dumps({k: v for k, v in told.items() if k not in ('trace', 'arms')})}")
 
+    def aside(self, name: str, work: Callable[[], dict]) -> None:
+        """A part that the study does not need: an error is written down, and the run goes on."""
+        try:
+            self.part(name, work)
+        except Exception as error:  # whatever a card or a library raises
+            self.results["parts"].append({"part": f"{name}: failed", "error": f"{type(error).__name__}: {error}"[:500]})
+            self.note(f"{name} failed: {type(error).__name__}: {error}")
+
     def load(self) -> dict:
         from assl_kit.base_model import base_info, load_base
 
@@ -492,13 +500,13 @@ class Run:
         start = time.perf_counter()
         told = self.load()
         self.note(f"loaded in {time.perf_counter() - start:.1f} s: {told}")
-        self.part("checks", self.checks)
+        self.aside("checks", self.checks)
         for number, arms in enumerate(waves(self.study.arms, self.together)):
             self.wave(arms, f"wave {number}")
         if self.left() > (15 if self.device == "cuda" else 0):
             self.part("base", self.bases)
         if self.left() > (25 if self.device == "cuda" else 0):
-            self.part("one at a time", self.alone)
+            self.aside("one at a time", self.alone)
         missing = [arm.key for arm in self.study.arms if arm.key not in self.results["arms"]]
         self.results["missing"] = missing
         self.write()

@@ -129,6 +129,16 @@ def test_fewer_arms_are_trained_where_time_is_short(done, tmp_path, monkeypatch)
         run._train(arms, [tmp_path / "a"] * 8)
 
 
+def test_a_check_that_fails_stops_nothing(done, tmp_path):
+    run = Run(done.study, "tiny", tmp_path, "cpu", time.perf_counter() + 600, None, 12)
+
+    def work():
+        raise RuntimeError("no kernel")
+
+    run.aside("checks", work)
+    assert run.results["parts"] == [{"part": "checks: failed", "error": "RuntimeError: no kernel"}]
+
+
 def test_budgets_have_the_size_and_follow_the_power():
     groups = np.repeat(["a", "b", "c"], [100, 20, 4])
     for power, wanted in ((0.0, {"a": 13, "b": 13, "c": 4}), (1.0, {"a": 24, "b": 5, "c": 1})):
