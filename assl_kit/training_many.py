@@ -248,6 +248,8 @@ def _pass(model, lot: Lot, records: np.ndarray, counts: np.ndarray, losses) -> N
     """Forward and backward over some records of every adapter."""
 
     m, flat = len(records), records.reshape(-1)
+    if not lot.lengths[flat].any():  # the last batch of an epoch may be short: here is none of its records
+        return
     width, lengths = width_of(lot.lengths[flat].max()), lot.lengths[flat]
     ids = np.pad(lot.tokens[flat, :width], ((0, 0), (0, max(0, width - lot.tokens.shape[1]))))
     at = np.arange(width)
