@@ -32,6 +32,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
+HERE = Path(__file__).resolve().parent
 STARTED = time.perf_counter()
 SETTINGS = {"rank": 16, "alpha": 32, "learning_rate": 5e-4, "batch_size": 64, "max_length": 384, "max_new_tokens": 40}
 COLUMNS = ["seed", "id", "instruction", "input", "output", "task", "split", "measure"]
@@ -531,9 +532,7 @@ def made(model) -> dict[str, Any]:
     found = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "versions": versions,
              "cores": os.cpu_count(), "dtype": str(model.dtype).removeprefix("torch."),
              "attention": model.config._attn_implementation}  # fmt: skip
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
     found["commit"] = os.environ.get("ASSL_COMMIT") or git.stdout.strip() or None
     if model.device.type == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -599,7 +598,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=("make", "prepare", "run"))
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     parser.add_argument("--base", default="tiny")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "gpu-evidence")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "runs" / "gpu-evidence")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--together", type=int, default=12, help="arms trained at the same time")

@@ -1,7 +1,7 @@
 """Take Gemma's GGUF file to a machine without a network in small pieces, and make a base model's folder of it there.
 
-    python -m benchmarks.evidence.gpu_base pack GGUF FOLDER OUT --parts 6    here: OUT/part-0 … and OUT/base (without weights)
-    python -m benchmarks.evidence.gpu_base unpack PARTS BASE                 there: PARTS holds all pieces; weights go into BASE
+    python -m benchmarks.evidence.gpu_base pack GGUF FOLDER OUT --parts 6   here: OUT/part-0 … and OUT/base, no weights
+    python -m benchmarks.evidence.gpu_base unpack PARTS BASE                there: PARTS holds all pieces
 
 FOLDER is what `assl_kit.model.gguf.convert` made of the file. Only the quantised bytes of the weights travel; what they
 stand for is computed there by gguf's NumPy code, rounded to bfloat16, which is what a base loaded as bfloat16 has.

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from assl_kit.experts.train_experts.training import many as training_many
 from helpers.models import make_test_base
 from safetensors.torch import load_file
 from test_experts import QUICK, bits, some_records
@@ -18,6 +17,7 @@ from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.experts.adapters import adapted
 from assl_kit.experts.answering_many import generate_many
+from assl_kit.experts.training import many as training_many
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.data import encode_records, plan_training
 from assl_kit.experts.training.lot import padding, passes, width_of
