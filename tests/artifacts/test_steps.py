@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from assl_kit.artifacts.steps import STEPS, read, require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.records import prompts
 from assl_kit.data.splits import sample_by_task, training_pool
+from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.space.embeddings import rows_of
 
@@ -45,10 +48,10 @@ def test_every_parent_and_parameter_exists(chain):
 def test_the_chain_writes_every_artifact_it_needs(chain):
     ws, _ = chain
     made = ws.manifest()["artifacts"]
-    expected = {step.file for name, step in STEPS.items() if name != "affinity"}
+    expected = {step.file for name, step in STEPS.items() if name not in ("affinity", "referee")}
     assert set(made) == expected
     assert made["selection.parquet"]["parents"] == [STEPS[p].file for p in STEPS["selection"].parents]
-    assert made["selection.parquet"]["parameters"]["mmr_relevance"] == 0.4
+    assert made["selection.parquet"]["parameters"]["mmr_relevance"] == 0.5
 
 
 def test_nothing_is_built_twice(chain, monkeypatch):
@@ -92,7 +95,9 @@ def test_selection_has_exactly_the_wanted_size_and_explains_itself(chain):
     assert set(selection["id"]) <= set(train["id"])
     columns = ["cluster", "core_distance", "weight", "relevance", "score", "max_similarity", "rank", "copies"]
     assert selection[columns].notna().all().all()
-    assert require(ws, "pool", parameters)["weight"].sum() == len(train)
+    cells = train.merge(read(ws, "clusters"), on="id").groupby(["task", "cluster"]).size()
+    stands_for = require(ws, "pool", parameters).groupby(["group", "cluster"])["weight"].sum()
+    assert len(stands_for) > 5 and stands_for.tolist() == cells[stands_for.index].tolist()
 
 
 def test_metrics_cover_every_arm_and_task(chain):
@@ -163,13 +168,89 @@ def test_unknown_artifact(tmp_path):
         require(Workspace.open(tmp_path), "vectors", resolve("tiny"))
 
 
-def test_the_key_counts_grammars_and_the_tiny_base_and_leaves_out_the_doors(monkeypatch):
-    counted = set()
-    monkeypatch.setattr(steps, "sha256_file", lambda path: counted.add(path.name) or "0")
-    for room in steps.ROOMS:
-        steps.code_hash.__wrapped__(room)
-    assert {"sentiment.yaml", "model.safetensors", "adbscan.py"} <= counted
-    assert not counted & {"vllm_client.py", "environment.py", "cli.py"}
+@pytest.fixture
+def edit(tmp_path, monkeypatch):
+    """Edits a file of a copy of the package, which keys are computed from meanwhile."""
+    copy = tmp_path / "assl_kit"
+    shutil.copytree(steps._PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def forget():
+        steps.code_hash.cache_clear()
+        steps.notebook_code_hash.cache_clear()
+
+    def change(file):
+        (copy / file).write_bytes((copy / file).read_bytes() + b"\n")
+        forget()
+
+    monkeypatch.setattr(steps, "_PACKAGE", copy)
+    forget()
+    yield change
+    monkeypatch.undo()
+    forget()
+
+
+def outdated(ws, parameters):
+    return {name for name, state in steps.state_of(ws, parameters).items() if state == "out of date"}
+
+
+def made_again(ws, parameters, monkeypatch):
+    """What asking for the metrics writes."""
+    names, writing = [], ws.writing
+    monkeypatch.setattr(ws, "writing", lambda name: names.append(name) or writing(name))
+    require(ws, "metrics", parameters)
+    return set(names)
+
+
+def test_an_edit_of_the_doors_or_the_runner_makes_nothing_again(chain, edit):
+    ws, parameters = chain
+    assert not outdated(ws, parameters)
+    edit("app/vllm_client.py")
+    edit("runner/report.py")
+    edit("teaching/plots.py")
+    assert not outdated(ws, parameters)
+
+
+def test_an_edit_of_the_measures_makes_what_is_measured_again_and_nothing_else(chain, edit, monkeypatch):
+    ws, parameters = chain
+    edit("evaluation/metrics.py")
+    assert made_again(ws, parameters, monkeypatch) == {"curves.json", "metrics.json"}
+    assert not outdated(ws, parameters) - {"referee"}
+
+
+def test_an_edit_of_a_grammar_or_of_the_tiny_base_counts(chain, edit):
+    ws, parameters = chain
+    edit("model/tiny_base/model.safetensors")
+    assert "scores" in outdated(ws, parameters) and "records" not in outdated(ws, parameters)
+    edit("data/grammars/sentiment.yaml")
+    assert "records" in outdated(ws, parameters)
+
+
+def test_notebooks_count_all_below_the_runner(edit):
+    before = steps.notebook_code_hash()
+    edit("runner/report.py")
+    assert steps.notebook_code_hash() == before
+    edit("teaching/plots.py")
+    assert steps.notebook_code_hash() != before
+
+
+def test_a_parameter_of_the_parent_alone_makes_the_child_again(tmp_path):
+    ws, first = Workspace.open(tmp_path), resolve("tiny", **SMALL)
+    require(ws, "embeddings", first)
+    other = resolve("tiny", **(SMALL | {"encoder_dim": 12}))
+    assert "encoder_dim" not in STEPS["embeddings"].parameters
+    assert outdated(ws, other) == {"encoder", "embeddings"}
+    assert require(ws, "embeddings", other)["embeddings"].shape[1] == 12
+
+
+def test_the_same_path_with_other_data_makes_all_again(tmp_path):
+    file = tmp_path / "mine.parquet"
+    corpus = make_corpus(260, test_share=0.2)
+    corpus.to_parquet(file)
+    ws, parameters = Workspace.open(tmp_path / "ws"), resolve("tiny", **(SMALL | {"data": str(file), "n_records": 0}))
+    require(ws, "clusters", parameters)
+    assert not outdated(ws, parameters)
+    corpus.head(250).to_parquet(file)
+    assert outdated(ws, parameters) == {"records", "encoder", "embeddings", "clusters"}
 
 
 def test_a_builder_reads_declared_parents_only(chain):
