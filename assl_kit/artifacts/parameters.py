@@ -363,7 +363,7 @@ def _explain(finding: ErrorDetails) -> str:
         "less_than_equal": "at most {le:g}",
         "literal_error": "{expected}",
         "string_too_short": "some text",
-        "string_pattern_mismatch": "nll, ifd, rouge_gap or column:NAME",
+        "string_pattern_mismatch": "none, nll, ifd, rouge_gap or column:NAME",
     }
     if kind in limits:
         return f"{name} must be {limits[kind].format(**context)}, got {value!r}"

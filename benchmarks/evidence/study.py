@@ -135,14 +135,14 @@ class Study:
 
     # choosing --------------------------------------------------------------------------------------------------------
     def choose(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None, **options):
-        """The two stages; give the `Selection`. ``rows``: choose among these rows only."""
+        """The two stages as the paper has them; give the `Selection`. ``rows``: choose among these rows only."""
         X, raw = self.space(encoder)["train"], self.scores(whole=options.get("pool_factor", 0) >= len(self.records))
         ids = self.part("train")["id"].to_numpy()
         clusters = self.clusters(encoder) if clusters is None else clusters
         if rows is not None:
             X, raw, ids = X[rows], raw[rows], ids[rows]
         factor = options.pop("eps_factor", None)
-        stages = Redistributor(**options)
+        stages = Redistributor.paper(**options)
         n_select = max(K, round(share * len(X)))
         if factor is not None:
             stages.set_params(eps=factor * _typical_eps(X, clusters))
@@ -165,7 +165,7 @@ class Study:
         elif name == "k-center":
             return k_center(X, size, seed=self.seed)
         elif name == "stage 1 alone":
-            return Redistributor(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
+            return Redistributor.paper(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
         elif name == "stage 2 alone":
             chosen = self.choose(share, pool_factor=1e6)
         elif name.startswith("all data"):

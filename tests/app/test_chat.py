@@ -30,7 +30,6 @@ SMALL = {
     "epochs": 4,
     "learning_rate": 3e-3,
     "warmup_records": 0,
-    "mmr_score": 0.0,
     "mmr_diversity": 0.6,
 }
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{7*7}}${7*7}"
