@@ -27,10 +27,9 @@ SMALL = {
     "n_records": 240,
     "n_clusters": 3,
     "n_select": 30,
-    "epochs": 4,
+    "epochs": 8,
     "learning_rate": 3e-3,
     "warmup_records": 0,
-    "mmr_diversity": 0.6,
 }
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{7*7}}${7*7}"
 TAGS = re.compile(r"<\s*(script|img)", re.IGNORECASE)
