@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from assl_kit.errors import DataError, ParameterError
 
@@ -14,7 +15,7 @@ FEW = 200  #: instructions are few when there are at most so many …
 LEAST = 10  #: … and at least so many records of each, on average
 
 
-def assign_groups(records: pd.DataFrame, clusters=None, *, by: str = "auto") -> pd.Series:
+def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, by: str = "auto") -> pd.Series:
     """The group of each record, for `assl_kit.Redistributor`: its task, source, instruction or cluster.
 
     ``"auto"`` takes the first of these that there are several of: tasks; sources; instructions, if they are few (at
@@ -75,12 +76,12 @@ def assign_groups(records: pd.DataFrame, clusters=None, *, by: str = "auto") -> 
     return pd.Series(np.asarray(clusters), index=records.index, name="cluster").astype(str).astype(object)
 
 
-def _labels(column):
+def _labels(column: pd.Series) -> pd.Series:
     labels = column.astype(object).where(column.notna(), MISSING).astype(str).str.strip()
     return labels.mask(labels == UNKNOWN, MISSING).astype(object)
 
 
-def _divides(labels, name):
+def _divides(labels: pd.Series, name: str) -> bool:
     known = labels[labels != MISSING]
     count = known.nunique()
     return count > 1 and (name != "instruction" or (count <= FEW and len(known) >= LEAST * count))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.common.checks import real
+from assl_kit.errors import DataError
 
 
-def rank_within(values, *keys, tail=0.0) -> np.ndarray:
+def rank_within(values: ArrayLike, *keys: ArrayLike, tail: float = 0.0) -> np.ndarray:
     """Ranks in [0, 1] among the records that share every key; NaN for the hardest, and for those that have no score.
 
     Parameters
@@ -42,8 +42,7 @@ def rank_within(values, *keys, tail=0.0) -> np.ndarray:
     [1.0, 0.0, 0.5, nan]
     """
     values = np.asarray(values, dtype=np.float64)
-    if isinstance(tail, bool) or not isinstance(tail, Real) or not 0 <= tail < 1:
-        raise ParameterError(f"tail is {tail!r}", hint="Give a number from 0 to below 1.")
+    real("tail", tail, 0, 1, inside="most")
     if values.ndim != 1 or any(np.shape(key) != values.shape for key in keys):
         raise DataError(f"values of shape {values.shape} and keys of other shapes do not go together")
     if np.isinf(values).any():
