@@ -48,7 +48,9 @@ def difference_table(result: Mapping[str, Any]) -> pd.DataFrame:
     """The differences of each arm to the random ones, the means first: ``+0.045 [+0.037, +0.053]`` in each cell."""
     rows = pd.DataFrame(result["differences"])
     rows = rows[rows["arm"].isin(arms_of(result))]
-    rows = rows.assign(cell=[_signed(row) for row in rows.to_dict("records")], pair=rows["arm"] + " − " + rows["against"])
+    rows = rows.assign(
+        cell=[_signed(row) for row in rows.to_dict("records")], pair=rows["arm"] + " − " + rows["against"]
+    )
     wide = rows.pivot(index="task", columns="pair", values="cell")[list(rows["pair"].unique())]
     tasks = [task for task in rows["task"].unique() if task not in _MEANS]
     order = [*(task for task in _MEANS if task in wide.index), *tasks]
@@ -56,28 +58,39 @@ def difference_table(result: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def enough_table(result: Mapping[str, Any]) -> pd.DataFrame | None:
-    """How many records of each group are chosen, and how many would be enough by its learning curve; None if unknown."""
+    """How many records of each group are chosen, and how many would be enough; None where no curves are known.
+
+    "flat" stands where the curve does not rise: the group is not learnt, or by one record, and tells no number.
+    """
     curves = result.get("curves")
     if not curves:
         return None
-    arms = arms_of(result)
     chosen = {(row["arm"], row["task"]): row["n"] for row in result["table"]}
-    rows = [
-        {"group": curve["group"], "records": int(curve["n_records"])}
-        | {arm: round(chosen[arm, curve["group"]]) for arm in arms if (arm, curve["group"]) in chosen}
-        | {"enough": int(curve["enough"])}
-        for curve in curves
-    ]
-    return pd.DataFrame(rows)
+    rows = []
+    for curve in curves:
+        row: dict[str, Any] = {"group": curve["group"], "records": int(curve["n_records"])}
+        for arm in arms_of(result):
+            row[arm] = round(chosen.get((arm, curve["group"]), 0))
+        rows.append(row | {"enough": "flat" if _is_flat(curve) else int(curve["enough"])})
+    return pd.DataFrame(rows, dtype=object)
 
 
 def enough_sentence(result: Mapping[str, Any]) -> str:
-    """How many records in all would be enough."""
-    table = enough_table(result)
-    if table is None:
-        return ""
-    enough, all_of_them = table["enough"].sum(), table["records"].sum()
-    return f"By the learning curves {enough:,} of {all_of_them:,} records would bring each group within 0.01 of all its own."
+    """How many records of the groups whose curves rise would be enough."""
+    curves = result.get("curves") or []
+    rising = [curve for curve in curves if not _is_flat(curve)]
+    if not rising:
+        return "No learning curve rises: they do not tell how many records are enough." if curves else ""
+    enough, all_of_them = (sum(int(curve[name]) for curve in rising) for name in ("enough", "n_records"))
+    flat = f"; {len(curves) - len(rising)} groups are flat and tell no number" if len(rising) < len(curves) else ""
+    return (
+        f"By the learning curves {enough:,} of {all_of_them:,} records would bring each of {len(rising)} groups "
+        f"within 0.01 of the score of all its own{flat}."
+    )
+
+
+def _is_flat(curve: Mapping[str, Any]) -> bool:
+    return curve["b"] == 0 or curve["enough"] <= 1
 
 
 def verdicts(result: Mapping[str, Any]) -> list[str]:
@@ -87,20 +100,21 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     --------
     >>> row = {"arm": "chosen", "against": "random", "task": "mean", "difference": 0.1, "low": 0.05, "high": 0.15}
     >>> verdicts({"differences": [row], "about": {}})
-    ['chosen is better than random beyond the interval on the mean over tasks (+0.100 [+0.050, +0.150]).']
+    ['On the mean over tasks, chosen is better than random beyond the interval (+0.100 [+0.050, +0.150]).']
     """
     return [_verdict(result, arm) for arm in arms_of(result)]
 
 
 def _verdict(result: Mapping[str, Any], arm: str) -> str:
-    own = [row for row in result["differences"] if row["arm"] == arm]
-    smallest = result["about"].get("smallest", "the smallest")
+    smallest = result["about"].get("smallest", "")
+    beginnings = f"On the mean over tasks, {arm} is", f"without the smallest of them ({smallest}) it is"
     parts = []
-    for task, words in zip(_MEANS, ("on the mean over tasks", f"without the smallest task ({smallest})"), strict=True):
-        said = [f"{_in_words(row)} {{}}({_signed(row)})" for row in own if row["task"] == task]
+    for task, beginning in zip(_MEANS, beginnings, strict=True):
+        rows = [row for row in result["differences"] if row["arm"] == arm and row["task"] == task]
+        said = [f"{_in_words(row)} ({_signed(row)})" for row in rows]
         if said:
-            parts.append(" and ".join([said[0].format(words + " "), *(text.format("") for text in said[1:])]))
-    return f"{arm} is {'; '.join(parts)}."
+            parts.append(f"{beginning} {' and '.join(said)}")
+    return "; ".join(parts) + "."
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
@@ -130,10 +144,10 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 
 def choice_blocks(ws: Workspace) -> Iterator[tuple[str, Any]]:
-    """The report's section on the choice: verdict, tables, pictures; or why there is none. Nothing before it is made."""
-    result = ws.json("referee.json") if ws.has("referee.json") else None
-    if result is None:
+    """The report's section on the choice: verdict, tables, pictures, or why there are none; nothing if never asked."""
+    if not ws.has("referee.json"):
         return
+    result = ws.json("referee.json")
     yield "heading", TITLE
     if "skipped" in result:
         yield "text", f"The referee was not asked: {result['skipped']}."
@@ -155,7 +169,10 @@ def choice_blocks(ws: Workspace) -> Iterator[tuple[str, Any]]:
         yield "subheading", "How many records are enough?"
         yield "text", enough_sentence(result)
         yield "table", enough
-        yield "picture", ("Scores of growing numbers of records; rings: enough.", _picture("plot_learning_curves", result))
+        yield (
+            "picture",
+            ("Scores of growing numbers of records; rings: enough.", _picture("plot_learning_curves", result)),
+        )
 
 
 def _picture(name: str, result: Mapping[str, Any]) -> str:

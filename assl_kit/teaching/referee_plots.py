@@ -100,7 +100,9 @@ def plot_learning_curves(result: Mapping[str, Any]) -> Figure:
     axes.set(xscale="log", xlabel="records of the group", ylabel="score", title="How many records are enough?")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
     if ends:
-        axes.set_xticks([n for n in (10, 25, 100, 400, 1600, 6400, 25600, 102400) if n >= min(ends) and n <= _right(axes)])
+        axes.set_xticks(
+            [n for n in (10, 25, 100, 400, 1600, 6400, 25600, 102400) if n >= min(ends) and n <= _right(axes)]
+        )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="#E6E6E6", linewidth=0.6)
     if curves:
