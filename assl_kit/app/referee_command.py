@@ -112,7 +112,9 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
     groups = assign_groups(records)
     judge = Judge(records.assign(group=groups.where(groups != "", "(none)").to_numpy()), by="group", seed=seed)
     for name, ids in given.items():
-        judge.rows_of(ids, f"selection {name!r}")
+        if len(judge.rows_of(ids, f"selection {name!r}")) > len(judge.train):
+            what = f"{len(ids):,} records are chosen, copies counted, but the training pool has {len(judge.train):,}"
+            raise ParameterError(what, where=f"selection {name!r}", hint="Choose at most as many as there are.")
     n_select = round(share * len(judge.train))
     if n_select == 0:
         raise ParameterError(
@@ -148,12 +150,14 @@ def _choose(train: pd.DataFrame, n_select: int, seed: int) -> list[str]:
 
 def _given(selections: tuple[str, ...]) -> dict[str, list[str]]:
     """The ids of each ``NAME=FILE``, copies repeated."""
+    from assl_kit.evaluation import referee as method
+
     given: dict[str, list[str]] = {}
     for text in selections:
         name, sign, file = text.partition("=")
         if not (name.strip() and sign and file):
             raise ParameterError(f"{text!r} is no selection", where="--selection", hint="Write NAME=FILE.")
-        if name in given or name == CHOSEN:
+        if name in given or name == CHOSEN or name.startswith((method.RANDOM, method.BALANCED)):
             raise ParameterError(f"the name {name!r} is taken", where="--selection", hint="Choose another name.")
         given[name] = read_ids(Path(file))
     return given

@@ -84,16 +84,18 @@ def test_a_run_is_judged_and_its_verdict_made_only_once(assl, tmp_path):
         (("none.jsonl",), "there is no such file or folder (none.jsonl)"),
         (("mine.jsonl", "--share", 1.5), "share"),
         (("mine.jsonl", "--share", 0.001), "nothing would be chosen of 360 training records"),
-        (("mine.jsonl", "--share", 0.01), "records"),
         (("mine.jsonl", "--draws", 1), "draws must be"),
         (("mine.jsonl", "--selection", "x"), "'x' is no selection (--selection). Write NAME=FILE."),
         (("mine.jsonl", "--selection", "chosen=ids.txt"), "the name 'chosen' is taken"),
-        (("mine.jsonl", "--selection", "random=ids.txt"), "the name 'random' is the referee's own"),
+        (("mine.jsonl", "--selection", "random=ids.txt"), "the name 'random' is taken"),
         (("mine.jsonl", "--selection", "x=none.txt"), "there is no such file (none.txt)"),
         (("mine.jsonl", "--selection", "x=mine.csv"), "the kind of file is not known (mine.csv)"),
         (("mine.jsonl", "--selection", "x=empty.txt"), "the selection is empty (empty.txt)"),
         (("mine.jsonl", "--selection", "x=odd.txt"), "1 chosen ids are not in the training pool, e.g. 'nobody'"),
-        (("mine.jsonl", "--selection", "x=many.jsonl"), "1000 records are chosen, but the training pool has 360"),
+        (
+            ("mine.jsonl", "--selection", "x=many.jsonl"),
+            "1,000 records are chosen, copies counted, but the training pool has 360",
+        ),
         (("bare.jsonl",), "'output'"),
         (("same.jsonl",), "all its training records have the same answer"),
     ],
@@ -111,6 +113,11 @@ def test_what_cannot_be_judged_is_one_message_before_the_long_work(assl, corpus,
     told = [line for line in err.splitlines() if line.startswith("assl: ")]
     assert (code, out) == (2, "") and told == err.splitlines()[-1:] and message in told[0]
     assert "Batches" not in err and "random draws" not in err
+
+
+def test_a_budget_below_one_record_a_group_is_refused(assl, corpus):
+    code, out, err = assl("mine.jsonl", "--share", 0.01)
+    assert (code, out) == (2, "") and err.splitlines()[-1].startswith("assl: ") and "groups" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
