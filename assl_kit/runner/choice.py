@@ -82,10 +82,11 @@ def enough_sentence(result: Mapping[str, Any]) -> str:
     if not rising:
         return "No learning curve rises: they do not tell how many records are enough." if curves else ""
     enough, all_of_them = (sum(int(curve[name]) for curve in rising) for name in ("enough", "n_records"))
-    flat = f"; {len(curves) - len(rising)} groups are flat and tell no number" if len(rising) < len(curves) else ""
+    n_flat = len(curves) - len(rising)
+    flat = f" Left out as flat, telling no number: {n_flat} of {len(curves)} groups." if n_flat else ""
     return (
-        f"By the learning curves {enough:,} of {all_of_them:,} records would bring each of {len(rising)} groups "
-        f"within 0.01 of the score of all its own{flat}."
+        f"By the learning curves {enough:,} of {all_of_them:,} records would bring each group within 0.01 of its score "
+        f"with all its own.{flat}"
     )
 
 
