@@ -23,6 +23,7 @@ from assl_kit.version import __version__
 from . import ask
 from .ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table
+from .referee_command import referee
 
 if TYPE_CHECKING:
     from assl_kit.runner.plan import Plan
@@ -234,7 +235,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
 
 # more -----------------------------------------------------------------------------------------------------------------
-for _command in (ask.route, ask.ask, ask.chat, ask.export):
+for _command in (referee, ask.route, ask.ask, ask.chat, ask.export):
     app.add_command(_command)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -79,6 +83,16 @@ def render_page(title: str, lead: str, blocks: Iterable[tuple[str, Any]]) -> str
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     helpers = {"show": show, "is_number": is_number, "numeric": _numeric}
     return page.render(title=title, lead=lead, blocks=list(blocks), **helpers)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as PNG, and closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def show(value: Any) -> str:

@@ -18,6 +18,7 @@ from assl_kit.common.limits import check_size
 from assl_kit.common.trust import inside
 from assl_kit.errors import AsslError, WorkspaceError
 
+from .choice import choice_blocks, highest_blocks
 from .manifest_rows import artifact_rows, notebook_rows
 from .page import render_page, show
 
@@ -46,7 +47,7 @@ _TITLES = {
 
 
 def write_report(ws: Workspace) -> Path:
-    """Write ``report.html`` of a run from its manifest, ``metrics.json`` and executed notebooks.
+    """Write ``report.html`` of a run from its manifest, metrics, referee's verdict, scores and executed notebooks.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def write_report(ws: Workspace) -> Path:
     Raises
     ------
     WorkspaceError
-        If ``metrics.json`` cannot be read, or it or the manifest holds what no run writes.
+        If one of these cannot be read, or holds what no run writes.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def write_report(ws: Workspace) -> Path:
         raise WorkspaceError(
             f"the report cannot be made of what the run holds: {type(error).__name__}: {str(error)[:200]}",
             where=ws.display_path(),
-            hint="Look at manifest.json and metrics.json, or run the notebooks again.",
+            hint="Look at manifest.json, metrics.json and referee.json, or run the notebooks again.",
         ) from error
     target = ws.path_of(REPORT)
     write_text(target, html)
@@ -104,6 +105,8 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
             if subtitle:
                 yield "subheading", subtitle
             yield "table", frame.rename(columns=_COLUMNS)
+    yield from choice_blocks(ws)
+    yield from highest_blocks(ws, str(manifest["parameters"].get("score")))
     books = list(_executed(ws))
     for book in books:
         if book.pictures:

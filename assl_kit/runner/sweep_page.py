@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, write_text
 from assl_kit.teaching.style import EXPERT_COLOURS, MARKERS, readable, styled_figure
 
-from .page import render_page
+from .page import png_of, render_page
 from .sweep import Outcome, sweep_table
 
 PAGE, TABLE = "sweep.html", "sweep.csv"
@@ -52,7 +51,7 @@ def write_sweep(ws: Workspace, outcomes: list[Outcome]) -> Path:
     for parameter in outcomes[0].values:
         figure = plot_sweep(table, parameter, list(outcomes[0].values))
         if figure is not None:
-            pictures[parameter] = _png(figure)
+            pictures[parameter] = png_of(figure)
             with atomic_path(ws.path_of(f"plots/{parameter}.png")) as temporary:
                 temporary.write_bytes(pictures[parameter])
     failed = [o for o in outcomes if o.status == "failed"]
@@ -129,12 +128,3 @@ def plot_sweep(table: pd.DataFrame, parameter: str, varied: Sequence[str]) -> Fi
             axis.set_xticks(values)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return buffer.getvalue()

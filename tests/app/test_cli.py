@@ -272,7 +272,19 @@ def test_the_shell_completes(assl, shell):
 def test_help_names_the_exit_codes(assl):
     out = " ".join(assl("--help")[1].split())
     assert "0 all went well; 1 a notebook or a job failed" in out
-    for command in ("run", "sweep", "status", "report", "compare", "route", "ask", "chat", "export", "completion"):
+    for command in (
+        "run",
+        "sweep",
+        "status",
+        "report",
+        "compare",
+        "referee",
+        "route",
+        "ask",
+        "chat",
+        "export",
+        "completion",
+    ):
         assert command in out
 
 

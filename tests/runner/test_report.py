@@ -6,12 +6,16 @@ import base64
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from helpers.notebooks import write_notebook
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_json
+from assl_kit.data.records import validate_records, write_records
+from assl_kit.errors import WorkspaceError
+from assl_kit.runner.choice import TITLE, difference_table, enough_sentence, remarks, score_table, verdicts
 from assl_kit.runner.page import show
 from assl_kit.runner.report import results_table, write_report
 
@@ -141,3 +145,106 @@ def test_warnings_cut_records_and_failures_are_told(ws):
 
 def test_a_run_without_warnings_says_so(ws):
     assert "None: no notebook printed a warning" in write_report(ws).read_text(encoding="utf-8")
+
+
+TASKS = ("<i>qa</i>", "sentiment", "mean", "mean without smallest")
+GAINS = {"random": (0.1, 0.05, 0.15), "balanced random": (-0.02, -0.08, 0.04)}
+CURVE = {"sizes": [25, 50], "scores": [0.4, 0.5], "a": 0.8, "b": 2.0, "c": 0.5, "n_records": 2000, "enough": 1200}
+VERDICT = {
+    "table": [
+        {"arm": arm, "task": task, "n": 20.0, "score": score, "sd": 0.01}
+        for arm, score in (("random", 0.5), ("balanced random", 0.62), ("chosen", 0.6))
+        for task in TASKS
+    ],
+    "differences": [
+        {"arm": "chosen", "against": against, "task": task, "difference": gain, "low": low, "high": high}
+        for against, (gain, low, high) in GAINS.items()
+        for task in TASKS
+    ]
+    + [{"arm": "balanced random", "against": "random", "task": "mean", "difference": 0.12, "low": 0.1, "high": 0.14}],
+    "curves": [CURVE | {"group": TASKS[0]}, CURVE | {"group": "sentiment", "b": 0.0, "enough": 1}],
+    "about": {
+        "n_draws": 5,
+        "level": 0.95,
+        "smallest": TASKS[0],
+        "metrics": {TASKS[0]: "rouge_l", "sentiment": "accuracy"},
+        "questions": {TASKS[0]: 40, "sentiment": 500},
+        "baseline": {TASKS[0]: 0.3, "sentiment": 0.7},
+        "left_out": {"odd": "it has one training record"},
+        "n_known": 3,
+    },
+}
+
+
+def pictures(html: str) -> list[str]:
+    return re.findall(r'alt="([^"]*)" src="data:image/png', html)
+
+
+def test_the_referee_is_told_in_words_tables_and_pictures(ws):
+    write_json(ws.path_of("referee.json"), VERDICT)
+    html = write_report(ws).read_text(encoding="utf-8")
+    for part in (
+        f"<h2>{TITLE}</h2>",
+        "On the mean over tasks, chosen is better than random beyond the interval (+0.100 [+0.050, +0.150]) and not "
+        "told apart from balanced random (-0.020 [-0.080, +0.040]); without the smallest of them "
+        "(&lt;i&gt;qa&lt;/i&gt;) it is better",
+        "chosen − balanced random",
+        "No arm comes above the majority or lead in sentiment",
+        "Not measured: odd (it has one training record).",
+        "3 questions stand in the training records too",
+        "1,200 of 2,000 records would bring each group within 0.01 of its score with all its own.",
+        "Left out as flat, telling no number: 1 of 2 groups.",
+    ):
+        assert part in html
+    assert len(pictures(html)) == 2 and "<i>" not in html
+    assert write_report(ws).read_text(encoding="utf-8") == html
+
+
+def test_the_tables_of_the_referee_have_the_means_where_one_looks():
+    assert list(difference_table(VERDICT)["task"]) == ["mean", "mean without smallest", *TASKS[:2]]
+    table = score_table(VERDICT)
+    assert list(table["task"]) == list(TASKS)
+    assert list(table.columns)[-3:] == ["chosen", "random", "balanced random"]
+    worse = [row | {"low": -0.2, "high": -0.1} for row in VERDICT["differences"]]
+    assert "chosen is worse than random beyond the interval" in verdicts(VERDICT | {"differences": worse})[0]
+    quiet = VERDICT | {"about": VERDICT["about"] | {"left_out": {}, "n_known": 0, "baseline": {}}}
+    assert remarks(quiet) == []
+    assert enough_sentence(VERDICT | {"curves": []}) == ""
+    assert enough_sentence(VERDICT | {"curves": VERDICT["curves"][1:]}).startswith("No learning curve rises")
+
+
+def test_a_referee_that_was_not_asked_says_why_and_none_says_nothing(ws):
+    assert TITLE not in write_report(ws).read_text(encoding="utf-8")
+    write_json(ws.path_of("referee.json"), {"skipped": "no record has <an> answer"})
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert (
+        TITLE in html and "The referee was not asked: no record has &lt;an&gt; answer." in html and not pictures(html)
+    )
+
+
+@pytest.mark.parametrize("odd", [[], {"odd": 1}, VERDICT | {"about": None}, VERDICT | {"curves": [{"group": "x"}]}])
+def test_a_damaged_verdict_is_one_message(ws, odd):
+    write_json(ws.path_of("referee.json"), odd)
+    with pytest.raises(WorkspaceError, match="the report cannot be made"):
+        write_report(ws)
+
+
+def test_the_highest_scored_records_are_shown_and_the_excluded_counted(ws):
+    ids = [f"r{i:02d}" for i in range(14)]
+    rows = [
+        {"id": name, "instruction": "判断\n<b>情绪</b>。", "input": f"{'长' * 99}{name}", "output": f"答{name}"}
+        for name in ids
+    ]
+    write_records(validate_records(rows), ws.path_of("records.parquet"))
+    raw = [0.1 * i for i in range(12)] + [1.1, float("nan")]
+    scores = pd.DataFrame({"id": ids, "raw": raw, "score": [0.5] * 11 + [float("nan")] * 3})
+    scores.to_parquet(ws.path_of("scores.parquet"))
+    ws.remember("tiny", resolve("tiny", score="ifd"))
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert "3 of 14 scored records are excluded, 2 of them with an answer likelier alone (IFD above 1)" in html
+    shown = re.findall(r"<td>(r\d\d)</td>", html)
+    assert shown == ["r11", "r12", *(f"r{i:02d}" for i in range(10, 2, -1))]  # equal scores in order of id
+    prompts = re.findall(r"判断 &lt;b&gt;情绪&lt;/b&gt;。 长+…", html)
+    assert len(prompts) == 10 and "答r11" in html and "答r02" not in html and "<b>" not in html
+    scores.assign(raw=float("nan")).to_parquet(ws.path_of("scores.parquet"))
+    assert "The highest-scored" not in write_report(ws).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import pytest
 from assl_kit.data.synthetic import TASKS
 from assl_kit.teaching import plots, style
 from assl_kit.teaching.evidence_plots import plot_differences
+from assl_kit.teaching.referee_plots import MOST_CURVES, MOST_ROWS, plot_learning_curves, plot_referee
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +106,35 @@ def test_figures_render(draw, tmp_path):
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 3000
     assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_the_referee_is_drawn_a_panel_a_reference_with_the_means_above():
+    rows = [
+        {"arm": arm, "against": f"{against} 1,000", "task": task, "difference": 0.1, "low": low, "high": 0.2}
+        for arm in ("mine", "other")
+        for against in ("random", "balanced random")
+        for task, low in (("a $ b$", -0.1), ("mean", 0.05), *((f"t{i}", 0.0) for i in range(60)))
+    ]
+    rows.append(rows[0] | {"arm": "balanced random 1,000", "against": "random 1,000"})
+    figure = plot_referee({"differences": rows})
+    figure.canvas.draw()
+    left, right = figure.axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in (left, right)] == [
+        "less random",
+        "less balanced random",
+    ]
+    labels = [text.get_text() for text in left.get_yticklabels()]
+    assert labels[:2] == ["mean", r"a \$ b\$"] and len(labels) == MOST_ROWS
+    assert len(left.lines) == 2 * 2 * MOST_ROWS + 1
+
+
+def test_learning_curves_of_the_largest_groups_are_drawn():
+    curve = {"sizes": [25, 50, 100], "scores": [0.4, 0.5, 0.6], "a": 0.8, "b": 2.0, "c": 0.5, "enough": 90}
+    groups = [curve | {"group": f"g{i}", "n_records": 100 + i} for i in range(20)]
+    figure = plot_learning_curves({"curves": groups})
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        f"g{i}" for i in range(19, 19 - MOST_CURVES, -1)
+    ]
+    plot_learning_curves({"curves": [curve | {"group": "one", "sizes": [1], "scores": [0.0], "n_records": 1}]})
+    plot_learning_curves({"curves": []})
