@@ -22,7 +22,22 @@ from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 
 from .data import ENCODERS
-from .study import SHARES, K, Study, load, slug
+from .study import (
+    BALANCED,
+    CENTERS,
+    CHOSEN,
+    MEDOIDS,
+    OURS,
+    RANDOM,
+    SHARES,
+    STAGE_1,
+    STAGE_2,
+    Choice,
+    K,
+    Study,
+    load,
+    slug,
+)
 
 Job = tuple[str, str]
 """Kind and name: ``("one", "random 10 %")``."""
@@ -33,15 +48,15 @@ def plan(study: Study, only: Sequence[str] = ()) -> list[Job]:
     if only:
         return [job for job in full_grid(study) if job[1] in only]
     s, full = study.setting, study.setting.grid == "full"
-    chosen = [("one", f"chosen {share:.0%}".replace("%", " %")) for share in s.shares]
-    others = [("one", job[1].replace("chosen", "random")) for job in chosen]
+    chosen = [("one", Choice(CHOSEN, share).label) for share in s.shares]
+    others = [("one", Choice(RANDOM, share).label) for share in s.shares]
     jobs = [("one", "all data, 1 epoch"), ("bank", "experts by cluster")]
     if full:
         jobs[:0] = [("one", f"all data, {s.epochs} epochs")] * (s.epochs > 1) + [
             ("bank", "experts by cluster, all data")
         ]
-        names = ("k-means medoids 10 %", "k-center 10 %", "stage 1 alone 10 %", "stage 2 alone 10 %")
-        jobs += [("one", name) for name in names] + [("one", name) for name in s.trained_variants]
+        ways = (OURS, BALANCED, MEDOIDS, CENTERS, STAGE_1, STAGE_2)
+        jobs += [("one", Choice(way).label) for way in (*ways, *s.trained_variants)]
         jobs += [("bank", "experts by task label"), ("bank", "experts by random split")]
         jobs += [("bank", f"experts by cluster, {encoder}") for encoder in s.trained_encoders]
     jobs = [*jobs, *reversed(chosen), *reversed(others), ("base", "base"), ("affinity", "affinity")]

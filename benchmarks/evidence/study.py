@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import atomic_path
+from assl_kit.data.groups import assign_groups
 from assl_kit.data.records import prompts
 from assl_kit.evaluation.baselines import k_center, k_means_medoids, random_rows
+from assl_kit.evaluation.referee import balanced_rows
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.ranks import rank_within
 from assl_kit.model.scoring import score_records
@@ -24,7 +26,7 @@ from .data import ENCODERS, embedder, load_study_records, without_instruction
 
 K = 6
 SHARES = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3)
-#: One change each from the defaults of the two stages.
+#: One change each from the two stages as the paper has them.
 VARIANTS = {
     "min_samples 5": {"min_samples": 5},
     "min_samples 20": {"min_samples": 20},
@@ -39,6 +41,35 @@ VARIANTS = {
     "pool of 1.5 budgets": {"pool_factor": 1.5},
     "pool of 6 budgets": {"pool_factor": 6.0},
     "no repeats": {"max_repeat": 1, "repeat_share": 0.0},
+}
+#: Other ways of choosing, with a share each.
+CHOSEN, RANDOM, BALANCED, OURS = "chosen", "random", "balanced random", "default"
+MEDOIDS, CENTERS, STAGE_1, STAGE_2 = "k-means medoids", "k-center", "stage 1 alone", "stage 2 alone"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How an arm chooses its training records.
+
+    ``way`` is one of the names above (``"chosen"`` is the paper's choice, ``"default"`` ours) or a name of `VARIANTS`.
+    """
+
+    way: str
+    share: float = 0.1
+
+    @property
+    def label(self) -> str:
+        """The arm's name in records and figures."""
+        return self.way if self.way in VARIANTS else f"{self.way} {self.share:.0%}".replace("%", " %")
+
+
+CHOICES = {
+    choice.label: choice
+    for choice in (
+        *(Choice(way, share) for way in (CHOSEN, RANDOM, BALANCED, OURS) for share in SHARES),
+        *(Choice(way, share) for way in (MEDOIDS, CENTERS, STAGE_1, STAGE_2) for share in SHARES),
+        *map(Choice, VARIANTS),
+    )
 }
 
 
@@ -153,25 +184,29 @@ class Study:
     def rows_of(self, arm: str) -> np.ndarray:
         """The training rows of an arm, repeats included."""
         n = len(self.part("train"))
-        name, percent = re.fullmatch(r"(.+?)(?: (\d+) %)?", arm).groups()
-        share = int(percent) / 100 if percent else 0.1
-        size, X = max(K, round(share * n)), self.space()["train"]
-        if name == "chosen":
-            chosen = self.choose(share)
-        elif name == "random":
-            return random_rows(n, size, seed=self.seed)
-        elif name == "k-means medoids":
-            return k_means_medoids(X, size, seed=self.seed)
-        elif name == "k-center":
-            return k_center(X, size, seed=self.seed)
-        elif name == "stage 1 alone":
-            return Redistributor.paper(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
-        elif name == "stage 2 alone":
-            chosen = self.choose(share, pool_factor=1e6)
-        elif name.startswith("all data"):
+        if arm not in CHOICES:  # all data, whatever the number of passes
             return np.arange(n)
+        choice, X = CHOICES[arm], self.space()["train"]
+        size = max(K, round(choice.share * n))
+        if choice.way == RANDOM:
+            return random_rows(n, size, seed=self.seed)
+        if choice.way == BALANCED:
+            tasks = self.part("train").groupby("task", sort=True).indices
+            return balanced_rows(list(tasks.values()), size, np.random.default_rng(self.seed))
+        if choice.way == MEDOIDS:
+            return k_means_medoids(X, size, seed=self.seed)
+        if choice.way == CENTERS:
+            return k_center(X, size, seed=self.seed)
+        if choice.way == STAGE_1:
+            return Redistributor.paper(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
+        if choice.way == STAGE_2:
+            chosen = self.choose(choice.share, pool_factor=1e6)
+        elif choice.way == OURS:
+            train = self.part("train")
+            groups, ids = assign_groups(train, self.clusters()).to_numpy(), train["id"].to_numpy()
+            chosen = Redistributor().fit_select(X, self.clusters(), size, groups=groups, ids=ids)
         else:
-            chosen = self.choose(**VARIANTS[name])
+            chosen = self.choose(choice.share, **VARIANTS.get(choice.way, {}))
         return np.repeat(chosen.indices, chosen.repeats)
 
 
