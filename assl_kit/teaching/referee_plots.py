@@ -31,7 +31,7 @@ def plot_referee(result: Mapping[str, Any]) -> Figure:
     Examples
     --------
     >>> row = {"arm": "chosen", "against": "random", "task": "mean", "difference": 0.1, "low": 0.05, "high": 0.15}
-    >>> plot_referee({"differences": [row]}).axes[0].get_title()
+    >>> plot_referee({"differences": [row]}).axes[0].get_title(loc="left")
     'chosen − random'
     """
     rows = list(result["differences"])
