@@ -27,7 +27,7 @@ def redistributor(p: Parameters) -> Redistributor:
         from .ray_stages import RayRedistributor as kind
     else:
         from assl_kit.selection.redistribute import Redistributor as kind
-    space = {"min_samples": p.min_samples, "link_flattening": p.link_flattening, "noise": p.noise}
+    space: dict[str, Any] = {"min_samples": p.min_samples, "link_flattening": p.link_flattening, "noise": p.noise}
     if p.selection == "literal":
         return kind.paper(**space)
     return kind(

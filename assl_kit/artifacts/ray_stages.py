@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from assl_kit.experts.training.adapter import TrainingResult
     from assl_kit.experts.training.session import Job
+    from assl_kit.selection.adbscan import ADBSCAN
 
 
 def embed_side_by_side(
@@ -117,27 +118,27 @@ class RayRedistributor(Redistributor):
     4
     """
 
-    def _each(self, title, work, X, clusters):
+    def _each(self, title: str, work: str, X: np.ndarray, cells: Mapping[Any, tuple[Any, ...]]) -> list[Any]:
         ray = connect()
-        cpus = _cpus_each(len(clusters)) if self.n_jobs is None else self.n_jobs
+        cpus = _cpus_each(len(cells)) if self.n_jobs is None else self.n_jobs
         gpus = int(self.device != "cpu")
         check_room(title, cpus, gpus)
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "num_returns": 2 if work == "_fit" else 1}
         task = ray.remote(_work_on).options(**options)
         one, shared = ray.put(clone(self).set_params(n_jobs=cpus, verbose=False)), share(X)
 
-        def start(arguments):
+        def start(arguments: tuple[Any, ...]) -> Callable[[], Any]:
             return lambda: task.remote(one, work, shared, *arguments)
 
-        tasks = {f"cluster {name}": start(arguments) for name, arguments in clusters.items()}
+        tasks = {f"cluster {name}": start(arguments) for name, arguments in cells.items()}
         return run_tasks(title, tasks, progress=self.verbose)
 
-    def _fit(self, X, rows):
+    def _fit(self, X: np.ndarray, rows: np.ndarray) -> tuple[int, ADBSCAN]:
         count, fit = super()._fit(X, rows)
         fit._points.detach()
         return count, fit
 
-    def _thin(self, X, fit, size):
+    def _thin(self, X: np.ndarray, fit: ADBSCAN, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         fit = copy.deepcopy(fit)  # arrays of the object store are read-only
         fit._points.attach(X)
         return super()._thin(X, fit, size)

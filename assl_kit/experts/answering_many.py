@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +20,14 @@ from assl_kit.model.tokens import chat_prompt, evaluating, padded, token_ids
 
 from .training.stack import AdapterStack, fused_norms
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def generate_many(
-    model,
-    tokenizer,
-    adapters: AdapterStack | Sequence,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adapters: AdapterStack | Sequence[str | os.PathLike],
     prompts: Sequence[str],
     which: Sequence[int],
     *,
@@ -76,13 +81,12 @@ def generate_many(
     from tqdm.auto import tqdm
 
     positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts, which = as_texts(prompts, "prompts"), np.asarray(which, dtype=int).reshape(-1)
-    if len(which) != len(prompts):
-        raise DataError(f"there are {len(which)} adapter numbers but {len(prompts)} prompts")
-    if not isinstance(adapters, AdapterStack):
-        adapters = AdapterStack.load(model, adapters)
-    if len(which) and not 0 <= which.min() <= which.max() < len(adapters):
-        raise ParameterError(f"adapters are numbered from 0 to {len(adapters) - 1}, not {which.min()} to {which.max()}")
+    prompts, owner = as_texts(prompts, "prompts"), np.asarray(which, dtype=int).reshape(-1)
+    if len(owner) != len(prompts):
+        raise DataError(f"there are {len(owner)} adapter numbers but {len(prompts)} prompts")
+    stack = adapters if isinstance(adapters, AdapterStack) else AdapterStack.load(model, adapters)
+    if len(owner) and not 0 <= owner.min() <= owner.max() < len(stack):
+        raise ParameterError(f"adapters are numbered from 0 to {len(stack) - 1}, not {owner.min()} to {owner.max()}")
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
     if max_new_tokens >= limit:
         raise ParameterError(f"max_new_tokens={max_new_tokens} leaves no room in the base model's {limit} positions")
@@ -94,7 +98,7 @@ def generate_many(
     heads = [known[text] for text in prompts]
     rows = [cut_left(head, room, tokenizer) for head in heads]
     lengths = np.array([len(row) for row in rows])
-    left = {int(a): np.flatnonzero(which == a)[np.argsort(-lengths[which == a], kind="stable")] for a in set(which)}
+    left = {int(a): np.flatnonzero(owner == a)[np.argsort(-lengths[owner == a], kind="stable")] for a in set(owner)}
     report = report if report is not None else InferenceReport()
     config, answers = greedy_settings(model, tokenizer, max_new_tokens), [""] * len(rows)
     report.records += len(rows)
@@ -102,7 +106,7 @@ def generate_many(
     report.prompt_tokens += int(lengths.sum())
 
     def answer(block: np.ndarray, numbers: list[int]) -> None:
-        adapters.use(numbers)
+        stack.use(numbers)
         chosen = [rows[i] for i in block.reshape(-1)]
         ids = padded(chosen, tokenizer.pad_token_id, left=True).to(model.device)
         mask = padded([[1] * len(row) for row in chosen], 0, left=True).to(model.device)
@@ -117,7 +121,7 @@ def generate_many(
         evaluating(model),
         fitting_threads(model),
         fused_norms(model, kind == "cuda" if fused is None else fused),
-        adapters.attached(),
+        stack.attached(),
         torch.inference_mode(),
         tqdm(total=len(rows), desc="generate", unit="record", disable=not progress) as bar,
     ):
@@ -152,7 +156,7 @@ def _block(left: dict[int, np.ndarray], numbers: list[int], size: int) -> tuple[
     return np.stack([np.pad(left[a][:size], (0, size - len(left[a][:size])), mode="edge") for a in numbers]), size
 
 
-def _fits(work, *arguments) -> bool:
+def _fits(work: Callable[..., None], *arguments: Any) -> bool:
     try:
         work(*arguments)
     except (RuntimeError, MemoryError) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -124,15 +125,15 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
 
     def __init__(
         self,
-        min_samples=10,
-        flattening=0.5,
-        link_flattening=0.75,
-        eps=None,
-        noise="thin",
-        n_jobs=None,
-        device="cpu",
-        verbose=False,
-    ):
+        min_samples: int = 10,
+        flattening: float = 0.5,
+        link_flattening: float = 0.75,
+        eps: float | None = None,
+        noise: str = "thin",
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
         self.min_samples = min_samples
         self.flattening = flattening
         self.link_flattening = link_flattening
@@ -142,7 +143,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: None = None) -> ADBSCAN:
         """Find core distances, radii and labels.
 
         Parameters
@@ -161,7 +162,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         X = validate_data(self, X, dtype="numeric", ensure_all_finite=False)
         return self._fit(check_rows(X, convert=False))
 
-    def _fit(self, X, subset=None):
+    def _fit(self, X: np.ndarray, subset: np.ndarray | None = None) -> ADBSCAN:
         """Fit on checked rows of X, or on a subset of them, which needs no copy."""
         self._check_parameters()
         points = make_points(X, subset=subset, n_jobs=self.n_jobs, device=self.device, verbose=self.verbose)
@@ -186,7 +187,9 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         self.core_sample_indices_ = np.flatnonzero(is_core[points.inverse])
         return self
 
-    def thin(self, n_select, ids=None, max_repeat=2, repeat_share=0.1):
+    def thin(
+        self, n_select: int, ids: ArrayLike | None = None, max_repeat: int = 2, repeat_share: float = 0.1
+    ) -> ThinResult:
         """Keep fewer rows, more evenly spread, and repeat the sparsest of them: ``n_select`` in all, exactly.
 
         Within a label rows are visited by ascending core distance, and a row is dropped where a kept one lies within
@@ -263,7 +266,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         weights = np.bincount(np.searchsorted(kept, representative), minlength=len(kept))
         return ThinResult(kept, self._repeats(kept, n_select, rank), representative, weights, scale)
 
-    def _thinning(self, rank):
+    def _thinning(self, rank: np.ndarray) -> tuple[Thinning, np.ndarray]:
         """Thinning of the distinct rows, and the one of each group of equal rows that is given for it."""
         points = self._points
         order = np.argsort(rank)
@@ -272,7 +275,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         work = Thinning(points, self._graph, self._labels, self._kappa, radii, rank[chosen], self.noise)
         return work, chosen
 
-    def _repeats(self, kept, n_select, rank):
+    def _repeats(self, kept: np.ndarray, n_select: int, rank: np.ndarray) -> np.ndarray:
         """Copies of each kept row: rounds over those that are not noise, sparsest first."""
         repeats = np.ones(len(kept), dtype=np.int64)
         if n_select > len(kept):
@@ -283,7 +286,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
             repeats[order[:rest]] += 1
         return repeats
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         _require_integer("min_samples", self.min_samples, 1)
         _require_share("flattening", self.flattening)
         _require_share("link_flattening", self.link_flattening)
@@ -294,15 +297,15 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
             raise ParameterError(f"noise is {self.noise!r}", hint="Use 'thin', 'drop' or 'keep'.")
 
 
-def _radii(eps, kappa, beta):
+def _radii(eps: float, kappa: np.ndarray, beta: float) -> np.ndarray:
     return float(eps) ** float(beta) * kappa ** (1 - float(beta))
 
 
-def _require_integer(name, value, least):
+def _require_integer(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ParameterError(f"{name} is {value!r}", hint=f"Give an integer of at least {least}.")
 
 
-def _require_share(name, value):
+def _require_share(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise ParameterError(f"{name} is {value!r}", hint="Give a number from 0 to 1.")

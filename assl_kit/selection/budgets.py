@@ -6,13 +6,16 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from assl_kit.errors import ParameterError
 
 from .curves import curve_budgets
 
 
-def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarray:
+def cluster_budgets(
+    sizes: ArrayLike, n_select: int, power: float = 1.0, *, capacities: ArrayLike | None = None
+) -> np.ndarray:
     """Divide a number among clusters, proportionally to ``size ** power``, by largest remainder.
 
     Parameters
@@ -79,8 +82,17 @@ def cluster_budgets(sizes, n_select, power=1.0, *, capacities=None) -> np.ndarra
 
 
 def cell_budgets(
-    group_of, sizes, n_select, power, capacities, *, floor=False, curves=None, distinct=None, weights=None
-):
+    group_of: ArrayLike,
+    sizes: ArrayLike,
+    n_select: int,
+    power: float,
+    capacities: ArrayLike,
+    *,
+    floor: bool = False,
+    curves: ArrayLike | None = None,
+    distinct: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> np.ndarray:
     """Two levels: divide a number among groups, then each group's share among its cells, by their sizes.
 
     Parameters
@@ -119,7 +131,7 @@ def cell_budgets(
     group_of, sizes, caps = np.asarray(group_of), np.asarray(sizes), np.asarray(capacities)
     k = int(group_of.max(initial=-1)) + 1
 
-    def total(values):
+    def total(values: ArrayLike) -> np.ndarray:
         return np.bincount(group_of, values, minlength=k).astype(np.int64)
 
     if curves is None:

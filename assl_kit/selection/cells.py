@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from assl_kit.data.groups import MISSING
 from assl_kit.errors import DataError, ParameterError
@@ -11,6 +14,9 @@ from assl_kit.space.rows import check_rows, mean_direction
 
 from .ids import id_order
 from .table import POOL_COLUMNS
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Space:
@@ -21,7 +27,16 @@ class Space:
     groups each cluster is a group.
     """
 
-    def __init__(self, X, clusters, ids, *, groups=None, exclude=None, centroids=None):
+    def __init__(
+        self,
+        X: ArrayLike | torch.Tensor,
+        clusters: ArrayLike,
+        ids: ArrayLike | None,
+        *,
+        groups: ArrayLike | None = None,
+        exclude: ArrayLike | None = None,
+        centroids: ArrayLike | None = None,
+    ) -> None:
         self.X = X = check_rows(X, unit=True, convert=False)
         n = len(X)
         self.given_ids = ids is not None
@@ -39,7 +54,7 @@ class Space:
         self._divide(order, numbers * len(clusters) + at, names, clusters)
         self.centroids = None if centroids is None else self._check_centroids(centroids)
 
-    def _groups(self, groups, n):
+    def _groups(self, groups: ArrayLike | None, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Names of groups, and the number of each row's."""
         if groups is None:
             values, numbers = np.unique(self.clusters, return_inverse=True)
@@ -50,7 +65,7 @@ class Space:
         names, numbers = np.unique(values.where(values.notna(), MISSING).astype(str), return_inverse=True)
         return names.astype(object), numbers
 
-    def _divide(self, order, codes, names, clusters):
+    def _divide(self, order: np.ndarray, codes: np.ndarray, names: np.ndarray, clusters: np.ndarray) -> None:
         """Cells, their rows in order of id, and the cell of each row."""
         order = order[~self.excluded[order]]
         self.codes, counts = np.unique(codes[order], return_counts=True)
@@ -62,7 +77,7 @@ class Space:
         self.cell_of = np.full(len(self.X), -1)
         self.cell_of[by_cell] = np.repeat(np.arange(len(counts)), counts)
 
-    def _check_centroids(self, centroids):
+    def _check_centroids(self, centroids: ArrayLike) -> np.ndarray:
         centroids = check_rows(centroids, name="centroids")
         k, d = centroids.shape
         if d != self.X.shape[1]:
@@ -73,12 +88,12 @@ class Space:
             raise DataError(f"cluster {last} is unknown: there are {k} centroids", hint="Number clusters from 0.")
         return centroids
 
-    def name(self, cell):
+    def name(self, cell: SupportsIndex) -> str | int:
         """What a cell is called."""
         group, cluster = self.cells["group"].iloc[cell], self.cells["cluster"].iloc[cell]
         return f"{cluster}, group {group!r}" if self.grouped else int(cluster)
 
-    def centroid(self, cell):
+    def centroid(self, cell: SupportsIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The centroid of a cell's cluster that was given, or None and the rows whose mean it is.
 
         With groups it is computed here, once for all cells of the cluster.
@@ -93,13 +108,13 @@ class Space:
             means[cluster] = mean_direction(self.X, order[self.clusters[order] == cluster])
         return means[cluster], None
 
-    def described(self, cell, at, columns):
+    def described(self, cell: SupportsIndex, at: np.ndarray, columns: dict[str, Any]) -> pd.DataFrame:
         """The table of a cell's pool."""
         rows = self.members[cell][at]
         where = {"cluster": self.cells["cluster"].iloc[cell], "group": self.cells["group"].iloc[cell]}
         return pd.DataFrame({"row": rows, "id": self.ids[rows]} | where | columns, columns=list(POOL_COLUMNS))
 
-    def check_pool(self, pool):
+    def check_pool(self, pool: pd.DataFrame) -> pd.DataFrame:
         """The pool with its column ``row``, after a check that it belongs to these rows."""
         pool = pd.DataFrame(pool).reset_index(drop=True)
         missing = [name for name in POOL_COLUMNS[1:] if name not in pool]
@@ -126,7 +141,7 @@ class Space:
         return pool
 
 
-def pool_scores(scores, pool, n):
+def pool_scores(scores: ArrayLike | None, pool: pd.DataFrame, n: int) -> np.ndarray:
     """Scores of the pool's rows, in its order; NaN where a record is left out."""
     if scores is None:
         return np.zeros(len(pool))
@@ -150,7 +165,7 @@ def pool_scores(scores, pool, n):
     return values
 
 
-def _check_exclude(exclude, n):
+def _check_exclude(exclude: ArrayLike | None, n: int) -> np.ndarray:
     if exclude is None:
         return np.zeros(n, bool)
     values = np.asarray(exclude)
@@ -159,7 +174,7 @@ def _check_exclude(exclude, n):
     return values
 
 
-def _check_clusters(clusters, n):
+def _check_clusters(clusters: ArrayLike, n: int) -> np.ndarray:
     try:
         values = np.asarray(clusters, dtype=np.float64)
     except (TypeError, ValueError):

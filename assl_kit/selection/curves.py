@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from assl_kit.errors import DataError, ParameterError
 
@@ -65,7 +67,7 @@ def fit_curves(points: pd.DataFrame) -> pd.DataFrame:
     return curves
 
 
-def _fit(n, score):
+def _fit(n: np.ndarray, score: np.ndarray) -> list[float]:
     x = n[None, :] ** -_EXPONENTS[:, None]
     centred, rest = x - x.mean(axis=1, keepdims=True), score - score.mean()
     b = np.maximum(-(centred * rest).sum(axis=1) / np.square(centred).sum(axis=1), 0)
@@ -75,7 +77,9 @@ def _fit(n, score):
     return [a[best], b[best], _EXPONENTS[best], error[best]]
 
 
-def curve_budgets(curves, sizes, n_select, *, weights=None) -> np.ndarray:
+def curve_budgets(
+    curves: ArrayLike, sizes: ArrayLike, n_select: int, *, weights: ArrayLike | None = None
+) -> np.ndarray:
     """Give each record in turn to the group whose weighted curve rises most by it, until there are n.
 
     The curves are concave, so the sum of the weighted scores is the greatest that any division of n gives.
@@ -122,7 +126,7 @@ def curve_budgets(curves, sizes, n_select, *, weights=None) -> np.ndarray:
     budgets, height = np.zeros(k, np.int64), (weights * curves[:, 1]).tolist()
     exponent, known = (-curves[:, 2]).tolist(), weights.tolist()
 
-    def entry(i, have):
+    def entry(i: int, have: int) -> tuple[float, float, int]:
         if not have:  # before its first record a curve has no height: each group is tried once, the weightiest first
             return (-np.inf if known[i] else 0.0, -known[i], i)
         return (-height[i] * (have ** exponent[i] - (have + 1) ** exponent[i]), have / int(sizes[i]), i)
@@ -139,7 +143,7 @@ def curve_budgets(curves, sizes, n_select, *, weights=None) -> np.ndarray:
     return budgets
 
 
-def objective_weights(objective, sizes: pd.Series) -> np.ndarray:
+def objective_weights(objective: str | Mapping[Any, float], sizes: pd.Series) -> np.ndarray:
     """Weights of groups: 1 each (``"groups"``), their share of the records (``"records"``), or those that are given.
 
     Parameters

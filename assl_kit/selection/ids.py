@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from assl_kit.errors import DataError
 
 
-def id_order(ids, n, unique=False):
+def id_order(ids: ArrayLike | None, n: int, unique: bool = False) -> np.ndarray:
     """Row numbers by ascending id.
 
     Parameters
@@ -64,7 +67,7 @@ def id_order(ids, n, unique=False):
     return order
 
 
-def _as_array(ids):
+def _as_array(ids: ArrayLike) -> np.ndarray:
     """The ids as an array; a list that mixes strings and numbers stays a mix and is refused later."""
     values = np.asarray(ids)
     if values.dtype.kind in "US" and not isinstance(ids, np.ndarray):
@@ -74,7 +77,7 @@ def _as_array(ids):
     return values
 
 
-def _mixed(values):
+def _mixed(values: np.ndarray) -> DataError:
     """The error for ids without an order; names the first row whose id does not compare with row 0's."""
     for row, value in enumerate(values):
         try:
@@ -85,5 +88,5 @@ def _mixed(values):
     return DataError("ids cannot be sorted", hint="Give ids of one type, all strings or all numbers.")
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)

@@ -12,6 +12,7 @@ best, the value is settled in float64 by `dot`, so the picks are those of the pl
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -31,12 +32,12 @@ Rows = namedtuple("Rows", "base top exact second nearest seen bound")
 
 
 @jit
-def _value(i, top, weight, rows):
+def _value(i: int, top: float, weight: float, rows: Rows) -> float:
     return (rows.base[i] - weight * top) * TIES
 
 
 @jit
-def _note(i, similarity, pick, slack, rows):
+def _note(i: int, similarity: float, pick: int, slack: float, rows: Rows) -> None:
     """Let row i see a pick, with the similarity known within the slack."""
     if rows.exact[i]:
         if similarity < rows.top[i] - slack:
@@ -49,7 +50,7 @@ def _note(i, similarity, pick, slack, rows):
 
 
 @jit
-def _lower_bound(i, weight, slack, rows):
+def _lower_bound(i: int, weight: float, slack: float, rows: Rows) -> None:
     """Let the bound of row i follow its similarity; a bound never rises."""
     if rows.exact[i]:
         bound = np.rint(_value(i, rows.top[i], weight, rows))
@@ -59,7 +60,7 @@ def _lower_bound(i, weight, slack, rows):
 
 
 @jit
-def _absorb(S, members, start, weight, slack, rows):
+def _absorb(S: np.ndarray, members: np.ndarray, start: int, weight: float, slack: float, rows: Rows) -> None:
     """Let members see the picks from ``start`` on; S holds their similarities within the slack."""
     for r in range(len(members)):
         i = members[r]
@@ -72,7 +73,9 @@ def _absorb(S, members, start, weight, slack, rows):
 
 
 @jit
-def _settle(i, x, picked, again, weight, slack, rows):
+def _settle(
+    i: int, x: np.ndarray, picked: np.ndarray, again: np.ndarray, weight: float, slack: float, rows: Rows
+) -> None:
     """Make the similarity of row i exact."""
     top = rows.top[i]
     if rows.second[i] < top - 2 * slack:  # only one pick can be the nearest
@@ -88,7 +91,18 @@ def _settle(i, x, picked, again, weight, slack, rows):
 
 
 @jit
-def _pick(members, here, rival, picks, picked, again, t, weight, slack, rows):
+def _pick(
+    members: np.ndarray,
+    here: np.ndarray,
+    rival: int,
+    picks: np.ndarray,
+    picked: np.ndarray,
+    again: np.ndarray,
+    t: int,
+    weight: float,
+    slack: float,
+    rows: Rows,
+) -> int:
     """Pick among members, whose rows are ``here``, while the best is above every bound outside. Gives the new t.
 
     ``again`` marks a pick that equals the one before: it changes nothing, which makes many equal rows cheap.
@@ -141,7 +155,17 @@ def _pick(members, here, rival, picks, picked, again, t, weight, slack, rows):
     return t
 
 
-def lazy_picks(read, shape, base, weight, n_select, *, similarities=None, workers=1, each=map):
+def lazy_picks(
+    read: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, int],
+    base: np.ndarray,
+    weight: float,
+    n_select: int,
+    *,
+    similarities: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    workers: int = 1,
+    each: Callable[..., Iterable] = map,
+) -> np.ndarray:
     """The picks of the plain greedy loop.
 
     Parameters
@@ -177,7 +201,7 @@ def lazy_picks(read, shape, base, weight, n_select, *, similarities=None, worker
     unknown = np.full(n, -np.inf)
     rows = Rows(base, unknown, np.zeros(n, bool), unknown.copy(), np.full(n, -1), np.zeros(n, np.int64), -unknown)
 
-    def refresh(members, here, places, t, limit):
+    def refresh(members: np.ndarray, here: np.ndarray | None, places: np.ndarray, t: int, limit: float) -> None:
         """Let the members at these places see all t picks, as long as their bound reaches the limit."""
         for start in range(rows.seen[members[places]].min() // _CHUNK * _CHUNK, t, _CHUNK):
             stop = min(start + _CHUNK, t)
@@ -192,7 +216,7 @@ def lazy_picks(read, shape, base, weight, n_select, *, similarities=None, worker
                 S = similarities(members[behind], picks[start:stop])
             _absorb(S, members[behind], start, weight, error, rows)
 
-    def first_look(start):
+    def first_look(start: int) -> None:
         members = np.arange(start, min(start + step, n))
         refresh(members, None if similarities else read(members), np.arange(len(members)), 1, -np.inf)
 
@@ -212,7 +236,7 @@ def lazy_picks(read, shape, base, weight, n_select, *, similarities=None, worker
     return picks
 
 
-def _greatest(bound, count):
+def _greatest(bound: np.ndarray, count: int) -> np.ndarray:
     """Positions of the ``count`` greatest values; of equal ones the first."""
     if count == len(bound):
         return np.arange(count)
@@ -221,7 +245,7 @@ def _greatest(bound, count):
     return np.concatenate([above, np.flatnonzero(bound == limit)[: count - len(above)]])
 
 
-def _first_outside(bound, members):
+def _first_outside(bound: np.ndarray, members: np.ndarray) -> int:
     """The position of the greatest bound outside (of equal ones the first), -1 if all are inside."""
     held = bound[members]
     bound[members] = -np.inf
@@ -231,7 +255,7 @@ def _first_outside(bound, members):
     return rival
 
 
-def torch_similarities(X, order, device):
+def torch_similarities(X: np.ndarray, order: np.ndarray, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """For `lazy_picks`: products of rows of X on a torch device, which holds X; ``order`` turns positions into rows."""
     import torch
 
@@ -239,7 +263,7 @@ def torch_similarities(X, order, device):
     blocks = (np.ascontiguousarray(X[a : a + step], np.float32) for a in range(0, len(X), step))
     there = upload(blocks, X.shape, torch_device(device))
 
-    def similarities(positions, picks):
+    def similarities(positions: np.ndarray, picks: np.ndarray) -> np.ndarray:
         left, right = (there[torch.tensor(order[at], device=there.device)] for at in (positions, picks))
         with full_float32():
             return (left @ right.T).cpu().numpy()

@@ -7,9 +7,12 @@ block sizes, threads, devices or the place of a row. Float32 products only tell 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from assl_kit.common.device import torch_device
 from assl_kit.common.jit import jit
@@ -21,19 +24,22 @@ from assl_kit.space.rows import check_rows, mean_direction, row_blocks
 from .ids import id_order
 from .lazy_mmr import TIES, lazy_picks, torch_similarities
 
+if TYPE_CHECKING:
+    import torch
+
 
 def mmr_select(
-    X,
-    n_select,
+    X: ArrayLike | torch.Tensor,
+    n_select: int,
     *,
-    centroid=None,
-    scores=None,
-    weights=(0.4, 0.2, 0.4),
-    ids=None,
-    method="lazy",
-    n_jobs=None,
-    device="cpu",
-):
+    centroid: ArrayLike | None = None,
+    scores: ArrayLike | None = None,
+    weights: ArrayLike = (0.4, 0.2, 0.4),
+    ids: ArrayLike | None = None,
+    method: str = "lazy",
+    n_jobs: int | None = None,
+    device: str = "cpu",
+) -> np.ndarray:
     """Pick rows one at a time by maximal marginal relevance.
 
     Each pick is the row x that is not yet picked and maximises
@@ -106,18 +112,18 @@ def mmr_select(
         return np.empty(0, np.int64)
     direction = _check_centroid(centroid, X, None if ids is None else order)
     with ThreadPoolExecutor(workers) as pool:
-        each = pool.map if workers > 1 else map
+        each: Callable[..., Iterable] = pool.map if workers > 1 else map
         relevance = np.concatenate(list(each(lambda block: dots(_float32(block[1]), direction), row_blocks(X))))
         base = (weights[0] * relevance + weights[1] * scores)[order]
         if method == "plain":
             return order[_plain(_float32(X), order, base, weights[2], n_select)]
-        how = {"workers": workers, "each": each}
+        how: dict[str, Any] = {"workers": workers, "each": each}
         if device != "cpu":
             how = {"similarities": torch_similarities(X, order, device)}
         return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, **how)]
 
 
-def _plain(X, order, base, weight, n_select):
+def _plain(X: np.ndarray, order: np.ndarray, base: np.ndarray, weight: float, n_select: int) -> np.ndarray:
     """The definition, a matrix-vector product a pick. Returns positions in ``order``; ties go to the first of them."""
     picks = np.empty(n_select, np.int64)
     value, nearest = np.rint(base * TIES), np.full(len(base), -np.inf)
@@ -130,7 +136,9 @@ def _plain(X, order, base, weight, n_select):
 
 
 @jit
-def _greatest_earlier(A, P, S, slack, start, nearest):
+def _greatest_earlier(
+    A: np.ndarray, P: np.ndarray, S: np.ndarray, slack: float, start: int, nearest: np.ndarray
+) -> None:
     """nearest[i] = max over j < start + i of A[i]·P[j] exactly; S is A @ P.T within ``slack``."""
     for i in range(len(A)):
         top = np.float32(-np.inf)
@@ -141,7 +149,9 @@ def _greatest_earlier(A, P, S, slack, start, nearest):
                 nearest[i] = max(nearest[i], dot(A[i], P[j]))
 
 
-def mmr_terms(X, picks, *, centroid=None, scores=None):
+def mmr_terms(
+    X: ArrayLike | torch.Tensor, picks: ArrayLike, *, centroid: ArrayLike | None = None, scores: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three terms of each pick at the time it was picked: why it is there.
 
     Parameters
@@ -178,7 +188,7 @@ def mmr_terms(X, picks, *, centroid=None, scores=None):
         return np.empty(0), np.empty(0), np.empty(0)
     if picks.ndim != 1 or picks.dtype.kind not in "iu" or picks.min() < 0 or picks.max() >= len(X):
         raise ParameterError(f"picks are not row numbers from 0 to {len(X) - 1}")
-    scores = _check_scores(scores, len(X))[picks]
+    score = _check_scores(scores, len(X))[picks]
     rows = _float32(X[picks])
     relevance = dots(rows, _check_centroid(centroid, X, None))
     nearest = np.full(len(rows), -np.inf)
@@ -186,14 +196,14 @@ def mmr_terms(X, picks, *, centroid=None, scores=None):
         some, earlier = rows[start : start + 256], rows[: start + 256]
         _greatest_earlier(some, earlier, some @ earlier.T, slack(X.shape[1]), start, nearest[start : start + 256])
     nearest[0] = 0.0
-    return relevance, scores, nearest
+    return relevance, score, nearest
 
 
-def _float32(rows):
+def _float32(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def _check_count(n_select, n):
+def _check_count(n_select: int, n: int) -> int:
     try:
         count = operator.index(n_select)
     except TypeError:
@@ -203,7 +213,7 @@ def _check_count(n_select, n):
     return count
 
 
-def check_weights(weights):
+def check_weights(weights: ArrayLike) -> np.ndarray:
     """The MMR weights as float64, or a `ParameterError`."""
     try:
         values = np.asarray(weights, dtype=np.float64)
@@ -216,7 +226,7 @@ def check_weights(weights):
     return values
 
 
-def _check_scores(scores, n):
+def _check_scores(scores: ArrayLike | None, n: int) -> np.ndarray:
     if scores is None:
         return np.zeros(n)
     try:
@@ -235,7 +245,7 @@ def _check_scores(scores, n):
     return values
 
 
-def _check_centroid(centroid, X, order):
+def _check_centroid(centroid: ArrayLike | None, X: np.ndarray, order: np.ndarray | None) -> np.ndarray:
     if centroid is None:
         return mean_direction(X, order)
     try:

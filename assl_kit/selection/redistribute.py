@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
@@ -21,10 +24,13 @@ from .mmr import check_weights, mmr_select, mmr_terms
 from .spreads import scaled_weights, term_spreads
 from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["Redistributor", "Selection", "cluster_budgets"]
 
 #: what `Redistributor.paper` sets
-PAPER = {
+PAPER: dict[str, Any] = {
     "budget_power": 1.0,
     "pool_factor": 3,
     "repeat_share": 0.1,
@@ -90,23 +96,23 @@ class Redistributor(BaseEstimator):
     def __init__(
         self,
         *,
-        budget="power",
-        budget_power=0.25,
-        objective="groups",
-        pool_factor=1,
-        repeat_share=0,
-        max_repeat=1,
-        min_samples=10,
-        flattening=0,
-        link_flattening=0.75,
-        eps=None,
-        noise="thin",
-        weights=(0.5, 0, 0.5),
-        scale="spread",
-        n_jobs=None,
-        device="cpu",
-        verbose=False,
-    ):
+        budget: str = "power",
+        budget_power: float = 0.25,
+        objective: str | Mapping[Any, float] = "groups",
+        pool_factor: float = 1,
+        repeat_share: float = 0,
+        max_repeat: int = 1,
+        min_samples: int = 10,
+        flattening: float = 0,
+        link_flattening: float = 0.75,
+        eps: float | None = None,
+        noise: str = "thin",
+        weights: ArrayLike = (0.5, 0, 0.5),
+        scale: str = "spread",
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
         self.budget = budget
         self.budget_power = budget_power
         self.objective = objective
@@ -125,7 +131,7 @@ class Redistributor(BaseEstimator):
         self.verbose = verbose
 
     @classmethod
-    def paper(cls, **changes) -> Redistributor:
+    def paper(cls, **changes: Any) -> Redistributor:
         """What the paper says, literally, where it says something. Give it no groups: its budgets are by cluster.
 
         Budgets proportional to clusters, a pool of three budgets, MMR with the model score, a tenth given twice.
@@ -138,7 +144,10 @@ class Redistributor(BaseEstimator):
         """
         return cls(**PAPER | changes)
 
-    def pool(self, X, clusters, n_select, *, groups=None, curves=None, exclude=None, ids=None) -> pd.DataFrame:
+    def pool(
+        self, X: ArrayLike | torch.Tensor, clusters: ArrayLike, n_select: int, *, groups: ArrayLike | None = None,
+        curves: pd.DataFrame | None = None, exclude: ArrayLike | None = None, ids: ArrayLike | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
         """First stage: thin each cell to ``pool_factor`` times its budget (or to all it has).
 
         Parameters
@@ -193,8 +202,9 @@ class Redistributor(BaseEstimator):
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
     def select(
-        self, X, clusters, pool, n_select, *,
-        groups=None, curves=None, exclude=None, scores=None, centroids=None, ids=None,
+        self, X: ArrayLike | torch.Tensor, clusters: ArrayLike, pool: pd.DataFrame, n_select: int, *,
+        groups: ArrayLike | None = None, curves: pd.DataFrame | None = None, exclude: ArrayLike | None = None,
+        scores: ArrayLike | None = None, centroids: ArrayLike | None = None, ids: ArrayLike | None = None,
     ) -> Selection:  # fmt: skip
         """Second stage: pick from the pool of each cell by MMR, and repeat where a group wants more than it has.
 
@@ -259,8 +269,9 @@ class Redistributor(BaseEstimator):
         )
 
     def fit_select(
-        self, X, clusters, n_select, *,
-        groups=None, curves=None, exclude=None, scores=None, ids=None, centroids=None,
+        self, X: ArrayLike | torch.Tensor, clusters: ArrayLike, n_select: int, *, groups: ArrayLike | None = None,
+        curves: pd.DataFrame | None = None, exclude: ArrayLike | None = None, scores: ArrayLike | None = None,
+        ids: ArrayLike | None = None, centroids: ArrayLike | None = None,
     ) -> Selection:  # fmt: skip
         """Both stages: `pool`, then `select`; ``scores`` are over all rows, and those with NaN are excluded."""
         n = np.shape(X)[0]
@@ -270,11 +281,11 @@ class Redistributor(BaseEstimator):
             lost = pd.isna(np.asarray(scores))
             if lost.any():
                 exclude = lost if exclude is None else lost | np.asarray(exclude)
-        given = {"groups": groups, "curves": curves, "exclude": exclude, "ids": ids}
+        given: dict[str, Any] = {"groups": groups, "curves": curves, "exclude": exclude, "ids": ids}
         pool = self.pool(X, clusters, n_select, **given)
         return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, **given)
 
-    def _each(self, title, work, X, cells):
+    def _each(self, title: str, work: str, X: np.ndarray, cells: Mapping[Any, tuple[Any, ...]]) -> list[Any]:
         """What the method named ``work`` gives of X and each cell's arguments, which ``cells`` has by name.
 
         Each call reads X and its arguments and nothing else, so another engine may make the calls elsewhere.
@@ -282,13 +293,13 @@ class Redistributor(BaseEstimator):
         bar = tqdm(cells.values(), desc=title, unit="cell", disable=not self.verbose, leave=False)
         return [getattr(self, work)(X, *arguments) for arguments in bar]
 
-    def _fit(self, X, rows):
+    def _fit(self, X: np.ndarray, rows: np.ndarray) -> tuple[int, ADBSCAN]:
         """A-DBSCAN of one cell, given by its rows in order of id: how many are not noise, and the estimator."""
         names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
         fit = ADBSCAN(**{name: getattr(self, name) for name in names})._fit(X, rows)
         return int((fit.labels_ >= 0).sum()), fit
 
-    def _thin(self, X, fit, size):
+    def _thin(self, X: np.ndarray, fit: ADBSCAN, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Pool of one cell: places among its rows, in order of id, which settles ties; and what is told of them."""
         kept = fit.thin(size, max_repeat=1, repeat_share=0)
         at = kept.indices
@@ -300,7 +311,9 @@ class Redistributor(BaseEstimator):
         }
         return at, columns
 
-    def _pick(self, X, pool, budget, centroid, rows):
+    def _pick(
+        self, X: np.ndarray, pool: pd.DataFrame, budget: int, centroid: np.ndarray | None, rows: np.ndarray | None
+    ) -> tuple[pd.DataFrame, np.ndarray]:
         """Picks of one cell, and the spreads of the terms; ``pool`` is in order of id: ties go to the smaller id."""
         centroid = mean_direction(X, rows) if centroid is None else centroid
         X = X[pool["row"].to_numpy()]
@@ -330,7 +343,9 @@ class Redistributor(BaseEstimator):
         terms = {"relevance": relevance, "score": score, "max_similarity": nearest}
         return table.assign(**terms, rank=np.arange(size), copies=repeats), spreads
 
-    def _budgets(self, space, n_select, curves, usable, able):
+    def _budgets(
+        self, space: Space, n_select: int, curves: pd.DataFrame | None, usable: np.ndarray, able: np.ndarray
+    ) -> np.ndarray:
         """Budgets of cells by size or curve alone; only what a cell cannot give goes to others, of its group first."""
         sizes, groups = space.cells["n"].to_numpy(), space.cells["group"]
         numbers, names = pd.factorize(groups)
@@ -339,7 +354,7 @@ class Redistributor(BaseEstimator):
                 f"n_select is {n_select}, but there are {len(names)} groups, and some would get nothing",
                 hint="Ask for more records, or give coarser groups.",
             )
-        options = {"floor": space.grouped}
+        options: dict[str, Any] = {"floor": space.grouped}
         if self.budget == "curve":
             counts = pd.Series(np.bincount(numbers, sizes).astype(np.int64), index=names)
             options |= {"curves": _check_curves(curves, names), "weights": objective_weights(self.objective, counts)}
@@ -353,8 +368,8 @@ class Redistributor(BaseEstimator):
             most = np.where(over, usable + extra * able, most)
             once = np.where(over, usable, once)
 
-    def _check(self):
-        value = self.max_repeat
+    def _check(self) -> None:
+        value: float = self.max_repeat
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ParameterError(f"max_repeat is {value!r}", hint="Give a whole number of at least 1.")
         check_weights(self.weights)
@@ -367,7 +382,7 @@ class Redistributor(BaseEstimator):
                 raise ParameterError(f"{name} is {value!r}", hint=f"Give a number from {least} to {most}.")
 
 
-def _check_curves(curves, names):
+def _check_curves(curves: pd.DataFrame | None, names: pd.Index) -> np.ndarray:
     """a, b, c of each group, in order."""
     if curves is None:
         raise ParameterError("budget='curve' needs curves", hint="Give the learning curve of each group, or 'power'.")
@@ -380,5 +395,5 @@ def _check_curves(curves, names):
     return curves.loc[list(names), list(CURVE_COLUMNS)].to_numpy(np.float64)
 
 
-def _summed(values, level, index):
+def _summed(values: pd.Series, level: str, index: pd.Index) -> pd.Series:
     return values.groupby(level=level).sum().reindex(index, fill_value=0).astype(np.int64)

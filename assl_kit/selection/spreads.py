@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from assl_kit.space.dots import dots
 
 SAMPLE = 256  #: rows of a pool whose nearest among themselves tell how much diversity differs
 
 
-def term_spreads(X, centroid, scores) -> np.ndarray:
+def term_spreads(X: np.ndarray, centroid: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Standard deviations of relevance, score and diversity over the rows of a pool.
 
     Parameters
@@ -50,7 +51,7 @@ def term_spreads(X, centroid, scores) -> np.ndarray:
     return np.where(spreads > 1e-9, spreads, 0.0)
 
 
-def scaled_weights(weights, spreads) -> np.ndarray:
+def scaled_weights(weights: ArrayLike, spreads: ArrayLike) -> np.ndarray:
     """Weights for terms as they are, such that each term's weight × spread is as the given weights are.
 
     Parameters

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from assl_kit.errors import DataError, ParameterError
 
 POOL_COLUMNS = ("row", "id", "cluster", "group", "label", "core_distance", "radius", "weight")
 TABLE_COLUMNS = (*POOL_COLUMNS, "relevance", "score", "max_similarity", "rank", "copies")
-_TYPES = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64)
+_TYPES: dict[str, type] = dict.fromkeys(("row", "cluster", "label", "weight", "rank", "copies"), np.int64)
 _TYPES |= dict.fromkeys(("id", "group"), object)
 
 
-def empty_table(columns) -> pd.DataFrame:
+def empty_table(columns: Iterable[str]) -> pd.DataFrame:
     """A table of these columns, with their types, and no row."""
     return pd.DataFrame({name: np.empty(0, _TYPES.get(name, np.float64)) for name in columns})
 
@@ -59,7 +61,7 @@ class Selection:
     cells: pd.DataFrame
     excluded: int = 0
 
-    def summary(self, by="cluster") -> pd.DataFrame:
+    def summary(self, by: str = "cluster") -> pd.DataFrame:
         """One row a cluster, or a group.
 
         Parameters
@@ -94,7 +96,7 @@ class Selection:
         whole = {name: column.reindex(index, fill_value=0).astype(np.int64) for name, column in counts.items()}
         return pd.DataFrame(whole | means, index=index)
 
-    def kept_by(self, values) -> pd.DataFrame:
+    def kept_by(self, values: ArrayLike) -> pd.DataFrame:
         """Count what was kept of each value of a column, such as the source or the task.
 
         Parameters
@@ -114,11 +116,11 @@ class Selection:
             If there is not one value for each row.
         """
         name = getattr(values, "name", None) or "value"
-        values = pd.Series(np.asarray(values, dtype=object), name=name)
-        if len(values) != self.sizes.sum():
-            raise DataError(f"{len(values)} values for {self.sizes.sum()} rows", hint="Give the column of all rows.")
-        available = values.value_counts().rename_axis(name).sort_index().sort_values(ascending=False, kind="stable")
-        chosen = values.iloc[self.indices]
+        column = pd.Series(np.asarray(values, dtype=object), name=name)
+        if len(column) != self.sizes.sum():
+            raise DataError(f"{len(column)} values for {self.sizes.sum()} rows", hint="Give the column of all rows.")
+        available = column.value_counts().rename_axis(name).sort_index().sort_values(ascending=False, kind="stable")
+        chosen = column.iloc[self.indices]
         kept = chosen.value_counts().reindex(available.index, fill_value=0)
         copies = pd.Series(self.repeats).groupby(chosen.to_numpy()).sum().reindex(available.index, fill_value=0)
         table = {"available": available, "kept": kept, "with_copies": copies, "share": kept / available}

@@ -7,11 +7,17 @@ known from the fit decide most rows, and only the others are searched for.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assl_kit.space.neighbors import nearest_within, reach
 from assl_kit.space.tiles import greedy_known
+
+if TYPE_CHECKING:
+    from assl_kit.space.neighbors import Graph
+    from assl_kit.space.points import Points
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
 STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result
@@ -29,7 +35,16 @@ class Thinning:
     noise : {"thin", "drop", "keep"}
     """
 
-    def __init__(self, points, graph, labels, kappa, radii, rank, noise):
+    def __init__(
+        self,
+        points: Points,
+        graph: Graph,
+        labels: np.ndarray,
+        kappa: np.ndarray,
+        radii: np.ndarray,
+        rank: np.ndarray,
+        noise: str,
+    ) -> None:
         self.points, self.graph, self.labels, self.radii, self.rank = points, graph, labels, radii, rank
         order = np.lexsort((rank, kappa, labels))
         self.place = np.empty(len(order), np.int64)
@@ -39,7 +54,7 @@ class Thinning:
         self.hint = np.full(len(order), -1, np.int64)
         self.hint_squared = np.zeros(len(order))
 
-    def pool(self, size):
+    def pool(self, size: int) -> tuple[np.ndarray, float]:
         """Exactly ``size`` ≤ ``len(self.visit)`` numbers, ascending, and the scale they were thinned with."""
         visit, fixed = self.visit, self.visit[:0]
         if len(self.kept_noise) > 0:
@@ -50,12 +65,12 @@ class Thinning:
         wanted = size - len(fixed)
         if wanted == len(visit):
             return np.sort(np.concatenate([visit, fixed])), 0.0
-        self.seen = {}
+        self.seen: dict[float, np.ndarray] = {}
         scale = largest_scale(lambda s: len(self._greedy(visit, s)), wanted)
         kept = self._without_surplus(self._greedy(visit, scale), visit, wanted)
         return np.sort(np.concatenate([kept, fixed])), scale
 
-    def _greedy(self, visit, scale):
+    def _greedy(self, visit: np.ndarray, scale: float) -> np.ndarray:
         """Numbers kept at this scale, in order of visit."""
         limit = self._limit(scale)
         state = self._between(visit, scale)
@@ -76,7 +91,7 @@ class Thinning:
         self.seen[scale] = state
         return visit[state[visit] == 1]
 
-    def _between(self, visit, scale):
+    def _between(self, visit: np.ndarray, scale: float) -> np.ndarray:
         """What two scales tried before decide for this one, between them.
 
         A label's rows up to the first that the two decide differently are decided alike at every scale between: each
@@ -96,7 +111,7 @@ class Thinning:
             state[visit[alike]] = low[alike]
         return state
 
-    def _uncovered(self, unknown, kept, limit, state):
+    def _uncovered(self, unknown: np.ndarray, kept: np.ndarray, limit: np.ndarray, state: np.ndarray) -> np.ndarray:
         """Drop the undecided rows that an earlier kept one covers; gives the others."""
         nearest, squared = nearest_within(
             self.points, unknown, kept, limit, place=self.place, tie=self.rank, group=self.labels, any_one=True
@@ -107,15 +122,15 @@ class Thinning:
         self.hint[rows], self.hint_squared[rows] = nearest[covered], squared[covered]
         return unknown[~covered]
 
-    def _without_surplus(self, kept, visit, wanted):
+    def _without_surplus(self, kept: np.ndarray, visit: np.ndarray, wanted: int) -> np.ndarray:
         """Take out one at a time the row nearest to another of its label relative to its radius."""
         surplus = len(kept) - wanted
         alive = np.zeros(len(self.labels), dtype=bool)
         alive[kept] = True
         heap = self._crowding(kept, kept) if surplus else []
         heapq.heapify(heap)
-        names, left = np.unique(self.labels[kept], return_counts=True)
-        left = dict(zip(names.tolist(), left.tolist(), strict=True))
+        names, counts = np.unique(self.labels[kept], return_counts=True)
+        left = dict(zip(names.tolist(), counts.tolist(), strict=True))
         while surplus and heap:
             _, _, i, nearest = heapq.heappop(heap)
             label = self.labels[i]
@@ -134,7 +149,7 @@ class Thinning:
             alive[last[np.lexsort((-self.rank[last], sizes))[:surplus]]] = False
         return np.flatnonzero(alive)
 
-    def _crowding(self, rows, columns):
+    def _crowding(self, rows: np.ndarray, columns: np.ndarray) -> list[tuple[float, int, int, int]]:
         """Heap entries (distance to the nearest other column over the row's radius, -rank, row, that column)."""
         far = np.full(len(self.labels), np.inf)
         nearest, squared = nearest_within(
@@ -146,13 +161,13 @@ class Thinning:
             ratio = np.sqrt(squared[some]) / self.radii[rows]
         return list(zip(ratio.tolist(), (-self.rank[rows]).tolist(), rows.tolist(), nearest.tolist(), strict=True))
 
-    def represent(self, kept, scale):
+    def represent(self, kept: np.ndarray, scale: float) -> np.ndarray:
         """For each number its kept one: the nearest that dropped it, else the nearest of its label, else of all."""
         u = len(self.labels)
         representative = np.full(u, -1, dtype=np.int64)
         representative[kept] = kept
         far = np.full(u, np.inf)
-        steps = (
+        steps: tuple[tuple[np.ndarray, dict[str, Any], np.ndarray], ...] = (
             (self._limit(scale), {"place": self.place, "group": self.labels}, np.isin(np.arange(u), self.visit)),
             (far, {"group": self.labels}, np.isin(self.labels, self.labels[self.visit])),
             (far, {}, np.ones(u, bool)),
@@ -164,12 +179,12 @@ class Thinning:
                 representative[missing] = found[0]
         return representative
 
-    def _limit(self, scale):
+    def _limit(self, scale: float) -> np.ndarray:
         """Squared reach of the scaled radii; a zero radius stays zero at any scale."""
         return reach(np.multiply(self.radii, scale, out=np.zeros_like(self.radii), where=self.radii > 0))
 
 
-def largest_scale(size, wanted):
+def largest_scale(size: Callable[[float], int], wanted: int) -> float:
     """Largest s with ``size(s) >= wanted``, to a relative 1e-6, for a size that falls with s (roughly: greedy pools).
 
     ``size(0) >= wanted`` is taken for granted; gives inf where even that is large enough.

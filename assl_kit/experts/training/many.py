@@ -7,9 +7,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,14 +28,19 @@ from .data import Encoded, encode_records
 from .lot import WIDTHS, Lot, passes, width_of
 from .stack import AdapterStack, fused_norms, same_form
 
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 _AT_ONCE = {"cpu": 4096, "cuda": 1 << 15}
 _LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
 
 
 def train_adapters(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     tables: Sequence[pd.DataFrame | Encoded],
     paths: Sequence[str | os.PathLike],
     config: TrainingConfig | Sequence[TrainingConfig] | None = None,
@@ -98,13 +104,15 @@ def train_adapters(
     adapters with as many records and the same seed waste the least padding.
     """
     configs = _configs(config, len(tables))
-    paths = [Path(path) for path in paths]
-    if len(paths) != len(tables):
-        raise ParameterError(f"there are {len(tables)} tables but {len(paths)} paths")
+    folders = [Path(path) for path in paths]
+    if len(folders) != len(tables):
+        raise ParameterError(f"there are {len(tables)} tables but {len(folders)} paths")
     if not tables:
         return []
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ParameterError("two adapters would be written to the same path", where=str(max(paths, key=paths.count)))
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ParameterError(
+            "two adapters would be written to the same path", where=str(max(folders, key=folders.count))
+        )
     if tokens_at_once is not None and (isinstance(tokens_at_once, bool) or tokens_at_once < 1):
         raise ParameterError(f"tokens_at_once must be at least 1, not {tokens_at_once!r}", where="tokens_at_once")
     encoded = [_encoded(model, tokenizer, tables, number, configs[number]) for number in range(len(tables))]
@@ -114,7 +122,7 @@ def train_adapters(
         rows.fingerprint(settings_of(config, model) | {"trained": "together"}, base_fingerprint)
         for rows, config in zip(encoded, configs, strict=True)
     ]
-    found = [read_result(path) if resume else None for path in paths]
+    found = [read_result(folder) if resume else None for folder in folders]
     todo = [i for i, old in enumerate(found) if old is None or old.fingerprint != prints[i]]
     if todo:
         kind = model.device.type
@@ -136,16 +144,16 @@ def train_adapters(
             summary |= {"n_truncated": encoded[i].n_truncated, "n_held_out": 0, "base_fingerprint": base_fingerprint}
             summary |= lot.told(place, losses[:, place], seconds) | {"notes": notes}
             summary["peak_memory_mb"] = peak_memory_mb(kind)
-            with atomic_path(paths[i]) as temporary:
+            with atomic_path(folders[i]) as temporary:
                 temporary.mkdir()
                 stack.save(place, temporary)
                 write_json(temporary / "training.json", summary)
-            found[i] = read_result(paths[i])
-    return found
+            found[i] = read_result(folders[i])
+    return [result for result in found if result is not None]
 
 
 # what is trained on ---------------------------------------------------------------------------------------------------
-def _configs(config, count: int) -> list[TrainingConfig]:
+def _configs(config: TrainingConfig | Sequence[TrainingConfig] | None, count: int) -> list[TrainingConfig]:
     if config is None or isinstance(config, TrainingConfig):
         configs = [config or TrainingConfig()] * count
     else:
@@ -156,25 +164,40 @@ def _configs(config, count: int) -> list[TrainingConfig]:
     return configs
 
 
-def _encoded(model, tokenizer, tables, number: int, config: TrainingConfig) -> Encoded:
-    if isinstance(tables[number], Encoded):
-        if not tables[number].input_ids:
+def _encoded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tables: Sequence[pd.DataFrame | Encoded],
+    number: int,
+    config: TrainingConfig,
+) -> Encoded:
+    table = tables[number]
+    if isinstance(table, Encoded):
+        if not table.input_ids:
             raise DataError("there is no record to train on", where=f"table {number}")
-        return tables[number]
+        return table
     try:
-        return encode_records(model, tokenizer, tables[number], config.max_length)
+        return encode_records(model, tokenizer, table, config.max_length)
     except DataError as error:
         where = f"table {number}" if error.where is None else f"table {number}, {error.where}"
         raise DataError(error.what, where=where, hint=error.hint) from None
 
 
 # steps ----------------------------------------------------------------------------------------------------------------
-def _train(model, stack: AdapterStack, lot: Lot, at_once: int, on_step, bar) -> tuple[np.ndarray, list[str]]:
+def _train(
+    model: PreTrainedModel,
+    stack: AdapterStack,
+    lot: Lot,
+    at_once: int,
+    on_step: Callable[[int, int, int], None] | None,
+    bar: tqdm | None,
+) -> tuple[np.ndarray, list[str]]:
     """All steps; give the losses (steps, M) and what had to be changed. Nothing here waits for the device."""
     import torch
 
     warnings.filterwarnings("ignore", message="grad and param do not obey")  # they are parts of wider rows
-    device, notes, done = model.device, [], 0
+    device, done = model.device, 0
+    notes: list[str] = []
     weights = stack.weights
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -212,7 +235,14 @@ def _train(model, stack: AdapterStack, lot: Lot, at_once: int, on_step, bar) -> 
     return losses.cpu().numpy(), notes
 
 
-def _adamw(weights, gradients, first, second, rates, step: int) -> None:
+def _adamw(
+    weights: torch.Tensor,
+    gradients: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    rates: torch.Tensor,
+    step: int,
+) -> None:
     """AdamW without decay, as torch does it, with a learning rate for each row."""
     first.lerp_(gradients, 1 - _BETAS[0])
     second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
@@ -231,7 +261,15 @@ def _fits(work: Callable[[], None]) -> bool:
     return True
 
 
-def _gradients(model, lot: Lot, records: np.ndarray, at_once: int, total, own, losses) -> None:
+def _gradients(
+    model: PreTrainedModel,
+    lot: Lot,
+    records: np.ndarray,
+    at_once: int,
+    total: torch.Tensor,
+    own: torch.Tensor,
+    losses: torch.Tensor,
+) -> None:
     """Put a step's gradients into ``total`` (M, p), through ``own``, and its mean answer losses into ``losses``."""
     m = len(records)
     total[:m].zero_()
@@ -247,9 +285,8 @@ def _gradients(model, lot: Lot, records: np.ndarray, at_once: int, total, own, l
             total[:m].add_(own[:m])
 
 
-def _pass(model, lot: Lot, records: np.ndarray, counts: np.ndarray, losses) -> None:
+def _pass(model: PreTrainedModel, lot: Lot, records: np.ndarray, counts: np.ndarray, losses: torch.Tensor) -> None:
     """Forward and backward over some records of every adapter."""
-
     m, flat = len(records), records.reshape(-1)
     if not lot.lengths[flat].any():  # the last batch of an epoch may be short: here is none of its records
         return
@@ -269,7 +306,9 @@ def _pass(model, lot: Lot, records: np.ndarray, counts: np.ndarray, losses) -> N
     states.backward(gradient)
 
 
-def _answer_loss(model, states, targets, share):
+def _answer_loss(
+    model: PreTrainedModel, states: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Each answer token's share of its adapter's loss, and the gradient at the states; some logits at a time."""
     import torch
 
@@ -283,7 +322,7 @@ def _answer_loss(model, states, targets, share):
     return torch.cat(found), torch.cat(gradients)
 
 
-def _to(values: np.ndarray, device):
+def _to(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """A tensor on the device, copied without waiting for it."""
     import torch
 
@@ -292,7 +331,7 @@ def _to(values: np.ndarray, device):
 
 
 @contextmanager
-def _frozen(model):
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """The base in train mode without gradients of its own; both as before afterwards."""
     training, wanted = model.training, [p for p in model.parameters() if p.requires_grad]
     for parameter in wanted:
@@ -307,7 +346,7 @@ def _frozen(model):
 
 
 @contextmanager
-def _bar(progress: bool, steps: int):
+def _bar(progress: bool, steps: int) -> Iterator[tqdm | None]:
     from tqdm.auto import tqdm
 
     if not progress:

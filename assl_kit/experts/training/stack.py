@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.errors import ParameterError
 from assl_kit.model.identity import unwrap
 
 from .config import TrainingConfig, quantization_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
 
@@ -54,7 +59,7 @@ class AdapterStack:
         If the model carries adapters, is quantised or in float16, or a number is not positive.
     """
 
-    def __init__(self, model, count: int, rank: int, alpha: int):
+    def __init__(self, model: PreTrainedModel, count: int, rank: int, alpha: int):
         import torch
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
@@ -87,13 +92,14 @@ class AdapterStack:
             self.layers.append(_Layer(name, linear, start))
             start += rank * (linear.in_features + linear.out_features)
         self.weights = torch.zeros(count, start, dtype=torch.float32, device=model.device)
-        self._computing = self._rows = None
+        self._computing: torch.Tensor | None = None
+        self._rows: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
 
     @classmethod
-    def fresh(cls, model, seeds: Sequence[int], rank: int, alpha: int) -> AdapterStack:
+    def fresh(cls, model: PreTrainedModel, seeds: Sequence[int], rank: int, alpha: int) -> AdapterStack:
         """New adapters, each with the initial weights that PEFT gives after this seed; they change nothing yet."""
         import torch
 
@@ -113,7 +119,7 @@ class AdapterStack:
         return stack
 
     @classmethod
-    def load(cls, model, folders: Sequence[str | Path]) -> AdapterStack:
+    def load(cls, model: PreTrainedModel, folders: Sequence[str | os.PathLike]) -> AdapterStack:
         """Adapters from folders in PEFT's format, all of one rank and α on all linear layers."""
         from safetensors.torch import load_file
 
@@ -160,7 +166,7 @@ class AdapterStack:
         config.inference_mode = True
         config.save_pretrained(str(folder))
 
-    def part(self, layer: _Layer, weights):
+    def part(self, layer: _Layer, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of a layer's A, of shape (m, r, in), and B, of shape (m, out, r), in ``weights`` of shape (m, p)."""
         n_in, n_out, r = layer.linear.in_features, layer.linear.out_features, self.rank
         middle = layer.start + r * n_in
@@ -191,7 +197,7 @@ class AdapterStack:
                 layer.A, layer.B = self.part(layer, computing)
             self._rows = rows
 
-    def follow(self, count: int, gradients) -> None:
+    def follow(self, count: int, gradients: torch.Tensor) -> None:
         """The first ``count`` adapters, their gradients added to ``gradients`` (M, p), which has the base's type."""
         dtype = self.model.dtype
         if self._computing is None:
@@ -207,13 +213,13 @@ class AdapterStack:
 
     def updated(self, count: int) -> None:
         """To be called when the first ``count`` rows of ``weights`` have changed."""
-        if self._computing is not self.weights:
+        if self._computing is not None and self._computing is not self.weights:
             self._computing[:count].copy_(self.weights[:count])
 
-    def _forward(self, layer: _Layer):
+    def _forward(self, layer: _Layer) -> Callable[[torch.Tensor], torch.Tensor]:
         linear, n_out, compute, scale = layer.linear, layer.linear.out_features, _product(), self.scale
 
-        def forward(x):
+        def forward(x: torch.Tensor) -> torch.Tensor:
             rows = x.reshape(len(layer.A), -1, x.shape[-1])
             out = compute(rows, linear.weight, linear.bias, layer.A, layer.B, scale)
             return out.view(*x.shape[:-1], n_out)
@@ -222,7 +228,7 @@ class AdapterStack:
 
 
 @lru_cache(maxsize=1)
-def _product():
+def _product() -> Callable[..., torch.Tensor]:
     """Products of a frozen weight and of each batch's own A and B: one function of autograd, so that sums are in place.
 
     Of ``x`` (m, n, in), ``weight`` (out, in), ``A`` (m, r, in) and ``B`` (m, out, r).
@@ -231,14 +237,22 @@ def _product():
 
     class Product(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, weight, bias, A, B, scale):
+        def forward(
+            ctx: Any,
+            x: torch.Tensor,
+            weight: torch.Tensor,
+            bias: torch.Tensor | None,
+            A: torch.Tensor,
+            B: torch.Tensor,
+            scale: float,
+        ) -> torch.Tensor:
             small = torch.bmm(x, A.mT)
             ctx.save_for_backward(x, weight, A, B, small)
             ctx.scale = scale
             return torch.nn.functional.linear(x, weight, bias).baddbmm_(small, B.mT, alpha=scale)
 
         @staticmethod
-        def backward(ctx, out):
+        def backward(ctx: Any, out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             x, weight, A, B, small = ctx.saved_tensors
             inner = torch.bmm(out, B).mul_(ctx.scale)
             back = None
@@ -249,7 +263,7 @@ def _product():
     return Product.apply
 
 
-def _kind(model) -> str:
+def _kind(model: PreTrainedModel) -> str:
     return "4 bits" if quantization_of(model) != "none" else str(model.dtype).removeprefix("torch.")
 
 
@@ -272,7 +286,7 @@ def same_form(configs: Sequence[TrainingConfig]) -> None:
 
 
 @contextmanager
-def fused_norms(model, enabled: bool = True) -> Iterator[int]:
+def fused_norms(model: PreTrainedModel, enabled: bool = True) -> Iterator[int]:
     """Let torch's fused kernel do the root-mean-square norms of a model inside a ``with`` block.
 
     Each class of norms is tried on random numbers first, with the weight as it is and with 1 added to it (Gemma); one
@@ -297,7 +311,12 @@ def fused_norms(model, enabled: bool = True) -> Iterator[int]:
         weight = (module.weight.detach().float() + forms[kind]).to(module.weight.dtype)
         eps, shape = _eps(module), tuple(weight.shape)
 
-        def forward(x, weight=weight, eps=eps, shape=shape):
+        def forward(
+            x: torch.Tensor,
+            weight: torch.Tensor = weight,
+            eps: float | None = eps,
+            shape: tuple[int, ...] = shape,
+        ) -> torch.Tensor:
             return torch.nn.functional.rms_norm(x, shape, weight.to(x.dtype), eps)
 
         module.forward = forward
@@ -309,11 +328,11 @@ def fused_norms(model, enabled: bool = True) -> Iterator[int]:
             del module.forward
 
 
-def _eps(module) -> float | None:
+def _eps(module: torch.nn.Module) -> float | None:
     return getattr(module, "eps", getattr(module, "variance_epsilon", None))
 
 
-def _form_of(module) -> float | None:
+def _form_of(module: torch.nn.Module) -> float | None:
     """What is added to the weight of a norm: 0 or 1; None if the kernel computes something else."""
     import torch
 
