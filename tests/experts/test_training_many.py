@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.models import make_test_base
 from safetensors.torch import load_file
-from test_experts import QUICK, bits, some_records
+from test_train_experts import QUICK, bits, some_records
 
 from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
