@@ -103,8 +103,8 @@ def gpu_differences(
     Returns
     -------
     DataFrame
-        Index ``arm``, the greatest first; ``difference``, ``low`` and ``high`` (95 %), ``draws`` (the difference in each
-        draw), and a column a task with its difference.
+        Index ``arm``, the greatest first; ``difference``, ``low`` and ``high`` (95 %), ``draws`` (the difference in
+        each draw), and a column a task with its difference.
 
     Notes
     -----

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from .style import TASK_COLOURS, readable, styled_figure
 
@@ -70,10 +71,14 @@ def plot_learning_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
     for number, curve in enumerate(curves):
         colour = TASK_COLOURS[number % len(TASK_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(curve["sizes"], curve["scores"], marker, color=colour, markersize=5, label=readable([curve["group"]])[0])
+        label = readable([curve["group"]])[0]
+        axes.plot(curve["sizes"], curve["scores"], marker, color=colour, markersize=5, label=label)
         n = np.geomspace(min(curve["sizes"]), curve["n_records"], 60)
         axes.plot(n, curve["a"] - curve["b"] * n ** -curve["c"], color=colour, linewidth=1.2)
     axes.set(xscale="log", xlabel="records of the group that are learnt from", ylabel="score of the cheap learner")
+    sizes = sorted({size for curve in curves for size in curve["sizes"][:-1]})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("Learning curves: points are measured, lines fitted", loc="left")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
