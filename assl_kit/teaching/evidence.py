@@ -45,7 +45,7 @@ def kernel_results() -> dict[str, Any]:
     >>> sorted(kernel_results())
     ['done', 'header', 'records', 'slopes']
     """
-    return _results("kernels.json")
+    return read_results("kernels.json")
 
 
 def evidence_results() -> pd.DataFrame:
@@ -73,10 +73,31 @@ def evidence_results() -> pd.DataFrame:
     >>> {"experiment", "arm", "value", "seed"} <= set(evidence_results())
     True
     """
-    return pd.DataFrame(_results("evidence.json")["records"])
+    return pd.DataFrame(read_results("evidence.json")["records"])
 
 
-def _results(name: str) -> dict[str, Any]:
+def read_results(name: str) -> dict[str, Any]:
+    """One file of measurements, of the checkout or of the package's own copy.
+
+    Parameters
+    ----------
+    name : str
+        Of a JSON file in ``benchmarks/results``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    DataError
+        If the file is not there.
+
+    Examples
+    --------
+    >>> sorted(read_results("cfleb_h100_failure.json"))[:2]
+    ['arms', 'by_task']
+    """
     file = shipped("results") / name
     if not file.is_file():
         raise DataError("the measurements are not there", where=str(file), hint="Install assl-kit again.")
