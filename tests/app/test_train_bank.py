@@ -17,7 +17,7 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import WorkspaceError
 from assl_kit.experts.bank import ExpertBank
 
-SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 12, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
+SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 16, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,6 @@ def test_two_processes_train_what_one_does(selected, tmp_path):
 def test_a_run_without_its_selection_is_refused(selected, tmp_path):
     ws, p = selected
     changed = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "changed"))
-    changed.remember("tiny", p.model_copy(update={"n_select": 13}))
+    changed.remember("tiny", p.model_copy(update={"n_select": 17}))
     with pytest.raises(WorkspaceError, match="no selection yet.*runs/changed.*assl run --to 05"):
         train_bank(str(changed.folder))
