@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.selection import lazy_mmr as _lazy_mmr
 from assl_kit.selection.mmr import mmr_select, mmr_terms
-from assl_kit.space import neighbors
+from assl_kit.space import rows as space_rows
 from assl_kit.space.rows import mean_direction
 
 TORCH = torch.device("cpu")  # takes the way of "cuda", without a GPU
@@ -211,7 +211,7 @@ def test_half_precision_is_taken_as_it_is():
 
 
 def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbors, "ENTRIES", 2**18)
+    monkeypatch.setattr(space_rows, "ENTRIES", 2**18)
     X = random_rows(20_000, 256, 1)
     X.astype(np.float64).tofile(tmp_path / "X")
     on_disk = np.memmap(tmp_path / "X", np.float64, "r", shape=X.shape)
