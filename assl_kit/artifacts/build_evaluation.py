@@ -64,7 +64,7 @@ def _grouped(parents: Parents, records: pd.DataFrame, p: Parameters) -> pd.DataF
     """Records with the group that each belongs to; where only clusters divide them, test records have none of their own
     and all are one group."""
     by = p.groups if p.groups != "cluster" else "auto"
-    groups = assign_groups(records.drop(columns=[]), by=by)
+    groups = assign_groups(records, by=by)
     return records.assign(group=groups.where(groups != "", "(none)").to_numpy())
 
 
