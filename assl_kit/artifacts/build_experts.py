@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import pandas as pd
 from assl_kit.common.cluster import backend
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import write_json
-from assl_kit.common.parallel import end_with_parent
+from assl_kit.common.parallel import worker_settings
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import WorkspaceError
 from assl_kit.model.batches import is_small
@@ -281,8 +280,8 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
         sample = sample_by_task(test, p.regret_per_task, p.seed)
         bank = ExpertBank.from_pretrained(parents.path("experts"))
         arms += [Arm(name, sample, path) for name, path in zip(bank.names, bank.expert_paths, strict=True)]
-    with parallel_config("loky", inner_max_num_threads=1):
-        tables = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(os.getpid(), p, arm) for arm in arms)
+    with parallel_config(**worker_settings(), inner_max_num_threads=1):
+        tables = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(p, arm) for arm in arms)
     order = ["base", *(arm.name for arm in arms if arm.name != "base")]
     by_name = dict(zip((arm.name for arm in arms), tables, strict=True))
     pd.concat([by_name[name] for name in order], ignore_index=True).to_parquet(path, index=False)
@@ -297,13 +296,8 @@ def training_jobs(p: Parameters) -> int:
     return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
 
 
-def _answer(asker: int, p: Parameters, arm: Arm) -> pd.DataFrame:
-    """One arm's answers.
-
-    ``asker`` is the process that wants them: if it is killed, this one ends too.
-    """
-    if os.getpid() != asker:
-        end_with_parent(asker)
+def _answer(p: Parameters, arm: Arm) -> pd.DataFrame:
+    """One arm's answers."""
     from assl_kit.data.records import prompts
     from assl_kit.experts.adapters import adapted
     from assl_kit.experts.training.adapter import train_adapter

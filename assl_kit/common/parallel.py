@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from threading import Event
+from typing import Any
 
 import numpy as np  # noqa: F401  its BLAS must be loaded before `blas` looks for it
 from joblib import effective_n_jobs
@@ -99,6 +100,23 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             sys.exit(1)
+
+
+def worker_settings() -> dict[str, Any]:
+    """Settings for ``joblib.parallel_config``: processes that end with this one, even before they got any work.
+
+    A worker of joblib waits five minutes for work otherwise, with all the memory of what it has loaded.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> worker_settings()["backend"]
+    'loky'
+    """
+    return {"backend": "loky", "initializer": end_with_parent, "initargs": (os.getpid(),)}
 
 
 def thread_count(n_jobs: int | None = None) -> int:

@@ -22,6 +22,7 @@ from assl_kit.artifacts.store import STORE, STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.cluster import BACKEND, explained, total
 from assl_kit.common.files import write_json
+from assl_kit.common.parallel import worker_settings
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
 from .plan import Known, Plan, make_plan
@@ -247,20 +248,21 @@ def _workers(backend: str, n_jobs: int, most: int) -> Iterator[tuple[Callable, i
 
     cores = cpu_count()
     death: type[Exception] = BrokenProcessPool
+    settings = worker_settings()
     if backend == "ray":
         cores = max(1, total("CPU"))
         from ray.exceptions import RayError
         from ray.util.joblib import register_ray
 
         register_ray()
-        death = RayError
+        death, settings = RayError, {"backend": "ray"}
     elif backend != "local":
         raise ParameterError(f"unknown backend {backend!r}", hint="Give local or ray.")
     workers = min(n_jobs or cores, most)
 
     def pool(function: Callable[..., Outcome], work: list[tuple]) -> Iterator[Outcome]:
         calls = (delayed(function)(*item) for item in work)
-        with parallel_config("ray" if backend == "ray" else "loky"):
+        with parallel_config(**settings):
             kind = "list" if backend == "ray" else "generator_unordered"  # Ray gives its results together, at the end
             try:
                 yield from Parallel(n_jobs=workers, batch_size=1, return_as=kind)(calls)

@@ -271,6 +271,29 @@ def test_a_process_whose_parent_ended_before_it_began_ends_too(parent, code):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_a_worker_that_got_no_work_ends_with_its_parent(tmp_path):
+    source = """
+import os, signal
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import ProcessPoolExecutor
+from assl_kit.common.parallel import worker_settings
+start = ProcessPoolExecutor._adjust_process_count
+def start_and_die(self):
+    start(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+ProcessPoolExecutor._adjust_process_count = start_and_die
+with parallel_config(**worker_settings()):
+    Parallel(n_jobs=2)(delayed(abs)(x) for x in range(4))
+"""
+    killed = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    end = time.monotonic() + 60
+    while at_work_in(tmp_path) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not at_work_in(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
 def test_a_kernel_whose_runner_is_gone_does_not_begin():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
