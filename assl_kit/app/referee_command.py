@@ -61,8 +61,8 @@ def referee(
         )
     else:
         ws = open_run(source)
-        given = {"--share": share, "--selection": selections or None, "--draws": draws, "--seed": seed}
-        for option in (name for name, value in given.items() if value is not None):
+        record_options = {"--share": share, "--selection": selections or None, "--draws": draws, "--seed": seed}
+        for option in (name for name, value in record_options.items() if value is not None):
             raise ParameterError(f"{option} is for a file of records, and {source!r} is a run", hint="Leave it out.")
         result = _of_run(ws)
     if as_json:
@@ -106,12 +106,12 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
     real("share", share, 0, 1)
     whole("draws", draws, 2, hint="5 or more are better.")
     whole("seed", seed, 0)
-    given = _given(selections)
+    ids_by_name = _read_selections(selections)
     _tell(f"reading {source}")
     records = ensure_splits(load_records(source, seed=seed), seed=seed)
     groups = assign_groups(records)
     judge = Judge(records.assign(group=groups.where(groups != "", "(none)").to_numpy()), by="group", seed=seed)
-    for name, ids in given.items():
+    for name, ids in ids_by_name.items():
         if len(judge.rows_of(ids, f"selection {name!r}")) > len(judge.train):
             what = f"{len(ids):,} records are chosen, copies counted, but the training pool has {len(judge.train):,}"
             raise ParameterError(what, where=f"selection {name!r}", hint="Choose at most as many as there are.")
@@ -124,7 +124,9 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
         )
     chosen = _choose(judge.train, n_select, seed)
     _tell(f"comparing with {draws} random draws, {len(judge.held):,} questions in {len(judge.groups)} groups")
-    verdict = method.referee(judge, {CHOSEN: chosen} | given, n_draws=draws, curves=True, seed=seed, progress=True)
+    verdict = method.referee(
+        judge, {CHOSEN: chosen} | ids_by_name, n_draws=draws, curves=True, seed=seed, progress=True
+    )
     return verdict.as_dict()
 
 
@@ -144,23 +146,23 @@ def _choose(train: pd.DataFrame, n_select: int, seed: int) -> list[str]:
     _tell(f"choosing {n_select:,} in {n_clusters} clusters")
     clusters = SemanticKMeans(n_clusters=n_clusters, random_state=seed).fit(X).labels_
     groups = assign_groups(train, clusters).to_numpy()
-    found = Redistributor(verbose=True).fit_select(X, clusters, n_select, groups=groups, ids=train["id"].to_numpy())
-    return found.table["id"].repeat(found.table["copies"]).tolist()
+    selection = Redistributor(verbose=True).fit_select(X, clusters, n_select, groups=groups, ids=train["id"].to_numpy())
+    return selection.table["id"].repeat(selection.table["copies"]).tolist()
 
 
-def _given(selections: tuple[str, ...]) -> dict[str, list[str]]:
+def _read_selections(selections: tuple[str, ...]) -> dict[str, list[str]]:
     """The ids of each ``NAME=FILE``, copies repeated."""
     from assl_kit.evaluation import referee as method
 
-    given: dict[str, list[str]] = {}
+    ids_by_name: dict[str, list[str]] = {}
     for text in selections:
         name, sign, file = text.partition("=")
         if not (name.strip() and sign and file):
             raise ParameterError(f"{text!r} is no selection", where="--selection", hint="Write NAME=FILE.")
-        if name in given or name == CHOSEN or name.startswith((method.RANDOM, method.BALANCED)):
+        if name in ids_by_name or name == CHOSEN or name.startswith((method.RANDOM, method.BALANCED)):
             raise ParameterError(f"the name {name!r} is taken", where="--selection", hint="Choose another name.")
-        given[name] = read_ids(Path(file))
-    return given
+        ids_by_name[name] = read_ids(Path(file))
+    return ids_by_name
 
 
 def read_ids(path: Path) -> list[str]:

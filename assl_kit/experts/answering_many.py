@@ -127,11 +127,11 @@ def generate_many(
     ):
         while left:
             numbers = sorted(left)
-            longest = max(lengths[own[0]] for own in left.values()) + max_new_tokens
+            longest = max(lengths[waiting[0]] for waiting in left.values()) + max_new_tokens
             size = max(1, (most or batch_size_for(model, int(longest))) // len(numbers))
             block, taken = _block(left, numbers, size)
             if _fits(answer, block, numbers):
-                left = {a: own[taken:] for a, own in left.items() if len(own) > taken}
+                left = {a: waiting[taken:] for a, waiting in left.items() if len(waiting) > taken}
                 report.batch_size = max(report.batch_size, block.size)
                 bar.update(len(rows) - sum(map(len, left.values())) - bar.n)
                 continue
@@ -152,7 +152,7 @@ def generate_many(
 
 def _block(left: dict[int, np.ndarray], numbers: list[int], size: int) -> tuple[np.ndarray, int]:
     """The next rows of every adapter, of shape (m, b); where one has fewer than b left, its last one again."""
-    size = min(size, max(len(own) for own in left.values()))
+    size = min(size, max(len(waiting) for waiting in left.values()))
     return np.stack([np.pad(left[a][:size], (0, size - len(left[a][:size])), mode="edge") for a in numbers]), size
 
 

@@ -112,9 +112,9 @@ def _verdict(result: Mapping[str, Any], arm: str) -> str:
     parts = []
     for task, beginning in zip(_MEANS, beginnings, strict=True):
         rows = [row for row in result["differences"] if row["arm"] == arm and row["task"] == task]
-        said = [f"{_in_words(row)} ({_signed(row)})" for row in rows]
-        if said:
-            parts.append(f"{beginning} {' and '.join(said)}")
+        phrases = [f"{_in_words(row)} ({_signed(row)})" for row in rows]
+        if phrases:
+            parts.append(f"{beginning} {' and '.join(phrases)}")
     return "; ".join(parts) + "."
 
 
@@ -134,14 +134,16 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     """What the numbers do not say: tasks that tell nothing, tasks that are not measured, questions left out."""
     about, best = result["about"], pd.DataFrame(result["table"]).groupby("task")["score"].max()
     silent = [task for task, score in about["baseline"].items() if best.get(task, 0.0) <= score]
-    said = []
+    sentences = []
     if silent:
-        said.append(f"No arm comes above the majority or lead in {', '.join(silent)}: nothing is told by these.")
+        sentences.append(f"No arm comes above the majority or lead in {', '.join(silent)}: nothing is told by these.")
     if about["left_out"]:
-        said.append("Not measured: " + "; ".join(f"{task} ({why})" for task, why in about["left_out"].items()) + ".")
+        sentences.append(
+            "Not measured: " + "; ".join(f"{task} ({why})" for task, why in about["left_out"].items()) + "."
+        )
     if about["n_known"]:
-        said.append(f"{about['n_known']:,} questions stand in the training records too and are not asked.")
-    return said
+        sentences.append(f"{about['n_known']:,} questions stand in the training records too and are not asked.")
+    return sentences
 
 
 def choice_blocks(ws: Workspace) -> Iterator[tuple[str, Any]]:
@@ -203,10 +205,12 @@ def highest_blocks(ws: Workspace, kind: str) -> Iterator[tuple[str, Any]]:
     prompts = [user_prompt(*texts) for texts in zip(records["instruction"], records["input"], strict=True)]
     excluded = scores["score"].isna()
     yield "heading", "The highest-scored records"
-    said = f"{int(excluded.sum()):,} of {len(scores):,} scored records are excluded"
+    exclusion = f"{int(excluded.sum()):,} of {len(scores):,} scored records are excluded"
     if kind == "ifd":
-        said += f", {int((excluded & (scores['raw'] > 1)).sum()):,} of them with an answer likelier alone (IFD above 1)"
-    yield "text", f"{said}. High scores are often wrong labels: look at them."
+        exclusion += (
+            f", {int((excluded & (scores['raw'] > 1)).sum()):,} of them with an answer likelier alone (IFD above 1)"
+        )
+    yield "text", f"{exclusion}. High scores are often wrong labels: look at them."
     yield (
         "table",
         pd.DataFrame(

@@ -167,11 +167,11 @@ def objective_weights(objective: str | Mapping[Any, float], sizes: pd.Series) ->
     [0.25, 0.75]
     """
     if isinstance(objective, Mapping):
-        given = {str(name): value for name, value in objective.items()}
+        weights = {str(name): value for name, value in objective.items()}
         names = [str(name) for name in sizes.index]
-        if wrong := sorted(set(given) ^ set(names)):
+        if wrong := sorted(set(weights) ^ set(names)):
             raise ParameterError(f"objective and groups differ in {wrong[0]!r}", hint=f"Groups: {', '.join(names)}.")
-        return np.array([given[name] for name in names], dtype=np.float64)
+        return np.array([weights[name] for name in names], dtype=np.float64)
     if objective not in OBJECTIVES:
         raise ParameterError(f"objective is {objective!r}", hint="Use 'groups', 'records', or a weight for each group.")
     if objective == "groups":

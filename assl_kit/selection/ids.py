@@ -71,9 +71,9 @@ def _as_array(ids: ArrayLike) -> np.ndarray:
     """The ids as an array; a list that mixes strings and numbers stays a mix and is refused later."""
     values = np.asarray(ids)
     if values.dtype.kind in "US" and not isinstance(ids, np.ndarray):
-        given = np.asarray(ids, dtype=object)
-        if given.shape == values.shape and not all(isinstance(value, str | bytes) for value in given.ravel()):
-            return given
+        objects = np.asarray(ids, dtype=object)
+        if objects.shape == values.shape and not all(isinstance(value, str | bytes) for value in objects.ravel()):
+            return objects
     return values
 
 

@@ -198,7 +198,7 @@ class Redistributor(BaseEstimator):
         cells = np.flatnonzero(sizes)
         work = {names[i]: (fits[i][1], int(sizes[i])) for i in cells}
         kept = self._each("thinning", "_thin", space.X, work)
-        parts = [space.described(i, *found) for i, found in zip(cells, kept, strict=True)]
+        parts = [space.described(i, *thinned) for i, thinned in zip(cells, kept, strict=True)]
         return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
 
     def select(
@@ -243,28 +243,28 @@ class Redistributor(BaseEstimator):
         budgets = self._budgets(space, n_select, curves, counts, able)
         pools = dict(tuple(work.drop(columns="cell").groupby(work["cell"])))
         cells = np.flatnonzero(budgets)
-        found = self._each(
+        picked = self._each(
             "MMR",
             "_pick",
             space.X,
             {space.name(i): (pools[i], int(budgets[i]), *space.centroid(i)) for i in cells},
         )
-        parts = [table for table, _ in found]
+        parts = [table for table, _ in picked]
         table = pd.concat(parts, ignore_index=True)[list(TABLE_COLUMNS)] if parts else empty_table(TABLE_COLUMNS)
-        told = space.cells.assign(budget=budgets).set_index(["group", "cluster"])
+        cell_table = space.cells.assign(budget=budgets).set_index(["group", "cluster"])
         spreads = np.full((k, 3), np.nan)
-        spreads[cells] = [spread for _, spread in found] if len(cells) else spreads[:0]
+        spreads[cells] = [spread for _, spread in picked] if len(cells) else spreads[:0]
         for number, name in enumerate(("relevance", "score", "diversity")):
-            told[f"{name}_spread"] = spreads[:, number]
+            cell_table[f"{name}_spread"] = spreads[:, number]
         return Selection(
             indices=table["row"].to_numpy(np.int64),
             repeats=table["copies"].to_numpy(np.int64),
             table=table,
             pool=pool,
-            budgets=_summed(told["budget"], "cluster", space.sizes.index),
+            budgets=_summed(cell_table["budget"], "cluster", space.sizes.index),
             sizes=space.sizes,
             group_sizes=space.group_sizes.rename("n"),
-            cells=told,
+            cells=cell_table,
             excluded=int(space.excluded.sum() + np.isnan(scores).sum()),
         )
 
@@ -281,9 +281,9 @@ class Redistributor(BaseEstimator):
             lost = pd.isna(np.asarray(scores))
             if lost.any():
                 exclude = lost if exclude is None else lost | np.asarray(exclude)
-        given: dict[str, Any] = {"groups": groups, "curves": curves, "exclude": exclude, "ids": ids}
-        pool = self.pool(X, clusters, n_select, **given)
-        return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, **given)
+        inputs: dict[str, Any] = {"groups": groups, "curves": curves, "exclude": exclude, "ids": ids}
+        pool = self.pool(X, clusters, n_select, **inputs)
+        return self.select(X, clusters, pool, n_select, scores=scores, centroids=centroids, **inputs)
 
     def _each(self, title: str, work: str, X: np.ndarray, cells: Mapping[Any, tuple[Any, ...]]) -> list[Any]:
         """What the method named ``work`` gives of X and each cell's arguments, which ``cells`` has by name.

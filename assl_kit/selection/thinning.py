@@ -175,8 +175,8 @@ class Thinning:
         for limit, asked, who in steps:
             missing = np.flatnonzero((representative < 0) & who)
             if len(missing):
-                found = nearest_within(self.points, missing, kept, limit, graph=self.graph, tie=self.rank, **asked)
-                representative[missing] = found[0]
+                nearest = nearest_within(self.points, missing, kept, limit, graph=self.graph, tie=self.rank, **asked)
+                representative[missing] = nearest[0]
         return representative
 
     def _limit(self, scale: float) -> np.ndarray:

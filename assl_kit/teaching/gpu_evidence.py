@@ -54,13 +54,13 @@ def gpu_results(name: str = MENDED) -> pd.DataFrame:
     >>> gpu_results("cfleb_h100_failure").columns.tolist()
     ['arm', 'draw', 'task', 'question', 'score']
     """
-    found = read_results(f"{name}.json")
+    stored = read_results(f"{name}.json")
     if name == FAILURE:
-        tasks = {0: found["scores"]["task"]}
-        arms = [(arm, 0, found["scores"][key]) for key, arm in _FAILURE_ARMS.items()]
+        tasks = {0: stored["scores"]["task"]}
+        arms = [(arm, 0, stored["scores"][key]) for key, arm in _FAILURE_ARMS.items()]
     else:
-        tasks = {int(draw): asked["task"] for draw, asked in found["questions"].items()}
-        arms = [(run["arm"], run["draw"], run["scores"]) for run in found["arms"].values()]
+        tasks = {int(draw): asked["task"] for draw, asked in stored["questions"].items()}
+        arms = [(run["arm"], run["draw"], run["scores"]) for run in stored["arms"].values()]
     parts = [
         pd.DataFrame({"arm": arm, "draw": draw, "task": tasks[draw], "question": range(len(scores)), "score": scores})
         for arm, draw, scores in arms
@@ -153,18 +153,18 @@ def plot_gpu_differences(differences: pd.DataFrame, *, title: str) -> Figure:
     -------
     Figure
     """
-    told = differences.drop(index="base", errors="ignore")
-    tasks = [name for name in told if name not in ("difference", "low", "high", "draws")]
-    figure, (left, right) = styled_figure(12.0, 1.6 + 0.36 * len(told), columns=2)
-    for place, row in enumerate(told.to_dict("records")):
+    shown = differences.drop(index="base", errors="ignore")
+    tasks = [name for name in shown if name not in ("difference", "low", "high", "draws")]
+    figure, (left, right) = styled_figure(12.0, 1.6 + 0.36 * len(shown), columns=2)
+    for place, row in enumerate(shown.to_dict("records")):
         colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if row["high"] < 0 else "#777777"
         left.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
         left.plot(row["difference"], place, "o", color=colour, markersize=7)
         left.plot(row["draws"], [place + 0.25] * len(row["draws"]), "|", color="#333333", markersize=6)
     left.axvline(0, color="#333333", linewidth=0.8)
-    left.set_yticks(range(len(told)), told.index)
-    left.set(ylim=(len(told) - 0.4, -0.6), xlabel="mean over tasks less that of random (ticks: each draw)")
-    values = told[tasks].to_numpy(float)
+    left.set_yticks(range(len(shown)), shown.index)
+    left.set(ylim=(len(shown) - 0.4, -0.6), xlabel="mean over tasks less that of random (ticks: each draw)")
+    values = shown[tasks].to_numpy(float)
     reach = float(np.abs(values).max())
     right.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
     for (row_at, column), value in np.ndenumerate(values):
@@ -172,7 +172,7 @@ def plot_gpu_differences(differences: pd.DataFrame, *, title: str) -> Figure:
         right.text(column, row_at, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=8)
     right.set_xticks(range(len(tasks)), [name.replace("_", "\n") for name in tasks], fontsize=8)
     right.set_yticks([])
-    right.set(ylim=(len(told) - 0.4, -0.6), title="task by task")
+    right.set(ylim=(len(shown) - 0.4, -0.6), title="task by task")
     right.set_title("task by task", loc="left")
     right.grid(False)
     left.set_title(title, loc="left")

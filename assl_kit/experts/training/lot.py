@@ -34,8 +34,8 @@ class Lot:
         first = np.cumsum([0, *(len(encoded[i].input_ids) for i in self.arms)])
         self.order = np.full((len(self.arms), self.steps * self.per_step), len(rows))
         for place, plan in enumerate(self.plans):
-            own = np.concatenate(plan.rows)
-            self.order[place, : len(own)] = own + first[place]
+            ordered = np.concatenate(plan.rows)
+            self.order[place, : len(ordered)] = ordered + first[place]
         self.answers = np.maximum(self.lengths - self.heads, 0)
 
     def active(self, step: int) -> int:
@@ -56,7 +56,7 @@ class Lot:
             rates[: plan.steps, place] = config.learning_rate * np.maximum(shape, 0)
         return rates
 
-    def told(self, place: int, losses: np.ndarray, seconds: float) -> dict[str, Any]:
+    def summary(self, place: int, losses: np.ndarray, seconds: float) -> dict[str, Any]:
         """What a `TrainingResult` says of one training."""
         plan, config = self.plans[place], self.configs[place]
         rates, every = self.rates()[:, place], max(1, plan.steps // 200)
@@ -102,7 +102,7 @@ def padding(plans: Sequence[Plan], lengths: Sequence[np.ndarray], tokens_at_once
         here = [r[step * per_step : (step + 1) * per_step] for r, i in zip(rows, order, strict=True)
                 if plans[i].steps > step]  # fmt: skip
         block = np.zeros((len(here), per_step), dtype=int)
-        for place, own in enumerate(here):
-            block[place, : len(own)] = own
+        for place, record_lengths in enumerate(here):
+            block[place, : len(record_lengths)] = record_lengths
         whole += sum(part.size * width_of(part.max()) for part in passes(block, tokens_at_once))
-    return whole, int(sum(own.sum() for own in rows))
+    return whole, int(sum(record_lengths.sum() for record_lengths in rows))

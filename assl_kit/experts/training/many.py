@@ -122,8 +122,8 @@ def train_adapters(
         rows.fingerprint(settings_of(config, model) | {"trained": "together"}, base_fingerprint)
         for rows, config in zip(encoded, configs, strict=True)
     ]
-    found = [read_result(folder) if resume else None for folder in folders]
-    todo = [i for i, old in enumerate(found) if old is None or old.fingerprint != prints[i]]
+    results = [read_result(folder) if resume else None for folder in folders]
+    todo = [i for i, old in enumerate(results) if old is None or old.fingerprint != prints[i]]
     if todo:
         kind = model.device.type
         lot = Lot(encoded, configs, todo, tokenizer.pad_token_id)
@@ -142,14 +142,14 @@ def train_adapters(
         for place, i in enumerate(lot.arms):
             summary = {"fingerprint": prints[i], "n_records": len(encoded[i].input_ids), "seconds": seconds}
             summary |= {"n_truncated": encoded[i].n_truncated, "n_held_out": 0, "base_fingerprint": base_fingerprint}
-            summary |= lot.told(place, losses[:, place], seconds) | {"notes": notes}
+            summary |= lot.summary(place, losses[:, place], seconds) | {"notes": notes}
             summary["peak_memory_mb"] = peak_memory_mb(kind)
             with atomic_path(folders[i]) as temporary:
                 temporary.mkdir()
                 stack.save(place, temporary)
                 write_json(temporary / "training.json", summary)
-            found[i] = read_result(folders[i])
-    return [result for result in found if result is not None]
+            results[i] = read_result(folders[i])
+    return [result for result in results if result is not None]
 
 
 # what is trained on ---------------------------------------------------------------------------------------------------
@@ -203,15 +203,15 @@ def _train(
         torch.cuda.reset_peak_memory_stats()
     first, second = torch.zeros_like(weights), torch.zeros_like(weights)
     total = torch.zeros_like(weights)
-    own = total if model.dtype == torch.float32 else torch.zeros_like(weights, dtype=model.dtype)
+    buffer = total if model.dtype == torch.float32 else torch.zeros_like(weights, dtype=model.dtype)
     losses = torch.zeros(lot.steps, len(stack), device=device)
     rates = torch.tensor(lot.rates(), dtype=torch.float32, device=device)
     most = torch.tensor([config.max_grad_norm for config in lot.configs], dtype=torch.float32, device=device)
     for step in range(lot.steps):
         records, m = lot.records(step), lot.active(step)
         if step == 0 or m != lot.active(step - 1):
-            stack.follow(m, own)
-        while not _fits(lambda: _gradients(model, lot, records, at_once, total, own, losses[step])):  # noqa: B023
+            stack.follow(m, buffer)
+        while not _fits(lambda: _gradients(model, lot, records, at_once, total, buffer, losses[step])):  # noqa: B023
             if at_once <= m * WIDTHS:
                 raise ParameterError(
                     f"out of memory with one record of each of {m} adapters", hint="Train fewer at the same time."
@@ -267,10 +267,10 @@ def _gradients(
     records: np.ndarray,
     at_once: int,
     total: torch.Tensor,
-    own: torch.Tensor,
+    buffer: torch.Tensor,
     losses: torch.Tensor,
 ) -> None:
-    """Put a step's gradients into ``total`` (M, p), through ``own``, and its mean answer losses into ``losses``."""
+    """Put a step's gradients into ``total`` (M, p), through ``buffer``, and its mean answer losses into ``losses``."""
     m = len(records)
     total[:m].zero_()
     losses.zero_()
@@ -278,11 +278,11 @@ def _gradients(
     numbers = np.arange(records.shape[1])
     parts = passes(lot.lengths[records], at_once)
     for columns in np.split(numbers, np.cumsum([part.shape[1] for part in parts])[:-1]):
-        if own is not total:
-            own[:m].zero_()
+        if buffer is not total:
+            buffer[:m].zero_()
         _pass(model, lot, records[:, columns], counts, losses)
-        if own is not total:
-            total[:m].add_(own[:m])
+        if buffer is not total:
+            total[:m].add_(buffer[:m])
 
 
 def _pass(model: PreTrainedModel, lot: Lot, records: np.ndarray, counts: np.ndarray, losses: torch.Tensor) -> None:
@@ -301,8 +301,8 @@ def _pass(model: PreTrainedModel, lot: Lot, records: np.ndarray, counts: np.ndar
     # Padded on the right, a causal model needs no mask: no token sees what comes after it.
     states = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
     states = states.reshape(-1, states.shape[-1]).index_select(0, places[0])
-    found, gradient = _answer_loss(model, states.detach(), places[1], share)
-    losses[:m].index_add_(0, places[2], found)
+    token_losses, gradient = _answer_loss(model, states.detach(), places[1], share)
+    losses[:m].index_add_(0, places[2], token_losses)
     states.backward(gradient)
 
 
@@ -313,13 +313,13 @@ def _answer_loss(
     import torch
 
     some = max(64, _LOGITS.get(model.device.type, 1 << 24) // model.config.get_text_config().vocab_size)
-    found, gradients = [], []
+    losses, gradients = [], []
     for part, wanted, weight in zip(states.split(some), targets.split(some), share.split(some), strict=True):
         part = part.requires_grad_()
         loss = torch.nn.functional.cross_entropy(logits(model, part), wanted, reduction="none") * weight
         gradients.append(torch.autograd.grad(loss.sum(), part)[0])
-        found.append(loss.detach())
-    return torch.cat(found), torch.cat(gradients)
+        losses.append(loss.detach())
+    return torch.cat(losses), torch.cat(gradients)
 
 
 def _to(values: np.ndarray, device: torch.device) -> torch.Tensor:

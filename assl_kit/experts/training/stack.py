@@ -343,8 +343,8 @@ def _form_of(module: torch.nn.Module) -> float | None:
     with torch.no_grad():
         right = module(x).float()
         for added in (0.0, 1.0):
-            found = torch.nn.functional.rms_norm(x, tuple(weight.shape), (weight.float() + added).to(x.dtype), eps)
+            computed = torch.nn.functional.rms_norm(x, tuple(weight.shape), (weight.float() + added).to(x.dtype), eps)
             tolerance = 1e-5 if x.dtype == torch.float32 else 2e-2
-            if torch.allclose(found.float(), right, rtol=tolerance, atol=tolerance * float(right.abs().mean())):
+            if torch.allclose(computed.float(), right, rtol=tolerance, atol=tolerance * float(right.abs().mean())):
                 return added
     return None
