@@ -34,10 +34,10 @@ def load() -> float | None:
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
     """The version of each package; None where it is not installed."""
-    found: dict[str, str | None] = {}
+    numbers: dict[str, str | None] = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            numbers[package] = None
+    return numbers

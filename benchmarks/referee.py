@@ -75,10 +75,10 @@ def hardness(judge: Judge, rows: np.ndarray, seed: int) -> np.ndarray:
     """Two-fold cross-validated loss of each row: −log of the right label's value, or of the answer's score, ≥ .01."""
     loss = np.zeros(len(judge.train))
     for group in judge.groups:
-        own = rows[np.isin(rows, judge.group_rows[group])]
-        fold = np.random.default_rng(seed).permutation(len(own)) % 2
+        of_group = rows[np.isin(rows, judge.group_rows[group])]
+        fold = np.random.default_rng(seed).permutation(len(of_group)) % 2
         for part in (0, 1):
-            learn, held = own[fold != part], own[fold == part]
+            learn, held = of_group[fold != part], of_group[fold == part]
             kind, learner = learner_for(judge.train.iloc[learn], judge.train.iloc[held])
             right, ones = list(judge.train["output"].iloc[held]), np.ones(len(learn), int)
             if kind == "labels" and not learner.combined:
@@ -152,10 +152,12 @@ def agreement(
     for task in ours.columns:
         parts = [task] if task in groups else [g for g in groups if task == "mean" or g != smallest]
         value, draws = (np.mean([drawn[part][k] for part in parts], axis=0) for k in (0, 1))
-        own = ours.loc[arms, task].to_numpy()
-        found = [spearmanr(own, draws[:, b])[0] for b in range(n_bootstrap)]
-        low, high = np.nanquantile(found, [0.025, 0.975])
-        rows.append((task, len(arms), spearmanr(own, value)[0], low, high, spearmanr(own[1:], value[1:])[0]))
+        by_referee = ours.loc[arms, task].to_numpy()
+        correlations = [spearmanr(by_referee, draws[:, b])[0] for b in range(n_bootstrap)]
+        low, high = np.nanquantile(correlations, [0.025, 0.975])
+        rows.append(
+            (task, len(arms), spearmanr(by_referee, value)[0], low, high, spearmanr(by_referee[1:], value[1:])[0])
+        )
     return pd.DataFrame(rows, columns=["task", "arms", "spearman", "low", "high", "without_all"])
 
 
@@ -184,9 +186,9 @@ def main() -> None:
     rest = [value for group, value in whole.items() if group != result.about["smallest"]]
     ours.loc["all"] = whole | {MEANS[0]: np.mean(list(whole.values())), MEANS[1]: np.mean(rest)}
     scores = json.loads(Path(options.scores).read_text(encoding="utf-8"))["scores"]
-    found = agreement(ours, scores, result.about["smallest"])
-    print(ours.round(3).to_string(), found.round(3).to_string(index=False), seconds, sep="\n\n")
-    value = result.as_dict() | {"all": ours.loc["all"].to_dict(), "agreement": found.to_dict("records")}
+    agreed = agreement(ours, scores, result.about["smallest"])
+    print(ours.round(3).to_string(), agreed.round(3).to_string(index=False), seconds, sep="\n\n")
+    value = result.as_dict() | {"all": ours.loc["all"].to_dict(), "agreement": agreed.to_dict("records")}
     write_json(options.out, value | {"seconds": {name: round(s, 1) for name, s in seconds.items()}})
 
 

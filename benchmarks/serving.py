@@ -36,8 +36,12 @@ def main(arguments: list[str] | None = None) -> None:
     before = load()
     with opened(options) as (silversight, name, questions):
         clock = time.process_time if silversight.model.device.type == "cpu" else time.perf_counter
-        found = measure(silversight, questions[: options.questions], options.batch, options.rounds, clock)
-        record = {"base": name, "parameters": _size(silversight.model), "device": str(silversight.model.device)} | found
+        measured = measure(silversight, questions[: options.questions], options.batch, options.rounds, clock)
+        record = {
+            "base": name,
+            "parameters": _size(silversight.model),
+            "device": str(silversight.model.device),
+        } | measured
     _write(options, record, before)
     for way in ("single", "batch"):
         print(
@@ -132,7 +136,7 @@ def measure(silversight, questions: list[str], batch: int, rounds: int, clock: C
             first, whole = stream_ms([question])
             times["first"].append(first)
             times["stream"].append(whole)
-        found = {
+        batch_times = {
             "route": ms(lambda: silversight.route(many)),
             "grouped": ms(lambda: silversight.generate(many, strategy="grouped", max_new_tokens=NEW_TOKENS)),
             "mixed": ms(lambda: silversight.generate(many, strategy="mixed", max_new_tokens=NEW_TOKENS)),
@@ -147,7 +151,7 @@ def measure(silversight, questions: list[str], batch: int, rounds: int, clock: C
         shares += [a / b for a, b in zip(times["route"], times["answer"], strict=True)]
         for key in keys:
             single[key].append(statistics.median(times[key]))
-        for key, value in found.items():
+        for key, value in batch_times.items():
             together[key].append(value / batch)
     median = statistics.median
     fastest = min(together["grouped"], together["mixed"], key=median)

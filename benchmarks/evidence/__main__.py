@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         for _ in tqdm(pool(delayed(_run)(*item) for item in todo), total=len(todo), desc="arms"):
             pass
         print(f"trained and answered in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
-        found = records_of_arms(studies) if options.only else records_of(studies, jobs)
-    _write(options.out, found, label, options.base, device, options.only)
+        records = records_of_arms(studies) if options.only else records_of(studies, jobs)
+    _write(options.out, records, label, options.base, device, options.only)
     return 0
 
 

@@ -156,9 +156,9 @@ def _bank(study: Study, name: str) -> None:
     epochs = study.setting.full_epochs if name.endswith("all data") else study.setting.epochs
     folder, paths = study.work / "adapters" / slug(name), []
     for k in range(groups.max() + 1):
-        own = np.repeat(rows[groups == k], copies[groups == k])
+        members = np.repeat(rows[groups == k], copies[groups == k])
         paths.append(folder / f"part-{k}")
-        train_adapter(model, tokenizer, train.iloc[own], paths[-1], study.training(epochs=epochs))
+        train_adapter(model, tokenizer, train.iloc[members], paths[-1], study.training(epochs=epochs))
     centroids = expert_centroids(space["train"][rows], groups, copies, groups.max() + 1)
     info = {"id": encoder, "fingerprint": "-", "dim": centroids.shape[1]}
     origin = Provenance(base_info(model, tokenizer), info)
@@ -206,9 +206,9 @@ def _others(study: Study, peft_model, tokenizer, bank, routes, n_train: int) -> 
     pairs = np.argsort(-similarities, axis=1, kind="stable")[:, :2]
     answers = np.full(len(rows), "", dtype=object)
     for pair in np.unique(pairs, axis=0):
-        own = (pairs == pair).all(axis=1)
+        of_pair = (pairs == pair).all(axis=1)
         with merged(peft_model, [bank.names[k] for k in pair], [0.5, 0.5]):
-            answers[own] = respond(study, peft_model, tokenizer, rows[own])
+            answers[of_pair] = respond(study, peft_model, tokenizer, rows[of_pair])
     _write(study, "two nearest merged", rows, answers, n_train=n_train, seconds=time.perf_counter() - start)
 
 
@@ -241,9 +241,9 @@ def _affinity(study: Study, name: str) -> None:
     model, tokenizer = load(study)
 
     def losses(answering) -> list[float]:
-        found = answer_nll(answering, tokenizer, prompts(held), list(held["output"]),
+        values = answer_nll(answering, tokenizer, prompts(held), list(held["output"]),
                            max_length=study.setting.max_length, batch_size=16)  # fmt: skip
-        return found.tolist()
+        return values.tolist()
 
     start, after, before = time.perf_counter(), [], losses(model)
     for task in tasks:
@@ -260,5 +260,5 @@ def _affinity(study: Study, name: str) -> None:
 def read_answers(study: Study) -> dict[str, dict]:
     """What was written down, by arm."""
     files = sorted((study.work / "answers").glob("*.json"))
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return {entry["arm"]: entry for entry in found}
+    entries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return {entry["arm"]: entry for entry in entries}

@@ -184,13 +184,13 @@ def _hidden_states(model, tokenizer, texts: list[str]):
     from assl_kit.model.tokens import decoder
 
     def raw(rows: list[str]) -> np.ndarray:
-        found = []
+        means = []
         with torch.inference_mode():
             for text in rows:
                 ids = tokenizer(text, truncation=True, max_length=256, return_tensors="pt").input_ids
                 states = decoder(model)(input_ids=ids.to(model.device), use_cache=False).last_hidden_state[0]
-                found.append(states.float().mean(0).cpu().numpy())
-        return np.array(found)
+                means.append(states.float().mean(0).cpu().numpy())
+        return np.array(means)
 
     centre = raw(texts[:1000]).mean(axis=0)
     return lambda rows: _unit(raw(rows) - centre)

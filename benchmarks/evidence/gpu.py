@@ -119,15 +119,15 @@ class Study:
         value = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         records = pd.read_parquet(folder / "records.parquet").sort_values("row", ignore_index=True)
         chosen = pd.read_parquet(folder / "arms.parquet")
-        parts = {split: {int(seed): own.reset_index(drop=True) for seed, own in rows.groupby("seed")}
+        parts = {split: {int(seed): of_seed.reset_index(drop=True) for seed, of_seed in rows.groupby("seed")}
                  for split, rows in records.groupby("split")}  # fmt: skip
-        groups, arms = {key: own for key, own in chosen.groupby(["arm", "seed"])}, []
+        groups, arms = {key: rows for key, rows in chosen.groupby(["arm", "seed"])}, []
         for arm in value["arms"]:
             train = parts["train"][arm["seed"]]
             rows = np.arange(len(train))
             if not arm["all"]:
-                own = groups[arm["arm"], arm["seed"]]
-                rows = np.repeat(pd.Index(train["id"]).get_indexer(own["id"]), own["copies"])
+                picked = groups[arm["arm"], arm["seed"]]
+                rows = np.repeat(pd.Index(train["id"]).get_indexer(picked["id"]), picked["copies"])
             arms.append(Arm(arm["arm"], arm["seed"], arm["epochs"], arm["training_seed"], rows))
         return cls(value["what"], value["settings"], arms, parts["train"], parts["test"], folder)
 
@@ -135,8 +135,8 @@ class Study:
         from assl_kit.experts.training.config import TrainingConfig
 
         names = ("rank", "alpha", "learning_rate", "batch_size", "max_length")
-        own = {name: self.settings[name] for name in names}
-        return TrainingConfig(**own, epochs=arm.epochs, seed=arm.training_seed)
+        settings = {name: self.settings[name] for name in names}
+        return TrainingConfig(**settings, epochs=arm.epochs, seed=arm.training_seed)
 
 
 def waves(arms: Sequence[Arm], together: int) -> list[list[Arm]]:
@@ -150,14 +150,14 @@ def waves(arms: Sequence[Arm], together: int) -> list[list[Arm]]:
     [['a', 'b'], ['all'], ['c']]
     """
     groups: dict[tuple, list[list[Arm]]] = {}
-    found = []
+    every_wave = []
     for arm in arms:
-        own = groups.setdefault((len(arm.rows), arm.epochs, arm.training_seed), [])
-        if not own or len(own[-1]) == together:
-            own.append([])
-            found.append(own[-1])
-        own[-1].append(arm)
-    return found
+        waves_alike = groups.setdefault((len(arm.rows), arm.epochs, arm.training_seed), [])
+        if not waves_alike or len(waves_alike[-1]) == together:
+            waves_alike.append([])
+            every_wave.append(waves_alike[-1])
+        waves_alike[-1].append(arm)
+    return every_wave
 
 
 # tokens ---------------------------------------------------------------------------------------------------------------
@@ -195,9 +195,9 @@ def prepare(study: Study, base: str, processes: int) -> dict[int, Any]:
         return pickle.loads(file.read_bytes())
     global _SHARED
     _SHARED = (*tokenizer_of(base), study.settings["max_length"])
-    found = {}
+    encoded = {}
     for seed, rows in study.train.items():
-        parts = [rows.iloc[own] for own in np.array_split(np.arange(len(rows)), max(1, processes))]
+        parts = [rows.iloc[places] for places in np.array_split(np.arange(len(rows)), max(1, processes))]
         if processes > 1:
             import multiprocessing
 
@@ -205,12 +205,12 @@ def prepare(study: Study, base: str, processes: int) -> dict[int, Any]:
                 done = pool.map(_encode, parts)
         else:
             done = [_encode(part) for part in parts]
-        found[seed] = Encoded([ids for d in done for ids in d.input_ids], [ids for d in done for ids in d.labels],
+        encoded[seed] = Encoded([ids for d in done for ids in d.input_ids], [ids for d in done for ids in d.labels],
                               sum(d.n_truncated for d in done))  # fmt: skip
     partial = file.with_suffix(".partial")
-    partial.write_bytes(pickle.dumps(found, protocol=5))
+    partial.write_bytes(pickle.dumps(encoded, protocol=5))
     partial.replace(file)
-    return found
+    return encoded
 
 
 # the run --------------------------------------------------------------------------------------------------------------
@@ -236,8 +236,8 @@ class Run:
             self.results = json.loads(self.file.read_text(encoding="utf-8"))
             self.answers = json.loads(self.texts.read_text(encoding="utf-8"))
         for seed, test in self.study.test.items():
-            own = {"id": test["id"].tolist(), "task": test["task"].tolist(), "measure": self._measures(test)}
-            self.results["questions"][str(seed)] = own
+            questions = {"id": test["id"].tolist(), "task": test["task"].tolist(), "measure": self._measures(test)}
+            self.results["questions"][str(seed)] = questions
 
     def left(self) -> float:
         return self.ends - time.perf_counter()
@@ -256,10 +256,10 @@ class Run:
         if any(part["part"] == name for part in self.results["parts"]):
             return
         start = time.perf_counter()
-        told = work()
-        self.results["parts"].append({"part": name, "seconds": round(time.perf_counter() - start, 2)} | told)
+        facts = work()
+        self.results["parts"].append({"part": name, "seconds": round(time.perf_counter() - start, 2)} | facts)
         self.write()
-        self.note(f"{name}: {json.dumps({k: v for k, v in told.items() if k not in ('trace', 'arms')})}")
+        self.note(f"{name}: {json.dumps({k: v for k, v in facts.items() if k not in ('trace', 'arms')})}")
 
     def aside(self, name: str, work: Callable[[], dict]) -> None:
         """A part that the study does not need: an error is written down, and the run goes on."""
@@ -306,15 +306,15 @@ class Run:
 
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / str(number) for number in range(len(arms))]
-            told, results = self._train(arms, paths)
+            facts, results = self._train(arms, paths)
             stack = AdapterStack.load(self.model, paths)
         seconds = self._answer(arms, stack)
         for arm, result in zip(arms, results, strict=True):
             losses = result.log["loss"].tolist()
-            own = {"loss": [round(losses[0], 4), round(float(np.mean(losses[-10:])), 4)], "tokens": result.tokens,
+            numbers = {"loss": [round(losses[0], 4), round(float(np.mean(losses[-10:])), 4)], "tokens": result.tokens,
                    "n_train": len(arm.rows), "n_different": len(set(arm.rows.tolist()))}  # fmt: skip
-            self.results["arms"][arm.key] |= own
-        return told | {"answering_seconds": round(seconds, 2), "arms": [arm.key for arm in arms]}
+            self.results["arms"][arm.key] |= numbers
+        return facts | {"answering_seconds": round(seconds, 2), "arms": [arm.key for arm in arms]}
 
     def _train(self, arms: list[Arm], paths: list[Path], stop: int | None = None) -> tuple[dict, list]:
         from assl_kit.experts.training.data import plan_training
@@ -325,7 +325,7 @@ class Run:
         plans = [plan_training(table, config) for table, config in zip(tables, configs, strict=True)]
         lengths = [np.array([len(ids) for ids in table.input_ids]) for table in tables]
         at_once = self.tokens_at_once or (32768 if self.device == "cuda" else 4096)
-        padded, own = padding(plans, lengths, at_once)
+        padded, own_tokens = padding(plans, lengths, at_once)
         speed = self.results["made"].get("padded_tokens_per_second")
         reserve = 25 if self.device == "cuda" else 0
         if speed and stop is None and padded / speed + reserve > self.left():
@@ -352,15 +352,15 @@ class Run:
             results = train_adapters(self.model, self.tokenizer, tables, paths, configs, tokens_at_once=at_once,
                                      base_fingerprint=self.fingerprint, on_step=watch)  # fmt: skip
         self.synchronize()
-        last = trace[-1] if trace else [1, time.perf_counter() - start, own]
-        seconds, tokens = (last[1], last[2]) if stop else (time.perf_counter() - start, own)
-        told = {"training_seconds": round(seconds, 2), "tokens": tokens, "tokens_per_second": round(tokens / seconds)}
+        last = trace[-1] if trace else [1, time.perf_counter() - start, own_tokens]
+        seconds, tokens = (last[1], last[2]) if stop else (time.perf_counter() - start, own_tokens)
+        facts = {"training_seconds": round(seconds, 2), "tokens": tokens, "tokens_per_second": round(tokens / seconds)}
         if len(trace) > 1:  # without the first five steps
-            told["tokens_per_second_later"] = round((trace[-1][2] - trace[0][2]) / (trace[-1][1] - trace[0][1]))
+            facts["tokens_per_second_later"] = round((trace[-1][2] - trace[0][2]) / (trace[-1][1] - trace[0][1]))
         if stop is None:
-            told |= {"padded_tokens": padded, "padded_tokens_per_second": round(padded / seconds)}
+            facts |= {"padded_tokens": padded, "padded_tokens_per_second": round(padded / seconds)}
             self.results["made"]["padded_tokens_per_second"] = padded / seconds
-        return told | {"memory_gb": self.memory(), "notes": sorted({n for r in results for n in r.notes}),
+        return facts | {"memory_gb": self.memory(), "notes": sorted({n for r in results for n in r.notes}),
                        "trace": trace}, results  # fmt: skip
 
     def table(self, arm: Arm):
@@ -383,12 +383,12 @@ class Run:
         texts = [text for arm in arms for text in asked[arm.seed]]
         which = [number for number, arm in enumerate(arms) for _ in asked[arm.seed]]
         s, start = self.study.settings, time.perf_counter()
-        found = generate_many(self.model, self.tokenizer, stack, texts, which, max_new_tokens=s["max_new_tokens"],
+        answers = generate_many(self.model, self.tokenizer, stack, texts, which, max_new_tokens=s["max_new_tokens"],
                               max_length=s["max_length"], batch_size=3072 if self.device == "cuda" else 64)  # fmt: skip
         seconds, place = time.perf_counter() - start, 0
         for arm in arms:
             n = len(asked[arm.seed])
-            self._score(arm.key, arm, found[place : place + n])
+            self._score(arm.key, arm, answers[place : place + n])
             place += n
         return seconds
 
@@ -398,9 +398,9 @@ class Run:
 
         test = self.study.test[arm.seed]
         measures, scores = self._measures(test), np.zeros(len(test))
-        for task, own in test.groupby("task"):
-            said = [answers[i] for i in own.index]
-            scores[own.index] = score_answers(own["output"].tolist(), said, measures[task])
+        for task, rows in test.groupby("task"):
+            texts = [answers[i] for i in rows.index]
+            scores[rows.index] = score_answers(rows["output"].tolist(), texts, measures[task])
         table = evaluate(test, answers, arm=arm.name, n_bootstrap=1, metrics=measures)
         by_task = {row.task: round(float(row.value), 4) for row in table.itertuples()}
         self.answers[key] = answers
@@ -412,11 +412,11 @@ class Run:
     def _measures(test: pd.DataFrame) -> dict[str, str]:
         from assl_kit.evaluation.metrics import metric_of
 
-        found = {}
-        for task, own in test.groupby("task"):
-            given = own["measure"].dropna()
-            found[task] = str(given.iloc[0]) if len(given) else metric_of(task, own["output"].tolist())
-        return found
+        measures = {}
+        for task, rows in test.groupby("task"):
+            stored = rows["measure"].dropna()
+            measures[task] = str(stored.iloc[0]) if len(stored) else metric_of(task, rows["output"].tolist())
+        return measures
 
     def bases(self) -> dict:
         """The base without an adapter: new adapters change nothing."""
@@ -444,7 +444,7 @@ class Run:
         plain = answer_nll(self.model, self.tokenizer, asked, right, max_length=self.study.settings["max_length"])
         with fused_norms(self.model) as n:
             fused = answer_nll(self.model, self.tokenizer, asked, right, max_length=self.study.settings["max_length"])
-        told = {"norms": n, "loss": float(plain.mean()), "loss_fused": float(fused.mean()),
+        facts = {"norms": n, "loss": float(plain.mean()), "loss_fused": float(fused.mean()),
                 "largest_difference": float(np.abs(plain - fused).max())}  # fmt: skip
         if self.device == "cuda":
             arms = waves(self.study.arms, 2)[0]
@@ -468,9 +468,9 @@ class Run:
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
             waits = [f"{Path(w.filename).name}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
-            told["waits_in_three_steps"] = len(waits)
-            told["where"] = sorted(set(waits))[:8]
-        return told
+            facts["waits_in_three_steps"] = len(waits)
+            facts["where"] = sorted(set(waits))[:8]
+        return facts
 
     def alone(self) -> dict:
         """For comparison: one adapter at a time, in training (60 steps) and in answering; and the speed of scoring."""
@@ -481,7 +481,7 @@ class Run:
 
         arm, s = self.study.arms[0], self.study.settings
         with tempfile.TemporaryDirectory() as folder:
-            told, _ = self._train([arm], [Path(folder) / "0"], stop=60)
+            facts, _ = self._train([arm], [Path(folder) / "0"], stop=60)
         asked = prompts(self.study.test[arm.seed])
         start = time.perf_counter()
         generate_many(self.model, self.tokenizer, AdapterStack.fresh(self.model, [0], s["rank"], s["alpha"]), asked,
@@ -493,13 +493,13 @@ class Run:
         answer_nll(self.model, self.tokenizer, prompts(rows), rows["output"].tolist(), max_length=s["max_length"],
                    batch_size=1024 if self.device == "cuda" else None)  # fmt: skip
         scoring = time.perf_counter() - start
-        return told | {"answering_seconds": round(answering, 2),
+        return facts | {"answering_seconds": round(answering, 2),
                        "scored_records_per_second": round(len(rows) / scoring)}  # fmt: skip
 
     def all(self) -> None:
         start = time.perf_counter()
-        told = self.load()
-        self.note(f"loaded in {time.perf_counter() - start:.1f} s: {told}")
+        facts = self.load()
+        self.note(f"loaded in {time.perf_counter() - start:.1f} s: {facts}")
         self.aside("checks", self.checks)
         for number, arms in enumerate(waves(self.study.arms, self.together)):
             self.wave(arms, f"wave {number}")
@@ -529,16 +529,16 @@ def made(model) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "-"
-    found = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "versions": versions,
+    facts = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "versions": versions,
              "cores": os.cpu_count(), "dtype": str(model.dtype).removeprefix("torch."),
              "attention": model.config._attn_implementation}  # fmt: skip
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
-    found["commit"] = os.environ.get("ASSL_COMMIT") or git.stdout.strip() or None
+    facts["commit"] = os.environ.get("ASSL_COMMIT") or git.stdout.strip() or None
     if model.device.type == "cuda":
         properties = torch.cuda.get_device_properties(0)
         size = round(properties.total_memory / 2**30, 1)
-        found |= {"card": properties.name, "card_gb": size, "cuda": torch.version.cuda}
-    return found
+        facts |= {"card": properties.name, "card_gb": size, "cuda": torch.version.cuda}
+    return facts
 
 
 # studies that this file can make --------------------------------------------------------------------------------------

@@ -259,12 +259,12 @@ def _scores(study: Study, whole: bool) -> np.ndarray:
                                         ids=train["id"].to_numpy())["row"].to_numpy()  # fmt: skip
         warm = train.sample(min(s.warmup, len(train)), random_state=study.seed)
         with tempfile.TemporaryDirectory() as folder:
-            found = train_adapter(model, tokenizer, warm, Path(folder) / "warm", study.training(epochs=1))
-            with adapted(model, found.path) as warmed:
-                found = score_records(train.iloc[read], "nll", model=warmed, tokenizer=tokenizer,
+            warm_adapter = train_adapter(model, tokenizer, warm, Path(folder) / "warm", study.training(epochs=1))
+            with adapted(model, warm_adapter.path) as warmed:
+                losses = score_records(train.iloc[read], "nll", model=warmed, tokenizer=tokenizer,
                                       max_length=s.max_length, batch_size=s.batch_size)  # fmt: skip
-        raw = np.full(len(train), np.median(found))
-        raw[read] = found
+        raw = np.full(len(train), np.median(losses))
+        raw[read] = losses
         with atomic_path(file) as temporary:
             pd.DataFrame({"id": train["id"], "raw": raw}).to_parquet(temporary, index=False)
     return pd.read_parquet(file)["raw"].to_numpy()
@@ -274,5 +274,5 @@ def _typical_eps(X: np.ndarray, clusters: np.ndarray) -> float:
     """The median over clusters of the eps that A-DBSCAN finds by itself."""
     from assl_kit import ADBSCAN
 
-    found = [ADBSCAN().fit(X[clusters == c]).eps_ for c in np.unique(clusters) if (clusters == c).sum() > 1]
-    return float(np.median(found))
+    radii = [ADBSCAN().fit(X[clusters == c]).eps_ for c in np.unique(clusters) if (clusters == c).sum() > 1]
+    return float(np.median(radii))

@@ -53,8 +53,8 @@ def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
 def records_of_arms(studies: list[Study]) -> list[dict]:
     """Of `records_of`, those that come from training: of the arms answered so far, and the affinity if measured."""
     answers = [read_answers(study) for study in studies]
-    parts = [_arms(study, found) + _affinity(study) + _regret(study, found)
-             for study, found in zip(studies, answers, strict=True)]  # fmt: skip
+    parts = [_arms(study, of_study) + _affinity(study) + _regret(study, of_study)
+             for study, of_study in zip(studies, answers, strict=True)]  # fmt: skip
     return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
@@ -78,7 +78,7 @@ def measures(rows: pd.DataFrame) -> dict[str, str] | None:
 
 
 def _arms(study: Study, answers: dict[str, dict]) -> list[dict]:
-    found = []
+    records = []
     for arm, entry in answers.items():
         if arm.startswith("single "):
             continue
@@ -93,18 +93,18 @@ def _arms(study: Study, answers: dict[str, dict]) -> list[dict]:
             part = rows[rows["split"] == split].reset_index(drop=True)
             if not len(part):
                 continue
-            own = {"exam": "accuracy"} if split == "exam" else measures(part)
-            table = evaluate(part, [entry["answers"][i] for i in part["id"]], arm=arm, metrics=own)
+            metrics = {"exam": "accuracy"} if split == "exam" else measures(part)
+            table = evaluate(part, [entry["answers"][i] for i in part["id"]], arm=arm, metrics=metrics)
             for row in table.itertuples():
                 if split == "test" or row.task != "mean":
-                    found.append(record(study, experiment, arm, row.task, row.metric, row.value, low=row.low,
+                    records.append(record(study, experiment, arm, row.task, row.metric, row.value, low=row.low,
                                         high=row.high, n=row.n, n_train=entry["n_train"],
                                         seconds=entry["seconds"]))  # fmt: skip
-    return found
+    return records
 
 
 def _differences(studies: list[Study], answers: list[dict]) -> list[dict]:
-    found = []
+    records = []
     for experiment, arm, against in DIFFERENCES:
         if not all(arm in known and against in known for known in answers):
             continue
@@ -119,24 +119,24 @@ def _differences(studies: list[Study], answers: list[dict]) -> list[dict]:
                 theirs.append([b[i] for i in rows["id"]])
             if not len(frames[0]):
                 continue
-            own = {"exam": "accuracy"} if split == "exam" else measures(frames[0])
-            for row in pooled_difference(frames, ours, theirs, metrics=own).itertuples():
+            metrics = {"exam": "accuracy"} if split == "exam" else measures(frames[0])
+            for row in pooled_difference(frames, ours, theirs, metrics=metrics).itertuples():
                 if split == "test" or row.task != "mean":
-                    found.append(record(studies[0], experiment, arm, row.task, f"difference in {row.metric}",
+                    records.append(record(studies[0], experiment, arm, row.task, f"difference in {row.metric}",
                                         row.difference, seed=False, against=against, low=row.low, high=row.high,
                                         n=row.n, seeds=len(studies), n_train=answers[0][arm]["n_train"]))  # fmt: skip
-    return found
+    return records
 
 
 # routing -------------------------------------------------------------------------------------------------------------
 def _routing(study: Study) -> list[dict]:
     """How often questions reach the home of their task, per encoder and set of questions."""
-    found, train, test = [], study.part("train"), study.part("test")
+    records, train, test = [], study.part("train"), study.part("test")
     for encoder in study.encoders:
         start, space, clusters = time.perf_counter(), study.space(encoder), study.clusters(encoder)
         agreement = cluster_task_agreement(clusters, train["task"])
         for metric in ("nmi", "purity"):
-            found.append(record(study, "encoder", encoder, "all", f"cluster {metric}", agreement[metric]))
+            records.append(record(study, "encoder", encoder, "all", f"cluster {metric}", agreement[metric]))
         chosen = study.choose(encoder=encoder)
         centroids = expert_centroids(space["train"][chosen.indices], chosen.table["cluster"], chosen.repeats)
         router, home = CentroidRouter(centroids), home_experts(train["task"], clusters)
@@ -150,10 +150,10 @@ def _routing(study: Study) -> list[dict]:
         for name, (rows, tasks) in sets.items():
             routing = routing_table(tasks, router.route(rows).experts, home)
             for task, share in routing.home_share.items():
-                found.append(record(study, "routing", encoder, task, f"home share: {name}", share, n=len(rows),
+                records.append(record(study, "routing", encoder, task, f"home share: {name}", share, n=len(rows),
                                     seconds=round(time.perf_counter() - start, 1)))  # fmt: skip
-            found.append(record(study, "routing", encoder, "all", f"nmi: {name}", routing.nmi, n=len(rows)))
-    return found
+            records.append(record(study, "routing", encoder, "all", f"nmi: {name}", routing.nmi, n=len(rows)))
+    return records
 
 
 def _regret(study: Study, answers: dict[str, dict]) -> list[dict]:
@@ -163,26 +163,28 @@ def _regret(study: Study, answers: dict[str, dict]) -> list[dict]:
         return []
     rows = study.questions[study.questions["id"].isin(list(answers[singles[0]]["answers"]))]
     rows = rows[rows["split"] == "test"].reset_index(drop=True)
-    own = measures(rows) or {}
-    metric = {task: own.get(task) or metric_of(task, list(part["output"])) for task, part in rows.groupby("task")}
+    measure_of = measures(rows) or {}
+    metric = {
+        task: measure_of.get(task) or metric_of(task, list(part["output"])) for task, part in rows.groupby("task")
+    }
 
     def scores(entry) -> np.ndarray:
-        said = [entry["answers"][i] for i in rows["id"]]
-        found = zip(rows["task"], rows["output"], said, strict=True)
-        return np.array([score_answers([right], [text], metric[task])[0] for task, right, text in found])
+        texts = [entry["answers"][i] for i in rows["id"]]
+        answered = zip(rows["task"], rows["output"], texts, strict=True)
+        return np.array([score_answers([right], [text], metric[task])[0] for task, right, text in answered])
 
     every = np.column_stack([scores(answers[name]) for name in singles])
-    found = []
+    records = []
     for name, column in zip(singles, every.T, strict=True):
         means = pd.Series(column).groupby(rows["task"]).mean()
-        found += [record(study, "experts", name, task, f"score ({metric[task]})", value, n=len(rows))
+        records += [record(study, "experts", name, task, f"score ({metric[task]})", value, n=len(rows))
                   for task, value in means.items()]  # fmt: skip
-        found.append(record(study, "experts", name, "mean", "score", means.mean(), n=len(rows)))
+        records.append(record(study, "experts", name, "mean", "score", means.mean(), n=len(rows)))
     for row in regret_table(scores(answers[ROUTED]), every, rows["task"]).itertuples():
         values = {"routed": row.routed, "best single expert": row.best, "regret": row.regret, "oracle": row.oracle,
                   "oracle gap": row.oracle_gap}  # fmt: skip
-        found += [record(study, "regret", ROUTED, row.task, name, value, n=row.n) for name, value in values.items()]
-    return found
+        records += [record(study, "regret", ROUTED, row.task, name, value, n=row.n) for name, value in values.items()]
+    return records
 
 
 # affinity ------------------------------------------------------------------------------------------------------------
@@ -196,14 +198,16 @@ def _affinity(study: Study) -> list[dict]:
     before, after = np.array(value["before"]), np.array(value["after"])
 
     def matrix(rows: np.ndarray) -> pd.DataFrame:
-        own = [rows[held[rows] == task] for task in tasks]
+        of_task = [rows[held[rows] == task] for task in tasks]
         return task_affinity(
-            [before[part].mean() for part in own], [[line[part].mean() for part in own] for line in after], tasks
+            [before[part].mean() for part in of_task],
+            [[line[part].mean() for part in of_task] for line in after],
+            tasks,
         )
 
-    affinity, found = matrix(np.arange(len(held))), []
+    affinity, records = matrix(np.arange(len(held))), []
     for a, b in itertools.product(tasks, tasks):
-        found.append(record(study, "affinity", f"trained on {a}", b, "relative fall of the loss", affinity.loc[a, b],
+        records.append(record(study, "affinity", f"trained on {a}", b, "relative fall of the loss", affinity.loc[a, b],
                             n_train=value["n_train"], seconds=value["seconds"]))  # fmt: skip
     rng = np.random.default_rng(study.seed)
     places = [np.flatnonzero(held == task) for task in tasks]
@@ -211,14 +215,14 @@ def _affinity(study: Study) -> list[dict]:
     train = study.part("train")
     for encoder in study.encoders:
         names, centroids = task_centroids(study.space(encoder)["train"], train["task"])
-        own = centroids[[names.index(task) for task in tasks]]
-        distance = np.sqrt(np.maximum(2 - 2 * own @ own.T, 0))
+        centres = centroids[[names.index(task) for task in tasks]]
+        distance = np.sqrt(np.maximum(2 - 2 * centres @ centres.T, 0))
         test = affinity_vs_distance(affinity, distance)
         draws = [affinity_vs_distance(drawn, distance, n_permutations=1).rho for drawn in resampled]
         low, high = np.quantile(draws, [0.025, 0.975])
-        found.append(record(study, "affinity", encoder, "all", "rank correlation with distance", test.rho, low=low,
+        records.append(record(study, "affinity", encoder, "all", "rank correlation with distance", test.rho, low=low,
                             high=high, p_value=test.p_value, n=test.n_pairs, n_train=value["n_train"]))  # fmt: skip
-    return found
+    return records
 
 
 # stability -----------------------------------------------------------------------------------------------------------
@@ -232,12 +236,12 @@ def _stability(study: Study, name: str) -> list[dict]:
     n, clusters = len(X), study.clusters(encoder)
     rng = np.random.default_rng([study.seed, 7])
     draws = [np.sort(rng.permutation(n)[: round(0.9 * n)]) for _ in range(_BOOTSTRAPS)]
-    found = {}
+    values = {}
     if name == "random choice":
         size = round(0.1 * n)
         picks = [rng.permutation(n)[:size] for _ in range(_BOOTSTRAPS + 1)]
-        found["jaccard: nine tenths drawn"] = np.mean([jaccard(picks[0], other) for other in picks[1:]])
-        return [record(study, experiment, name, "all", metric, value) for metric, value in found.items()]
+        values["jaccard: nine tenths drawn"] = np.mean([jaccard(picks[0], other) for other in picks[1:]])
+        return [record(study, experiment, name, "all", metric, value) for metric, value in values.items()]
     whole = study.choose(encoder=encoder, **options).indices
     same, anew, ari = [], [], []
     for number, rows in enumerate(draws):
@@ -248,18 +252,18 @@ def _stability(study: Study, name: str) -> list[dict]:
         ari.append(adjusted_rand_score(other, clusters[rows]))
         refit = study.choose(encoder=encoder, rows=rows, clusters=other, **options).indices
         anew.append(jaccard(rows[refit], kept))
-    found["jaccard: nine tenths drawn, same clusters"] = np.mean(same)
-    found["jaccard: nine tenths drawn"] = np.mean(anew)
+    values["jaccard: nine tenths drawn, same clusters"] = np.mean(same)
+    values["jaccard: nine tenths drawn"] = np.mean(anew)
     starts = [SemanticKMeans(n_clusters=6, random_state=100 + i).fit(X).labels_ for i in range(5)]
     pairs = list(itertools.combinations(starts, 2))
     if name in ENCODERS:
-        found["ari: clusters of nine tenths drawn"] = np.mean(ari)
-        found["ari: clusters over k-means seeds"] = np.mean([adjusted_rand_score(a, b) for a, b in pairs])
-        found["nmi: clusters with the default encoder's"] = normalized_mutual_info_score(clusters, study.clusters())
+        values["ari: clusters of nine tenths drawn"] = np.mean(ari)
+        values["ari: clusters over k-means seeds"] = np.mean([adjusted_rand_score(a, b) for a, b in pairs])
+        values["nmi: clusters with the default encoder's"] = normalized_mutual_info_score(clusters, study.clusters())
     if name != ENCODERS[0]:
-        found["jaccard: with the default selection"] = jaccard(whole, study.choose().indices)
+        values["jaccard: with the default selection"] = jaccard(whole, study.choose().indices)
     else:
         other = [study.choose(clusters=labels).indices for labels in starts]
-        found["jaccard: selection over k-means seeds"] = np.mean([jaccard(whole, rows) for rows in other])
+        values["jaccard: selection over k-means seeds"] = np.mean([jaccard(whole, rows) for rows in other])
     seconds = round(time.perf_counter() - start, 1)
-    return [record(study, experiment, name, "all", metric, value, seconds=seconds) for metric, value in found.items()]
+    return [record(study, experiment, name, "all", metric, value, seconds=seconds) for metric, value in values.items()]

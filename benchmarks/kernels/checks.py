@@ -163,23 +163,23 @@ def inertia(X, centres) -> float:
 def _brute_force(X, rows, k):
     """Distances (len(rows), k) to the k nearest, ascending, in float64."""
     left = X[rows].astype(np.float64)
-    own = np.einsum("ij,ij->i", left, left)[:, None]
+    norms = np.einsum("ij,ij->i", left, left)[:, None]
     best = np.full((len(rows), k), np.inf)
     for start in range(0, len(X), 8192):
         right = X[start : start + 8192].astype(np.float64)
-        squared = own + np.einsum("ij,ij->i", right, right) - 2 * left @ right.T
+        squared = norms + np.einsum("ij,ij->i", right, right) - 2 * left @ right.T
         best = np.partition(np.hstack([best, squared]), k - 1, axis=1)[:, :k]
     return np.sqrt(np.maximum(np.sort(best, axis=1), 0))
 
 
 def _profile(X, rows, indices):
     """Distances of rows to the given neighbours, each row ascending, in float64."""
-    found = np.empty(indices.shape)
+    distances = np.empty(indices.shape)
     for start in range(0, len(rows), 512):
         part = slice(start, start + 512)
         gap = X[indices[part]].astype(np.float64) - X[rows[part], None].astype(np.float64)
-        found[part] = np.sort(np.sqrt(np.einsum("ijk,ijk->ij", gap, gap)), axis=1)
-    return found
+        distances[part] = np.sort(np.sqrt(np.einsum("ijk,ijk->ij", gap, gap)), axis=1)
+    return distances
 
 
 def _close(one, other):

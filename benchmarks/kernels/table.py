@@ -31,14 +31,14 @@ def slopes(records: list[dict]) -> list[dict]:
     for r in records:
         if r["seconds"]:
             series.setdefault((r["kernel"], r["system"], r["data"], r["d"]), []).append((r["n"], r["seconds"]))
-    found = []
+    rows = []
     for (kernel, system, data, d), points in series.items():
         if len(points) > 1:
             n, seconds = np.array(sorted(points)).T
             slope = np.polyfit(np.log(n), np.log(seconds), 1)[0]
             where = {"from_n": int(n[0]), "to_n": int(n[-1]), "points": len(n)}
-            found.append({"kernel": kernel, "system": system, "data": data, "d": d, "slope": round(slope, 3)} | where)
-    return found
+            rows.append({"kernel": kernel, "system": system, "data": data, "d": d, "slope": round(slope, 3)} | where)
+    return rows
 
 
 def partner(record: dict) -> str:

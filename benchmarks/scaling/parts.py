@@ -150,7 +150,7 @@ def embedding(folder: str, n: int) -> list[dict]:
 
     torch.set_num_threads(1)
     records = make_corpus(n)
-    texts, found = prompts(records), []
+    texts, rows = prompts(records), []
     for name, place, count in encoders(Path(folder), texts):
         encoder = load_encoder(place)
         encode(encoder, texts[:64])
@@ -160,10 +160,10 @@ def embedding(folder: str, n: int) -> list[dict]:
         tokens = (
             sum(len(ids) for ids in encoder[0].tokenizer.encode_batch_fast(texts[:count])) if "static" in name else 0
         )
-        found.append({"encoder": name, "records": count, "seconds": round(seconds, 3)} | machine() | {"threads": 1})
-        found[-1] |= {"records_s": round(count / seconds, 1), "characters": round(sum(map(len, texts)) / len(texts), 1)}
-        found[-1]["tokens"] = round(tokens / count, 1) if tokens else found[0]["tokens"]
-    return found
+        rows.append({"encoder": name, "records": count, "seconds": round(seconds, 3)} | machine() | {"threads": 1})
+        rows[-1] |= {"records_s": round(count / seconds, 1), "characters": round(sum(map(len, texts)) / len(texts), 1)}
+        rows[-1]["tokens"] = round(tokens / count, 1) if tokens else rows[0]["tokens"]
+    return rows
 
 
 # Ray -----------------------------------------------------------------------------------------------------------------
@@ -194,14 +194,14 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
     torch.set_num_threads(1)
     work = Redistributor(n_jobs=1)
     work.fit_select(few, halves, len(few) // 10)
-    found, base = [], {"n": n, "d": D, "records": records}
+    rows, base = [], {"n": n, "d": D, "records": records}
     seconds, picks = _timed(lambda: stages(work))
     embed_s, _ = _timed(local_embedding)
-    found.append({"engine": "one process, one thread", "workers": 1, "start_s": 0.0} | base | machine())
-    found[-1] |= {"stages_s": seconds, "embed_s": embed_s, "same": True, "threads": 1}
+    rows.append({"engine": "one process, one thread", "workers": 1, "start_s": 0.0} | base | machine())
+    rows[-1] |= {"stages_s": seconds, "embed_s": embed_s, "same": True, "threads": 1}
     for workers in (1, 2):
-        found.append(_on_ray(workers, few, halves, stages, picks, file, place) | base | machine() | {"threads": 1})
-    return found
+        rows.append(_on_ray(workers, few, halves, stages, picks, file, place) | base | machine() | {"threads": 1})
+    return rows
 
 
 def _on_ray(workers: int, few, labels, stages: Callable, picks: np.ndarray, file: Path, encoder: str) -> dict:
@@ -212,14 +212,14 @@ def _on_ray(workers: int, few, labels, stages: Callable, picks: np.ndarray, file
     try:
         work = RayRedistributor(n_jobs=1)
         first_s, _ = _timed(lambda: work.fit_select(few, labels, len(few) // 10))  # processes start, loops are loaded
-        stages_s, found = _timed(lambda: stages(work))
+        stages_s, chosen = _timed(lambda: stages(work))
         task = ray.remote(lambda: None)
         trip_s, _ = _timed(lambda: [ray.get(task.remote()) for _ in range(100)])
         embed_s, _ = _timed(lambda: list(embed_side_by_side(file, encoder, workers=workers)))
     finally:
         ray.shutdown()
     record = {"engine": "Ray", "workers": workers, "start_s": start_s, "first_s": first_s, "stages_s": stages_s}
-    return record | {"task_ms": round(10 * trip_s, 2), "embed_s": embed_s, "same": bool(np.array_equal(found, picks))}
+    return record | {"task_ms": round(10 * trip_s, 2), "embed_s": embed_s, "same": bool(np.array_equal(chosen, picks))}
 
 
 def _timed(work: Callable) -> tuple[float, object]:
