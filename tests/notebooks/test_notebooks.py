@@ -127,7 +127,7 @@ def test_its_outputs_are_those_of_one_clean_run(path):
         assert not re.search(r"\w*Warning: |Traceback \(most recent", text_of(output)), text_of(output)[:500]
 
 
-@pytest.mark.parametrize("path", [path for path in EVERY if path.parent.name != "colab"], ids=lambda path: path.stem)
+@in_all
 def test_no_line_is_cut_on_a_page(path):
     """A page shows about a hundred columns of a code cell."""
     for cell in code_cells(path):
