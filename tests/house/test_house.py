@@ -20,6 +20,7 @@ MAY = dict(ROOMS) | {
     "app": (*METHOD, "artifacts", "teaching", "runner"),
 }
 TOP = ("", "errors", "version")  # what every room may import; "" is the package itself
+VAGUE = {"found", "said", "told", "given", "own"}  # names of variables that hold anything
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 ROOM_FILES = [path for path in FILES if path.parent != PACKAGE]
 
@@ -94,6 +95,37 @@ def test_a_file_is_small_and_says_what_it_is(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 400
     assert ast.get_docstring(ast.parse(text))
+
+
+def vague_variables(tree: ast.AST) -> list[tuple[int, str]]:
+    """Line and name of what a function assigns to, or takes, under a name that does not say what it holds."""
+    names = set()
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.add((node.lineno, node.id))
+                elif isinstance(node, ast.arg):
+                    names.add((node.lineno, node.arg))
+    return sorted(name for name in names if name[1] in VAGUE)
+
+
+def test_a_vague_variable_is_seen_wherever_it_gets_its_value():
+    lines = [
+        "found, x = 1, 2",
+        "for told in y: pass",
+        "z = [said for said in y]",
+        "with y as own: pass",
+        "(given := 3)",
+    ]
+    source = "def f(found):\n" + "".join(f"    {line}\n" for line in lines)
+    assert [line for line, _ in vague_variables(ast.parse(source))] == [1, 2, 3, 4, 5, 6]
+    assert not vague_variables(ast.parse("def f():\n    'found'\n    x.own = y(given=1)\n"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_variable_says_what_it_holds(path):
+    assert not vague_variables(ast.parse(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("folder", [PACKAGE / name for name in MAY], ids=lambda folder: folder.name)
