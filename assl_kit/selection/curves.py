@@ -10,71 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.errors import ParameterError
 
 CURVE_COLUMNS = ("a", "b", "c")
-_EXPONENTS = np.geomspace(0.05, 2, 60)
 OBJECTIVES = ("groups", "records")
-
-
-def fit_curves(points: pd.DataFrame) -> pd.DataFrame:
-    """Fit score = a − b · n^−c to the measured scores of each group, by least squares with b ≥ 0.
-
-    Parameters
-    ----------
-    points : DataFrame
-        ``group``, ``n`` (records that were learnt from, ≥ 1) and ``score`` (greater is better), one row a measurement;
-        `assl_kit` measures them with cheap learners, and any others will do.
-
-    Returns
-    -------
-    DataFrame
-        Index: the groups, sorted. ``a`` (where the curve ends), ``b``, ``c``, and ``error`` (root mean square). Of a
-        group with fewer than three different n nothing can be fitted: it gets the medians of the others, and an error
-        of NaN.
-
-    Raises
-    ------
-    DataError
-        If a column is missing, a number is not finite, n is below 1, or no group can be fitted.
-
-    Notes
-    -----
-    Ours. For each of 60 exponents c from 0.05 to 2 the best a and b have a closed form; the best of the 60 is taken.
-
-    Examples
-    --------
-    >>> n = np.array([25, 100, 400, 1600])
-    >>> points = pd.DataFrame({"group": "qa", "n": n, "score": 0.8 - 2 * n**-0.5})
-    >>> fit_curves(points).round(1).loc["qa", ["a", "b", "c"]].tolist()
-    [0.8, 2.0, 0.5]
-    """
-    points = pd.DataFrame(points)
-    if missing := [name for name in ("group", "n", "score") if name not in points]:
-        raise DataError(f"the points have no column {missing[0]!r}", hint="Give group, n and score.")
-    numbers = points[["n", "score"]].to_numpy(np.float64)
-    if not np.isfinite(numbers).all() or (numbers[:, 0] < 1).any():
-        raise DataError("a point of a learning curve is not finite, or n is below 1")
-    fitted = {}
-    for name, group in points.groupby("group", sort=True):
-        n, score = group[["n", "score"]].to_numpy(np.float64).T
-        fitted[name] = _fit(n, score) if len(np.unique(n)) >= 3 else [np.nan] * 4
-    curves = pd.DataFrame.from_dict(fitted, orient="index", columns=[*CURVE_COLUMNS, "error"]).rename_axis("group")
-    known = curves.dropna()
-    if known.empty:
-        raise DataError("no group has scores at three sizes, so there is no curve", hint="Use budget='power'.")
-    curves[list(CURVE_COLUMNS)] = curves[list(CURVE_COLUMNS)].fillna(known[list(CURVE_COLUMNS)].median())
-    return curves
-
-
-def _fit(n: np.ndarray, score: np.ndarray) -> list[float]:
-    x = n[None, :] ** -_EXPONENTS[:, None]
-    centred, rest = x - x.mean(axis=1, keepdims=True), score - score.mean()
-    b = np.maximum(-(centred * rest).sum(axis=1) / np.square(centred).sum(axis=1), 0)
-    a = score.mean() + b * x.mean(axis=1)
-    error = np.sqrt(np.square(a[:, None] - b[:, None] * x - score).mean(axis=1))
-    best = int(np.argmin(np.round(error, 12)))
-    return [a[best], b[best], _EXPONENTS[best], error[best]]
 
 
 def curve_budgets(
@@ -87,7 +26,7 @@ def curve_budgets(
     Parameters
     ----------
     curves : array-like of shape (k, 3)
-        a, b ≥ 0 and c > 0 of each group, as `fit_curves` gives them. a says where a curve ends, and does not matter.
+        a, b ≥ 0 and c > 0 of each group: score = a − b · n^−c. a says where a curve ends, and does not matter.
     sizes : array-like of shape (k,), int
         The most that each group can take.
     n_select : int

@@ -162,7 +162,7 @@ class Redistributor(BaseEstimator):
             Names of groups, as text. Rows without one (None, NaN) are a group of their own. Default: each cluster is
             a group.
         curves : DataFrame, optional
-            ``a``, ``b``, ``c`` by group (the index), for ``budget="curve"``; as `assl_kit.selection.curves.fit_curves`.
+            ``a``, ``b``, ``c`` by group (the index), for ``budget="curve"``: score = a − b · n^−c.
         exclude : array-like of shape (n,), bool, optional
             True: the record is neither chosen nor counted in any size.
         ids : array-like of shape (n,), optional

@@ -1,4 +1,4 @@
-"""Learning curves: the fit, and the greedy division, which nothing beats."""
+"""Budgets by learning curves: the greedy division, which nothing beats."""
 
 from __future__ import annotations
 
@@ -10,55 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assl_kit.errors import DataError, ParameterError
-from assl_kit.selection.curves import curve_budgets, fit_curves, objective_weights
-
-SIZES = np.array([25, 50, 100, 200, 400, 800, 1600])
-
-
-def measured(noise=0.0, seed=0, **curves):
-    rng = np.random.default_rng(seed)
-    parts = [
-        pd.DataFrame({"group": name, "n": SIZES, "score": a - b * SIZES**-c + noise * rng.normal(size=len(SIZES))})
-        for name, (a, b, c) in curves.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+from assl_kit.errors import ParameterError
+from assl_kit.selection.curves import curve_budgets, objective_weights
 
 
 def value(curves, weights, budgets):
     a, b, c = np.asarray(curves, dtype=float).T
     have = np.maximum(budgets, 1)
     return float((np.asarray(weights) * np.where(np.asarray(budgets) > 0, a - b * have**-c, a - 10 * b - 10)).sum())
-
-
-def test_curves_are_found_again():
-    truth = {"qa": (0.8, 2.0, 0.5), "sentiment": (0.6, 0.4, 0.2), "flat": (0.3, 0.0, 1.0)}
-    curves = fit_curves(measured(**truth))
-    for name, (a, b, c) in truth.items():
-        found = curves.loc[name]
-        assert np.allclose(found["a"] - found["b"] * SIZES ** -found["c"], a - b * SIZES**-c, atol=0.005)
-    falling = fit_curves(pd.DataFrame({"group": "x", "n": SIZES, "score": -SIZES / 1000}))
-    assert falling.loc["x", "b"] == 0  # a curve never falls
-
-
-def test_a_group_too_small_to_measure_gets_the_medians():
-    points = pd.concat(
-        [measured(a=(0.8, 1, 0.5), b=(0.6, 1, 0.5)), pd.DataFrame({"group": ["c"], "n": [25], "score": [0.1]})]
-    )
-    curves = fit_curves(points)
-    assert np.allclose(curves.loc["c", ["a", "b", "c"]].astype(float), curves.loc[["a", "b"], ["a", "b", "c"]].median())
-    assert np.isnan(curves.loc["c", "error"])
-    with pytest.raises(DataError, match="no group"):
-        fit_curves(points[points["group"] == "c"])
-
-
-def test_bad_points_are_named():
-    points = measured(a=(0.8, 1, 0.5))
-    with pytest.raises(DataError, match="'score'"):
-        fit_curves(points.drop(columns="score"))
-    for change in ({"score": np.nan}, {"n": 0}):
-        with pytest.raises(DataError, match="point"):
-            fit_curves(points.assign(**change))
 
 
 curve = st.tuples(st.floats(0, 1), st.floats(0, 2), st.floats(0.05, 2))
