@@ -163,8 +163,9 @@ def paired_difference(
     >>> [(float(row.difference), bool(row.inside_interval)) for row in table.itertuples()]
     [(0.9, False), (0.9, False)]
     """
-    rows, draws = _paired_draws(records, predictions_a, predictions_b, n_bootstrap, [seed], metrics)
-    return _difference_table(rows, draws, level)
+    return pooled_difference(
+        [records], [predictions_a], [predictions_b], n_bootstrap=n_bootstrap, seed=seed, level=level, metrics=metrics
+    )
 
 
 def pooled_difference(
@@ -211,9 +212,10 @@ def pooled_difference(
     """
     if not len(records) or not len(records) == len(predictions_a) == len(predictions_b):
         raise ParameterError(f"{len(records)} runs, but {len(predictions_a)} and {len(predictions_b)} sets of answers")
+    seeds = [[seed, number] for number in range(len(records))] if len(records) > 1 else [[seed]]
     runs = [
-        _paired_draws(frame, a, b, n_bootstrap, [seed, number], metrics)
-        for number, (frame, a, b) in enumerate(zip(records, predictions_a, predictions_b, strict=True))
+        _paired_draws(frame, a, b, n_bootstrap, seeds_of_run, metrics)
+        for frame, a, b, seeds_of_run in zip(records, predictions_a, predictions_b, seeds, strict=True)
     ]
     tasks = [row[0] for row in runs[0][0]]
     if any([row[0] for row in rows] != tasks for rows, _ in runs):
