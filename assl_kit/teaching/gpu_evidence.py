@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .evidence import read_results
-from .style import TASK_COLOURS, styled_figure
+from .referee_plots import plot_arms
 
 FAILURE, MENDED = "cfleb_h100_failure", "cfleb_h100"
 """Names of the two files: with the first default, and with the present one."""
@@ -155,25 +155,5 @@ def plot_gpu_differences(differences: pd.DataFrame, *, title: str) -> Figure:
     """
     shown = differences.drop(index="base", errors="ignore")
     tasks = [name for name in shown if name not in ("difference", "low", "high", "draws")]
-    figure, (left, right) = styled_figure(12.0, 1.6 + 0.36 * len(shown), columns=2)
-    for place, row in enumerate(shown.to_dict("records")):
-        colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if row["high"] < 0 else "#777777"
-        left.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
-        left.plot(row["difference"], place, "o", color=colour, markersize=7)
-        left.plot(row["draws"], [place + 0.25] * len(row["draws"]), "|", color="#333333", markersize=6)
-    left.axvline(0, color="#333333", linewidth=0.8)
-    left.set_yticks(range(len(shown)), shown.index)
-    left.set(ylim=(len(shown) - 0.4, -0.6), xlabel="mean over tasks less that of random (ticks: each draw)")
-    values = shown[tasks].to_numpy(float)
-    reach = float(np.abs(values).max())
-    right.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
-    for (row_at, column), value in np.ndenumerate(values):
-        ink = "white" if abs(value) > 0.6 * reach else "black"
-        right.text(column, row_at, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=8)
-    right.set_xticks(range(len(tasks)), [name.replace("_", "\n") for name in tasks], fontsize=8)
-    right.set_yticks([])
-    right.set(ylim=(len(shown) - 0.4, -0.6), title="task by task")
-    right.set_title("task by task", loc="left")
-    right.grid(False)
-    left.set_title(title, loc="left")
-    return figure
+    xlabel = "mean over tasks less that of random (ticks: each draw)"
+    return plot_arms(shown, shown[tasks], title=title, xlabel=xlabel)

@@ -1,4 +1,4 @@
-"""Figures of the referee: what a choice gains over random ones, and how each group's score grows with its records."""
+"""Figures of differences to random choices, of one arm or several, and of the scores of growing numbers of records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -64,6 +65,68 @@ def plot_referee(result: Mapping[str, Any]) -> Figure:
     first = panels[0][0]
     first.set_yticks([place[task] for task in tasks], _short(tasks))
     first.invert_yaxis()
+    return figure
+
+
+def plot_verdict(verdict: Mapping[str, Any], *, title: str = "The referee's verdict") -> Figure:
+    """Every arm's difference to random draws, on the mean over tasks with its interval, and beside it task by task.
+
+    Parameters
+    ----------
+    verdict : mapping
+        ``RefereeResult.as_dict()``, or the artifact "referee" of a run that measured.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    rows = pd.DataFrame(verdict["differences"])
+    rows = rows[rows["against"] == "random"]
+    means = rows[rows["task"] == "mean"].sort_values("difference", ascending=False).set_index("arm")
+    by_task = rows[~rows["task"].str.startswith("mean")].pivot(index="arm", columns="task", values="difference")
+    xlabel = "mean over tasks less that of random, 95 % interval"
+    return plot_arms(means, by_task.loc[means.index], title=title, xlabel=xlabel)
+
+
+def plot_arms(means: pd.DataFrame, by_task: pd.DataFrame, *, title: str, xlabel: str) -> Figure:
+    """Several arms in their order: differences of the means with intervals, and beside them task by task.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Index: the arms. ``difference``, ``low``, ``high``; with ``draws`` the difference in each draw is a tick.
+    by_task : DataFrame
+        The same arms; a column a task with its difference.
+    title, xlabel : str
+        Of the means.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, (left, right) = styled_figure(12.0, 1.6 + 0.36 * len(means), columns=2)
+    for place, row in enumerate(means.to_dict("records")):
+        colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if row["high"] < 0 else "#777777"
+        left.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
+        left.plot(row["difference"], place, "o", color=colour, markersize=7)
+        if "draws" in row:
+            left.plot(row["draws"], [place + 0.25] * len(row["draws"]), "|", color="#333333", markersize=6)
+    left.axvline(0, color="#333333", linewidth=0.8)
+    left.set_yticks(range(len(means)), means.index)
+    left.set(ylim=(len(means) - 0.4, -0.6), xlabel=xlabel)
+    left.set_title(title, loc="left")
+    values = by_task.to_numpy(float)
+    reach = float(np.abs(values).max()) or 1.0
+    right.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+    for (row_at, column), value in np.ndenumerate(values):
+        ink = "white" if abs(value) > 0.6 * reach else "black"
+        right.text(column, row_at, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=8)
+    right.set_xticks(range(by_task.shape[1]), [name.replace("_", "\n") for name in readable(by_task)], fontsize=8)
+    right.set_yticks([])
+    right.set(ylim=(len(means) - 0.4, -0.6))
+    right.set_title("task by task", loc="left")
+    right.grid(False)
     return figure
 
 

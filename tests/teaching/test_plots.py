@@ -10,7 +10,7 @@ import pytest
 from assl_kit.data.synthetic import TASKS
 from assl_kit.teaching import plots, style
 from assl_kit.teaching.evidence_plots import plot_differences
-from assl_kit.teaching.referee_plots import MOST_CURVES, MOST_ROWS, plot_learning_curves, plot_referee
+from assl_kit.teaching.referee_plots import MOST_CURVES, MOST_ROWS, plot_learning_curves, plot_referee, plot_verdict
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +126,18 @@ def test_the_referee_is_drawn_a_panel_a_reference_with_the_means_above():
     labels = [text.get_text() for text in left.get_yticklabels()]
     assert labels[:2] == ["mean", r"a \$ b\$"] and len(labels) == MOST_ROWS
     assert len(left.lines) == 2 * 2 * MOST_ROWS + 1
+
+
+def test_arms_of_a_verdict_stand_in_order_of_their_difference():
+    rows = [
+        {"arm": arm, "against": against, "task": task, "difference": gap, "low": gap - 0.1, "high": gap + 0.1}
+        for arm, gap in (("worse", -0.2), ("better", 0.2))
+        for against in ("random", "balanced random")
+        for task in ("qa", "negative_news", "mean", "mean without smallest")
+    ]
+    left, right = plot_verdict({"differences": rows}).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["better", "worse"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["negative\nnews", "qa"]
 
 
 def test_learning_curves_of_the_largest_groups_are_drawn():
