@@ -82,7 +82,7 @@ def plot_verdict(verdict: Mapping[str, Any], *, title: str = "The referee's verd
     Figure
     """
     rows = pd.DataFrame(verdict["differences"])
-    rows = rows[rows["against"] == "random"]
+    rows = rows[rows["against"].map(_kind) == "random"]
     means = rows[rows["task"] == "mean"].sort_values("difference", ascending=False).set_index("arm")
     by_task = rows[~rows["task"].str.startswith("mean")].pivot(index="arm", columns="task", values="difference")
     xlabel = "mean over tasks less that of random, 95 % interval"

@@ -128,9 +128,10 @@ def test_the_referee_is_drawn_a_panel_a_reference_with_the_means_above():
     assert len(left.lines) == 2 * 2 * MOST_ROWS + 1
 
 
-def test_arms_of_a_verdict_stand_in_order_of_their_difference():
+@pytest.mark.parametrize("size", ["", " 1,000"])
+def test_arms_of_a_verdict_stand_in_order_of_their_difference(size):
     rows = [
-        {"arm": arm, "against": against, "task": task, "difference": gap, "low": gap - 0.1, "high": gap + 0.1}
+        {"arm": arm, "against": against + size, "task": task, "difference": gap, "low": gap - 0.1, "high": gap + 0.1}
         for arm, gap in (("worse", -0.2), ("better", 0.2))
         for against in ("random", "balanced random")
         for task in ("qa", "negative_news", "mean", "mean without smallest")
