@@ -122,7 +122,7 @@ def plot_arms(means: pd.DataFrame, by_task: pd.DataFrame, *, title: str, xlabel:
     for (row_at, column), value in np.ndenumerate(values):
         ink = "white" if abs(value) > 0.6 * reach else "black"
         right.text(column, row_at, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=8)
-    right.set_xticks(range(by_task.shape[1]), [name.replace("_", "\n") for name in readable(by_task)], fontsize=8)
+    right.set_xticks(range(by_task.shape[1]), readable(by_task), rotation=25, ha="right", fontsize=8)
     right.set_yticks([])
     right.set(ylim=(len(means) - 0.4, -0.6))
     right.set_title("task by task", loc="left")

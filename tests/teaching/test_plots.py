@@ -138,7 +138,7 @@ def test_arms_of_a_verdict_stand_in_order_of_their_difference(size):
     ]
     left, right = plot_verdict({"differences": rows}).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["better", "worse"]
-    assert [label.get_text() for label in right.get_xticklabels()] == ["negative\nnews", "qa"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["negative_news", "qa"]
 
 
 def test_learning_curves_of_the_largest_groups_are_drawn():
