@@ -23,12 +23,17 @@ ROUTED = "chosen tenth, routed experts"
 """The arm of the routed experts, in the metrics and in figures."""
 
 
+def wants_curves(p: Parameters) -> bool:
+    """Whether budgets ask for learning curves."""
+    return p.budget == "curve" and p.selection != "literal"
+
+
 def build_curves(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """The learning curve of each group, measured within the training records; none if budgets do not ask for them."""
     from assl_kit.evaluation.judge import hold_out
     from assl_kit.evaluation.referee import learning_curves
 
-    if p.budget != "curve" or p.selection == "literal":
+    if not wants_curves(p):
         write_json(path, {"curves": []})
         return
     train = _grouped(parents, training_pool(parents["records"]), p)

@@ -50,6 +50,9 @@ class Step:
         ``read(path)`` loads it.
     notes : tuple of str
         Parts of the manifest that its builder writes beside it, such as times.
+    wanted : callable
+        ``wanted(parameters)`` says whether there is anything to measure. Where there is not, the file says so and
+        depends on its builder only.
     """
 
     file: str
@@ -59,6 +62,7 @@ class Step:
     parameters: tuple[str, ...]
     read: Callable[[Path], Any] = pd.read_parquet
     notes: tuple[str, ...] = ()
+    wanted: Callable[[Parameters], bool] = lambda parameters: True
 
 
 _TRAINING = (
@@ -107,7 +111,7 @@ STEPS: dict[str, Step] = {
         "curves.json", "04", build_evaluation.build_curves,
         ("records", "clusters"),
         ("selection", "groups", "budget", "seed"),
-        read=read_json,
+        read=read_json, wanted=build_evaluation.wants_curves,
     ),
     "pool": Step(
         "pool.parquet", "04", build_selection.build_pool,
@@ -301,6 +305,9 @@ def parents_of(ws: Workspace, name: str) -> Parents:
 
 def _key(ws: Workspace, name: str, parameters: Parameters) -> str:
     step = STEPS[name]
+    if not step.wanted(parameters):
+        builder = _PACKAGE / "artifacts" / f"build_{room_of(name)}.py"
+        return sha256_of({"artifact": name, "wanted": False, "code": _hash_of([builder])})
     values = {p: getattr(parameters, p) for p in step.parameters}
     for parameter in ("data", "encoder", "base_model"):  # a local file or folder counts with its content
         if parameter in values and Path(str(values[parameter])).exists():

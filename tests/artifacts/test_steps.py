@@ -213,8 +213,22 @@ def test_an_edit_of_the_doors_or_the_runner_makes_nothing_again(chain, edit):
 def test_an_edit_of_the_measures_makes_what_is_measured_again_and_nothing_else(chain, edit, monkeypatch):
     ws, parameters = chain
     edit("evaluation/metrics.py")
-    assert made_again(ws, parameters, monkeypatch) == {"curves.json", "metrics.json"}
-    assert not outdated(ws, parameters) - {"referee"}
+    assert outdated(ws, parameters) == {"metrics"}
+    assert made_again(ws, parameters, monkeypatch) == {"metrics.json"}
+    assert not outdated(ws, parameters)
+
+
+def test_learning_curves_are_measured_again_only_where_budgets_ask_for_them(chain, edit):
+    ws, parameters = chain
+    by_curve = parameters.model_copy(update={"budget": "curve"})
+    keys = [steps._key(ws, "curves", p) for p in (parameters, by_curve)]
+    edit("evaluation/referee.py")
+    assert [steps._key(ws, "curves", p) == key for p, key in zip((parameters, by_curve), keys, strict=True)] == [
+        True,
+        False,
+    ]
+    edit("artifacts/build_evaluation.py")
+    assert steps._key(ws, "curves", parameters) != keys[0]
 
 
 def test_an_edit_of_a_grammar_or_of_the_tiny_base_counts(chain, edit):
