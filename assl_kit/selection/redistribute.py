@@ -17,7 +17,7 @@ from assl_kit.errors import DataError, ParameterError
 from assl_kit.space.rows import mean_direction
 
 from .adbscan import ADBSCAN
-from .budgets import cell_budgets, cluster_budgets
+from .budgets import cell_budgets
 from .cells import Space, pool_scores
 from .curves import CURVE_COLUMNS, objective_weights
 from .mmr import check_weights, mmr_select, mmr_terms
@@ -26,8 +26,6 @@ from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["Redistributor", "Selection", "cluster_budgets"]
 
 #: what `Redistributor.paper` sets
 PAPER: dict[str, Any] = {
