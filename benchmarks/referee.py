@@ -38,8 +38,14 @@ from benchmarks.machine import RESULTS
 N_TRAIN, N_SELECT, K, LONGEST_INPUT = 40_000, 4_000, 6, 300
 SOURCES = ("finfe", "finna", "finnl", "finnsp", "finqa", "finre")
 #: As the language model's answers were measured.
-METRICS = {"sentiment": "accuracy", "classification": "f1", "relation_extraction": "f1", "negative_news": "f1",
-           "summarization": "rouge_l", "qa": "char_f1"}  # fmt: skip
+METRICS = {
+    "sentiment": "accuracy",
+    "classification": "f1",
+    "relation_extraction": "f1",
+    "negative_news": "f1",
+    "summarization": "rouge_l",
+    "qa": "char_f1",
+}
 #: Arms of SCORES, and the arms here that are chosen in the same way; of several the mean is taken.
 SAME = {
     "all": ("all-t0",),

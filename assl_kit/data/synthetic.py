@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TASKS = (
-    "sentiment", "qa", "summarization", "relation_extraction", "classification", "negative_news", "multiple_choice",
-)  # fmt: skip
+    "sentiment",
+    "qa",
+    "summarization",
+    "relation_extraction",
+    "classification",
+    "negative_news",
+    "multiple_choice",
+)
 LABEL_TASKS = ("sentiment", "relation_extraction", "classification", "negative_news", "multiple_choice")
 REPRINT_SHARE = 0.11
 """Share of the records that are light edits of an earlier one."""
@@ -171,10 +177,17 @@ class _Maker:
             if rng.random() > 0.14:
                 shown, output, slots = _reprint(shown, output, slots, task, rng)
         return {
-            "id": f"{self.split}-{index:06d}", "instruction": instructions[int(rng.random() * len(instructions))],
-            "input": shown, "output": output, "task": task, "source": source, "split": self.split,
-            "slots": slots, "template": template, "reprint_of": copied,
-        }  # fmt: skip
+            "id": f"{self.split}-{index:06d}",
+            "instruction": instructions[int(rng.random() * len(instructions))],
+            "input": shown,
+            "output": output,
+            "task": task,
+            "source": source,
+            "split": self.split,
+            "slots": slots,
+            "template": template,
+            "reprint_of": copied,
+        }
 
 
 def _check(n: int, seed: int, split: str = "train", *, least: int = 1) -> None:

@@ -56,8 +56,9 @@ class TaskGrammar:
         self.task = task
         self.grammar = Grammar([grammar_data("lexicon"), data], name=f"grammars/{task}.yaml")
         self.instructions = {
-            False: tuple(_lines(data["instructions"])), True: tuple(_lines(data["held_out_instructions"])),
-        }  # fmt: skip
+            False: tuple(_lines(data["instructions"])),
+            True: tuple(_lines(data["held_out_instructions"])),
+        }
         self.weights = {source: entry["weight"] for source, entry in data["sources"].items()}
         self.wraps = {name: self.grammar.alternatives(entry["wrap"]) for name, entry in data["sources"].items()}
         self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None

@@ -171,11 +171,9 @@ def referee(
             rows += _differences(judge, name, other, scores, smallest, level)
     fitted = learning_curves(judge, n_draws=n_draws, seed=seed, progress=progress) if curves else ()
     asked = {group: len(judge.right[group]) for group in judge.groups}
-    about = {
-        "n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest, "kinds": judge.kinds,
-        "metrics": judge.metrics, "questions": asked, "baseline": judge.baseline(),
-        "left_out": judge.left_out, "n_known": judge.n_known,
-    }  # fmt: skip
+    about: dict[str, Any] = {"n_draws": n_draws, "seed": seed, "level": level, "smallest": smallest}
+    about |= {"kinds": judge.kinds, "metrics": judge.metrics, "questions": asked, "baseline": judge.baseline()}
+    about |= {"left_out": judge.left_out, "n_known": judge.n_known}
     return RefereeResult(table, pd.DataFrame(rows, columns=_COLUMNS), fitted, about)
 
 

@@ -112,10 +112,20 @@ def greedy_settings(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, m
     ends = {tokenizer.eos_token_id, *(model_ends if isinstance(model_ends, list) else [model_ends])} - {None}
     # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, min_length=0, do_sample=False, num_beams=1, use_cache=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends), temperature=1.0, top_k=50, top_p=1.0,
-        repetition_penalty=1.0, length_penalty=1.0, no_repeat_ngram_size=0,
-    )  # fmt: skip
+        max_new_tokens=max_new_tokens,
+        min_length=0,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(ends),
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        length_penalty=1.0,
+        no_repeat_ngram_size=0,
+    )
 
 
 def loaded_adapters(model: PreTrainedModel | PeftModel, names: Sequence[str], n: int) -> list[str]:

@@ -45,10 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device).device
     jobs = options.jobs or (min(2, os.cpu_count() or 1) if device == "cpu" else 1)
     studies = [
-        Study(options.data, label, options.base, seed, options.work / f"{label}-{Path(options.base).name}" / str(seed),
-              device, setting)
+        Study(
+            options.data,
+            label,
+            options.base,
+            seed,
+            options.work / f"{label}-{Path(options.base).name}" / str(seed),
+            device,
+            setting,
+        )
         for seed in options.seeds
-    ]  # fmt: skip
+    ]
     known = [name for _, name in full_grid(studies[0])]
     if unknown := [name for name in options.only if name not in known]:
         _parser().error(f"--only: there is no arm {unknown[0]!r}; there are {', '.join(known)}")
@@ -96,9 +103,13 @@ def _write(out: Path, records: list[dict], label: str, base: str, device: str, o
 
     kept["records"] = [r for r in kept["records"] if not replaced(r)] + records
     kept["made"][", ".join([label, base, *only])] = {
-        "date": time.strftime("%Y-%m-%d"), "device": device, "machine": platform.machine(), "cores": cores(),
-        "python": platform.python_version(), "versions": versions(PACKAGES),
-    }  # fmt: skip
+        "date": time.strftime("%Y-%m-%d"),
+        "device": device,
+        "machine": platform.machine(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "versions": versions(PACKAGES),
+    }
     write_json(out, kept)
     print(f"{len(records)} records of {label} on {base} in {out.name}")
 

@@ -88,8 +88,14 @@ def respond(study: Study, model, tokenizer, rows: pd.DataFrame) -> list[str]:
     s, answers = study.setting, np.full(len(rows), "", dtype=object)
     exam, asked = rows["split"].eq("exam").to_numpy(), np.array(prompts(rows), dtype=object)
     if (~exam).any():
-        answers[~exam] = generate_answers(model, tokenizer, asked[~exam], max_new_tokens=s.max_new_tokens,
-                                          max_length=s.max_length, batch_size=_batch(study))  # fmt: skip
+        answers[~exam] = generate_answers(
+            model,
+            tokenizer,
+            asked[~exam],
+            max_new_tokens=s.max_new_tokens,
+            max_length=s.max_length,
+            batch_size=_batch(study),
+        )
     if exam.any():
         answers[exam], _ = likeliest_options(model, tokenizer, asked[exam], max_length=s.max_length)
     return answers.tolist()
@@ -241,8 +247,14 @@ def _affinity(study: Study, name: str) -> None:
     model, tokenizer = load(study)
 
     def losses(answering) -> list[float]:
-        values = answer_nll(answering, tokenizer, prompts(held), list(held["output"]),
-                           max_length=study.setting.max_length, batch_size=16)  # fmt: skip
+        values = answer_nll(
+            answering,
+            tokenizer,
+            prompts(held),
+            list(held["output"]),
+            max_length=study.setting.max_length,
+            batch_size=16,
+        )
         return values.tolist()
 
     start, after, before = time.perf_counter(), [], losses(model)
@@ -252,8 +264,14 @@ def _affinity(study: Study, name: str) -> None:
         with adapted(model, folder) as answering:
             after.append(losses(answering))
         shutil.rmtree(folder)
-    value = {"tasks": tasks, "held": held["task"].tolist(), "before": before, "after": after, "n_train": n,
-             "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+    value = {
+        "tasks": tasks,
+        "held": held["task"].tolist(),
+        "before": before,
+        "after": after,
+        "n_train": n,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     write_json(study.work / "affinity.json", value)
 
 

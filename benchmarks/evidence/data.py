@@ -14,8 +14,13 @@ from assl_kit.data.synthetic import make_corpus
 
 #: CFLEB sources and their measures there (FinRE and FinNL: micro-F1 of labels).
 CFLEB = {
-    "finfe": "accuracy", "finnl": "f1", "finre": "f1", "finnsp": "f1", "finna": "rouge_l", "finqa": "char_f1",
-}  # fmt: skip
+    "finfe": "accuracy",
+    "finnl": "f1",
+    "finre": "f1",
+    "finnsp": "f1",
+    "finna": "rouge_l",
+    "finqa": "char_f1",
+}
 LONGEST_INPUT = 300
 """Characters; longer records are left out, so that nothing is cut and a CPU can do the sums."""
 
@@ -82,7 +87,7 @@ WORDINGS = {
         "请照原文回答，原文没提到的话写“无相应参数”。",
         "看完这段文字，回答所问，文字未涉及时用“无相应参数”。",
     ),
-}  # fmt: skip
+}
 SEEN = 5
 
 

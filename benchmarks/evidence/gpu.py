@@ -82,8 +82,15 @@ def write_study(folder: Path, records: dict[int, pd.DataFrame], arms: Sequence[d
             if len(copies) != len(ids) or not known.issuperset(ids):
                 raise SystemExit(f"{arm['arm']!r} of seed {arm['seed']}: ids that are no train records, or no copies")
             rows.append(pd.DataFrame({"arm": arm["arm"], "seed": arm["seed"], "id": ids, "copies": copies}))
-        listed.append({"arm": arm["arm"], "seed": int(arm["seed"]), "epochs": int(arm.get("epochs", 3)),
-                       "training_seed": int(arm.get("training_seed", 0)), "all": ids is None})  # fmt: skip
+        listed.append(
+            {
+                "arm": arm["arm"],
+                "seed": int(arm["seed"]),
+                "epochs": int(arm.get("epochs", 3)),
+                "training_seed": int(arm.get("training_seed", 0)),
+                "all": ids is None,
+            }
+        )
     chosen = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["arm", "seed", "id", "copies"])
     chosen.to_parquet(folder / "arms.parquet", index=False, compression="zstd", compression_level=19)
     value = {"what": what, "settings": SETTINGS | settings, "arms": listed}
@@ -119,8 +126,10 @@ class Study:
         value = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         records = pd.read_parquet(folder / "records.parquet").sort_values("row", ignore_index=True)
         chosen = pd.read_parquet(folder / "arms.parquet")
-        parts = {split: {int(seed): of_seed.reset_index(drop=True) for seed, of_seed in rows.groupby("seed")}
-                 for split, rows in records.groupby("split")}  # fmt: skip
+        parts = {
+            split: {int(seed): of_seed.reset_index(drop=True) for seed, of_seed in rows.groupby("seed")}
+            for split, rows in records.groupby("split")
+        }
         groups, arms = {key: rows for key, rows in chosen.groupby(["arm", "seed"])}, []
         for arm in value["arms"]:
             train = parts["train"][arm["seed"]]
@@ -205,8 +214,11 @@ def prepare(study: Study, base: str, processes: int) -> dict[int, Any]:
                 done = pool.map(_encode, parts)
         else:
             done = [_encode(part) for part in parts]
-        encoded[seed] = Encoded([ids for d in done for ids in d.input_ids], [ids for d in done for ids in d.labels],
-                              sum(d.n_truncated for d in done))  # fmt: skip
+        encoded[seed] = Encoded(
+            [ids for d in done for ids in d.input_ids],
+            [ids for d in done for ids in d.labels],
+            sum(d.n_truncated for d in done),
+        )
     partial = file.with_suffix(".partial")
     partial.write_bytes(pickle.dumps(encoded, protocol=5))
     partial.replace(file)
@@ -229,8 +241,14 @@ class Run:
     def __post_init__(self):
         self.out.mkdir(parents=True, exist_ok=True)
         self.file, self.texts = self.out / "results.json", self.out / "answers.json"
-        self.results = {"what": self.study.what, "settings": self.study.settings, "made": {}, "parts": [],
-                        "questions": {}, "arms": {}}  # fmt: skip
+        self.results = {
+            "what": self.study.what,
+            "settings": self.study.settings,
+            "made": {},
+            "parts": [],
+            "questions": {},
+            "arms": {},
+        }
         self.answers: dict[str, list[str]] = {}
         if self.file.is_file():
             self.results = json.loads(self.file.read_text(encoding="utf-8"))
@@ -311,8 +329,12 @@ class Run:
         seconds = self._answer(arms, stack)
         for arm, result in zip(arms, results, strict=True):
             losses = result.log["loss"].tolist()
-            numbers = {"loss": [round(losses[0], 4), round(float(np.mean(losses[-10:])), 4)], "tokens": result.tokens,
-                   "n_train": len(arm.rows), "n_different": len(set(arm.rows.tolist()))}  # fmt: skip
+            numbers = {
+                "loss": [round(losses[0], 4), round(float(np.mean(losses[-10:])), 4)],
+                "tokens": result.tokens,
+                "n_train": len(arm.rows),
+                "n_different": len(set(arm.rows.tolist())),
+            }
             self.results["arms"][arm.key] |= numbers
         return facts | {"answering_seconds": round(seconds, 2), "arms": [arm.key for arm in arms]}
 
@@ -349,8 +371,16 @@ class Run:
 
         results = []
         with suppress(Enough):
-            results = train_adapters(self.model, self.tokenizer, tables, paths, configs, tokens_at_once=at_once,
-                                     base_fingerprint=self.fingerprint, on_step=watch)  # fmt: skip
+            results = train_adapters(
+                self.model,
+                self.tokenizer,
+                tables,
+                paths,
+                configs,
+                tokens_at_once=at_once,
+                base_fingerprint=self.fingerprint,
+                on_step=watch,
+            )
         self.synchronize()
         last = trace[-1] if trace else [1, time.perf_counter() - start, own_tokens]
         seconds, tokens = (last[1], last[2]) if stop else (time.perf_counter() - start, own_tokens)
@@ -360,8 +390,11 @@ class Run:
         if stop is None:
             facts |= {"padded_tokens": padded, "padded_tokens_per_second": round(padded / seconds)}
             self.results["made"]["padded_tokens_per_second"] = padded / seconds
-        return facts | {"memory_gb": self.memory(), "notes": sorted({n for r in results for n in r.notes}),
-                       "trace": trace}, results  # fmt: skip
+        return facts | {
+            "memory_gb": self.memory(),
+            "notes": sorted({n for r in results for n in r.notes}),
+            "trace": trace,
+        }, results
 
     def table(self, arm: Arm):
         from assl_kit.experts.training.data import Encoded
@@ -383,8 +416,16 @@ class Run:
         texts = [text for arm in arms for text in asked[arm.seed]]
         which = [number for number, arm in enumerate(arms) for _ in asked[arm.seed]]
         s, start = self.study.settings, time.perf_counter()
-        answers = generate_many(self.model, self.tokenizer, stack, texts, which, max_new_tokens=s["max_new_tokens"],
-                              max_length=s["max_length"], batch_size=3072 if self.device == "cuda" else 64)  # fmt: skip
+        answers = generate_many(
+            self.model,
+            self.tokenizer,
+            stack,
+            texts,
+            which,
+            max_new_tokens=s["max_new_tokens"],
+            max_length=s["max_length"],
+            batch_size=3072 if self.device == "cuda" else 64,
+        )
         seconds, place = time.perf_counter() - start, 0
         for arm in arms:
             n = len(asked[arm.seed])
@@ -404,9 +445,14 @@ class Run:
         table = evaluate(test, answers, arm=arm.name, n_bootstrap=1, metrics=measures)
         by_task = {row.task: round(float(row.value), 4) for row in table.itertuples()}
         self.answers[key] = answers
-        self.results["arms"][key] = {"arm": arm.name, "draw": arm.seed, "training_seed": arm.training_seed,
-                                     "epochs": arm.epochs, "by_task": by_task,
-                                     "scores": [round(float(x), 4) for x in scores]}  # fmt: skip
+        self.results["arms"][key] = {
+            "arm": arm.name,
+            "draw": arm.seed,
+            "training_seed": arm.training_seed,
+            "epochs": arm.epochs,
+            "by_task": by_task,
+            "scores": [round(float(x), 4) for x in scores],
+        }
 
     @staticmethod
     def _measures(test: pd.DataFrame) -> dict[str, str]:
@@ -444,8 +490,12 @@ class Run:
         plain = answer_nll(self.model, self.tokenizer, asked, right, max_length=self.study.settings["max_length"])
         with fused_norms(self.model) as n:
             fused = answer_nll(self.model, self.tokenizer, asked, right, max_length=self.study.settings["max_length"])
-        facts = {"norms": n, "loss": float(plain.mean()), "loss_fused": float(fused.mean()),
-                "largest_difference": float(np.abs(plain - fused).max())}  # fmt: skip
+        facts = {
+            "norms": n,
+            "loss": float(plain.mean()),
+            "loss_fused": float(fused.mean()),
+            "largest_difference": float(np.abs(plain - fused).max()),
+        }
         if self.device == "cuda":
             arms = waves(self.study.arms, 2)[0]
 
@@ -459,10 +509,15 @@ class Run:
             with warnings.catch_warnings(record=True) as seen, tempfile.TemporaryDirectory() as folder:
                 warnings.simplefilter("always")
                 try:
-                    train_adapters(self.model, self.tokenizer, [self.table(arm) for arm in arms],
-                                   [Path(folder) / str(i) for i in range(len(arms))],
-                                   [self.study.config(arm) for arm in arms], base_fingerprint=self.fingerprint,
-                                   on_step=watch)  # fmt: skip
+                    train_adapters(
+                        self.model,
+                        self.tokenizer,
+                        [self.table(arm) for arm in arms],
+                        [Path(folder) / str(i) for i in range(len(arms))],
+                        [self.study.config(arm) for arm in arms],
+                        base_fingerprint=self.fingerprint,
+                        on_step=watch,
+                    )
                 except Enough:
                     pass
                 finally:
@@ -484,17 +539,32 @@ class Run:
             facts, _ = self._train([arm], [Path(folder) / "0"], stop=60)
         asked = prompts(self.study.test[arm.seed])
         start = time.perf_counter()
-        generate_many(self.model, self.tokenizer, AdapterStack.fresh(self.model, [0], s["rank"], s["alpha"]), asked,
-                      [0] * len(asked), max_new_tokens=s["max_new_tokens"], max_length=s["max_length"],
-                      batch_size=min(3072, len(asked)))  # fmt: skip
+        generate_many(
+            self.model,
+            self.tokenizer,
+            AdapterStack.fresh(self.model, [0], s["rank"], s["alpha"]),
+            asked,
+            [0] * len(asked),
+            max_new_tokens=s["max_new_tokens"],
+            max_length=s["max_length"],
+            batch_size=min(3072, len(asked)),
+        )
         answering = time.perf_counter() - start
         rows = self.study.train[arm.seed].head(8192)
         start = time.perf_counter()
-        answer_nll(self.model, self.tokenizer, prompts(rows), rows["output"].tolist(), max_length=s["max_length"],
-                   batch_size=1024 if self.device == "cuda" else None)  # fmt: skip
+        answer_nll(
+            self.model,
+            self.tokenizer,
+            prompts(rows),
+            rows["output"].tolist(),
+            max_length=s["max_length"],
+            batch_size=1024 if self.device == "cuda" else None,
+        )
         scoring = time.perf_counter() - start
-        return facts | {"answering_seconds": round(answering, 2),
-                       "scored_records_per_second": round(len(rows) / scoring)}  # fmt: skip
+        return facts | {
+            "answering_seconds": round(answering, 2),
+            "scored_records_per_second": round(len(rows) / scoring),
+        }
 
     def all(self) -> None:
         start = time.perf_counter()
@@ -529,9 +599,14 @@ def made(model) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "-"
-    facts = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "versions": versions,
-             "cores": os.cpu_count(), "dtype": str(model.dtype).removeprefix("torch."),
-             "attention": model.config._attn_implementation}  # fmt: skip
+    facts = {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "cores": os.cpu_count(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config._attn_implementation,
+    }
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
     facts["commit"] = os.environ.get("ASSL_COMMIT") or git.stdout.strip() or None
     if model.device.type == "cuda":

@@ -25,8 +25,15 @@ NAMES = {
     "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-SETTINGS = ("config.json", "generation_config.json", "converted.json", "tokenizer.json", "tokenizer_config.json",
-            "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "converted.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def name_of(name: str) -> str:

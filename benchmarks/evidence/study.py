@@ -95,8 +95,15 @@ class Setting:
     grid: str  # "full", or "core": what a real model can do in an hour on two cores
 
 
-_TRAINED = ("min_samples 5", "min_samples 40", "flattening 0", "flattening 1", "eps halved", "budget power 0.5",
-            "no repeats")  # fmt: skip
+_TRAINED = (
+    "min_samples 5",
+    "min_samples 40",
+    "flattening 0",
+    "flattening 1",
+    "eps halved",
+    "budget power 0.5",
+    "no repeats",
+)
 SETTINGS = {
     "tiny": Setting(2700, 0, 0, 0, 3, 1, 256, 24, 2e-3, 8, 512, 40, SHARES, _TRAINED, ENCODERS[1:], "full"),
     "gemma3-270m": Setting(1200, 15, 40, 8, 3, 1, 48, 12, 5e-4, 8, 384, 32, (0.1,), (), (), "core"),
@@ -160,8 +167,13 @@ class Study:
 
     def training(self, **changes) -> TrainingConfig:
         s = self.setting
-        values = {"epochs": s.epochs, "learning_rate": s.learning_rate, "batch_size": s.batch_size,
-                  "max_length": s.max_length, "seed": self.seed}  # fmt: skip
+        values = {
+            "epochs": s.epochs,
+            "learning_rate": s.learning_rate,
+            "batch_size": s.batch_size,
+            "max_length": s.max_length,
+            "seed": self.seed,
+        }
         return TrainingConfig(**(values | changes))
 
     # choosing --------------------------------------------------------------------------------------------------------
@@ -232,8 +244,11 @@ def _space(study: Study, encoder: str) -> dict[str, np.ndarray]:
         texts, test = prompts(study.part("train")), study.part("test")
         base = load(study) if encoder.startswith("base model") else None
         embed = embedder(encoder, texts, study.seed, base)
-        rows = {"train": embed(texts), "questions": embed(prompts(study.questions)),
-                "inputs": embed(without_instruction(test))}  # fmt: skip
+        rows = {
+            "train": embed(texts),
+            "questions": embed(prompts(study.questions)),
+            "inputs": embed(without_instruction(test)),
+        }
         with atomic_path(file) as temporary:
             save_file(rows, temporary)
     return load_file(file)
@@ -255,14 +270,25 @@ def _scores(study: Study, whole: bool) -> np.ndarray:
         train, s = study.part("train"), study.setting
         read = np.arange(len(train))
         if not whole:  # only the pool, as in a run of the chain; others count as average
-            read = Redistributor().pool(study.space()["train"], study.clusters(), round(0.1 * len(train)),
-                                        ids=train["id"].to_numpy())["row"].to_numpy()  # fmt: skip
+            read = (
+                Redistributor()
+                .pool(study.space()["train"], study.clusters(), round(0.1 * len(train)), ids=train["id"].to_numpy())[
+                    "row"
+                ]
+                .to_numpy()
+            )
         warm = train.sample(min(s.warmup, len(train)), random_state=study.seed)
         with tempfile.TemporaryDirectory() as folder:
             warm_adapter = train_adapter(model, tokenizer, warm, Path(folder) / "warm", study.training(epochs=1))
             with adapted(model, warm_adapter.path) as warmed:
-                losses = score_records(train.iloc[read], "nll", model=warmed, tokenizer=tokenizer,
-                                      max_length=s.max_length, batch_size=s.batch_size)  # fmt: skip
+                losses = score_records(
+                    train.iloc[read],
+                    "nll",
+                    model=warmed,
+                    tokenizer=tokenizer,
+                    max_length=s.max_length,
+                    batch_size=s.batch_size,
+                )
         raw = np.full(len(train), np.median(losses))
         raw[read] = losses
         with atomic_path(file) as temporary:

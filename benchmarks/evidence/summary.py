@@ -53,15 +53,39 @@ def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
 def records_of_arms(studies: list[Study]) -> list[dict]:
     """Of `records_of`, those that come from training: of the arms answered so far, and the affinity if measured."""
     answers = [read_answers(study) for study in studies]
-    parts = [_arms(study, of_study) + _affinity(study) + _regret(study, of_study)
-             for study, of_study in zip(studies, answers, strict=True)]  # fmt: skip
+    parts = [
+        _arms(study, of_study) + _affinity(study) + _regret(study, of_study)
+        for study, of_study in zip(studies, answers, strict=True)
+    ]
     return [*itertools.chain(*parts), *_differences(studies, answers)]
 
 
-def record(study: Study, experiment: str, arm: str, task: str, metric: str, value: float, *, seed=True, n_train=None,
-           seconds=None, **more) -> dict:  # fmt: skip
-    values = (experiment, study.label, study.base, arm, task, metric, _number(value), study.seed if seed else None,
-              n_train, study.device, seconds)  # fmt: skip
+def record(
+    study: Study,
+    experiment: str,
+    arm: str,
+    task: str,
+    metric: str,
+    value: float,
+    *,
+    seed=True,
+    n_train=None,
+    seconds=None,
+    **more,
+) -> dict:
+    values = (
+        experiment,
+        study.label,
+        study.base,
+        arm,
+        task,
+        metric,
+        _number(value),
+        study.seed if seed else None,
+        n_train,
+        study.device,
+        seconds,
+    )
     return dict(zip(_FIELDS, values, strict=True)) | {key: _number(item) for key, item in more.items()}
 
 
@@ -97,9 +121,21 @@ def _arms(study: Study, answers: dict[str, dict]) -> list[dict]:
             table = evaluate(part, [entry["answers"][i] for i in part["id"]], arm=arm, metrics=metrics)
             for row in table.itertuples():
                 if split == "test" or row.task != "mean":
-                    records.append(record(study, experiment, arm, row.task, row.metric, row.value, low=row.low,
-                                        high=row.high, n=row.n, n_train=entry["n_train"],
-                                        seconds=entry["seconds"]))  # fmt: skip
+                    records.append(
+                        record(
+                            study,
+                            experiment,
+                            arm,
+                            row.task,
+                            row.metric,
+                            row.value,
+                            low=row.low,
+                            high=row.high,
+                            n=row.n,
+                            n_train=entry["n_train"],
+                            seconds=entry["seconds"],
+                        )
+                    )
     return records
 
 
@@ -122,9 +158,23 @@ def _differences(studies: list[Study], answers: list[dict]) -> list[dict]:
             metrics = {"exam": "accuracy"} if split == "exam" else measures(frames[0])
             for row in pooled_difference(frames, ours, theirs, metrics=metrics).itertuples():
                 if split == "test" or row.task != "mean":
-                    records.append(record(studies[0], experiment, arm, row.task, f"difference in {row.metric}",
-                                        row.difference, seed=False, against=against, low=row.low, high=row.high,
-                                        n=row.n, seeds=len(studies), n_train=answers[0][arm]["n_train"]))  # fmt: skip
+                    records.append(
+                        record(
+                            studies[0],
+                            experiment,
+                            arm,
+                            row.task,
+                            f"difference in {row.metric}",
+                            row.difference,
+                            seed=False,
+                            against=against,
+                            low=row.low,
+                            high=row.high,
+                            n=row.n,
+                            seeds=len(studies),
+                            n_train=answers[0][arm]["n_train"],
+                        )
+                    )
     return records
 
 
@@ -150,8 +200,18 @@ def _routing(study: Study) -> list[dict]:
         for name, (rows, tasks) in sets.items():
             routing = routing_table(tasks, router.route(rows).experts, home)
             for task, share in routing.home_share.items():
-                records.append(record(study, "routing", encoder, task, f"home share: {name}", share, n=len(rows),
-                                    seconds=round(time.perf_counter() - start, 1)))  # fmt: skip
+                records.append(
+                    record(
+                        study,
+                        "routing",
+                        encoder,
+                        task,
+                        f"home share: {name}",
+                        share,
+                        n=len(rows),
+                        seconds=round(time.perf_counter() - start, 1),
+                    )
+                )
             records.append(record(study, "routing", encoder, "all", f"nmi: {name}", routing.nmi, n=len(rows)))
     return records
 
@@ -177,12 +237,19 @@ def _regret(study: Study, answers: dict[str, dict]) -> list[dict]:
     records = []
     for name, column in zip(singles, every.T, strict=True):
         means = pd.Series(column).groupby(rows["task"]).mean()
-        records += [record(study, "experts", name, task, f"score ({metric[task]})", value, n=len(rows))
-                  for task, value in means.items()]  # fmt: skip
+        records += [
+            record(study, "experts", name, task, f"score ({metric[task]})", value, n=len(rows))
+            for task, value in means.items()
+        ]
         records.append(record(study, "experts", name, "mean", "score", means.mean(), n=len(rows)))
     for row in regret_table(scores(answers[ROUTED]), every, rows["task"]).itertuples():
-        values = {"routed": row.routed, "best single expert": row.best, "regret": row.regret, "oracle": row.oracle,
-                  "oracle gap": row.oracle_gap}  # fmt: skip
+        values = {
+            "routed": row.routed,
+            "best single expert": row.best,
+            "regret": row.regret,
+            "oracle": row.oracle,
+            "oracle gap": row.oracle_gap,
+        }
         records += [record(study, "regret", ROUTED, row.task, name, value, n=row.n) for name, value in values.items()]
     return records
 
@@ -207,8 +274,18 @@ def _affinity(study: Study) -> list[dict]:
 
     affinity, records = matrix(np.arange(len(held))), []
     for a, b in itertools.product(tasks, tasks):
-        records.append(record(study, "affinity", f"trained on {a}", b, "relative fall of the loss", affinity.loc[a, b],
-                            n_train=value["n_train"], seconds=value["seconds"]))  # fmt: skip
+        records.append(
+            record(
+                study,
+                "affinity",
+                f"trained on {a}",
+                b,
+                "relative fall of the loss",
+                affinity.loc[a, b],
+                n_train=value["n_train"],
+                seconds=value["seconds"],
+            )
+        )
     rng = np.random.default_rng(study.seed)
     places = [np.flatnonzero(held == task) for task in tasks]
     resampled = [matrix(np.concatenate([rng.choice(p, len(p)) for p in places])) for _ in range(200)]
@@ -220,8 +297,21 @@ def _affinity(study: Study) -> list[dict]:
         test = affinity_vs_distance(affinity, distance)
         draws = [affinity_vs_distance(drawn, distance, n_permutations=1).rho for drawn in resampled]
         low, high = np.quantile(draws, [0.025, 0.975])
-        records.append(record(study, "affinity", encoder, "all", "rank correlation with distance", test.rho, low=low,
-                            high=high, p_value=test.p_value, n=test.n_pairs, n_train=value["n_train"]))  # fmt: skip
+        records.append(
+            record(
+                study,
+                "affinity",
+                encoder,
+                "all",
+                "rank correlation with distance",
+                test.rho,
+                low=low,
+                high=high,
+                p_value=test.p_value,
+                n=test.n_pairs,
+                n_train=value["n_train"],
+            )
+        )
     return records
 
 

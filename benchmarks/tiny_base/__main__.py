@@ -52,9 +52,14 @@ FIRST_SEED = 1000
 
 
 SHARES = {
-    "sentiment": 0.09, "qa": 0.22, "summarization": 0.16, "relation_extraction": 0.09, "classification": 0.09,
-    "negative_news": 0.17, "multiple_choice": 0.18,
-}  # fmt: skip
+    "sentiment": 0.09,
+    "qa": 0.22,
+    "summarization": 0.16,
+    "relation_extraction": 0.09,
+    "classification": 0.09,
+    "negative_news": 0.17,
+    "multiple_choice": 0.18,
+}
 """Share of each task in the training text: the harder, the more."""
 
 EXAM_SHARES = {task: 0.08 for task in SHARES} | {"multiple_choice": 0.5}
@@ -124,11 +129,19 @@ def make_model(vocab_size: int, eos: int, pad: int, args: argparse.Namespace):
 
     heads = args.hidden // 64
     config = Qwen2Config(
-        vocab_size=vocab_size, hidden_size=args.hidden, intermediate_size=args.intermediate,
-        num_hidden_layers=args.layers, num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
-        max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        eos_token_id=eos, pad_token_id=pad, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=args.hidden,
+        intermediate_size=args.intermediate,
+        num_hidden_layers=args.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        eos_token_id=eos,
+        pad_token_id=pad,
+        bos_token_id=None,
+    )
     torch.manual_seed(args.seed)
     model = Qwen2ForCausalLM(config)
     build_copying(model)
@@ -365,8 +378,11 @@ def make(args: argparse.Namespace) -> Path:
 def card(model, tokenizer, done: dict, before: float, after: float, args: argparse.Namespace) -> str:
     """The model card."""
     last = done["log"][-1]
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(vars(args).items())
-                       if name not in {"output", "verbose", "smoke", "save_every"})  # fmt: skip
+    options = " ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in sorted(vars(args).items())
+        if name not in {"output", "verbose", "smoke", "save_every"}
+    )
     return f"""---
 language: zh
 license: apache-2.0

@@ -60,9 +60,14 @@ def make_tokenizer(folder: Path, texts: list[str], n_longer: int) -> None:
     made.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     made.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token=END, pad_token=PAD, additional_special_tokens=[START, END],
-        model_max_length=1024, clean_up_tokenization_spaces=False, padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=made,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START, END],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
     settings = read_json(folder / "tokenizer_config.json")

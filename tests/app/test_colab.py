@@ -298,8 +298,10 @@ def test_an_upload_is_kept_beside_the_runs_and_found_again(google, tmp_path, cap
 
 def test_other_data_is_given_on_as_it_is(tmp_path):
     assert [colab.choose_data(text, tmp_path) for text in ("embedded", " ", "owner/set ")] == [
-        "embedded", "embedded", "owner/set",
-    ]  # fmt: skip
+        "embedded",
+        "embedded",
+        "owner/set",
+    ]
 
 
 def test_changes_are_read_as_parameters():

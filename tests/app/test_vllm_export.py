@@ -223,8 +223,13 @@ def client(exported, *arguments, **more):
     """Run client.py as a user does, where assl_kit cannot be imported from the current folder."""
     return subprocess.run(
         [sys.executable, str(exported / "client.py"), *map(str, arguments)],
-        capture_output=True, encoding="utf-8", cwd=exported.parent, check=False, timeout=120, **more,
-    )  # fmt: skip
+        capture_output=True,
+        encoding="utf-8",
+        cwd=exported.parent,
+        check=False,
+        timeout=120,
+        **more,
+    )
 
 
 @pytest.fixture

@@ -16,8 +16,19 @@ from helpers import ROOT
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.experts.bank import ExpertBank
 
-SMALL = {"n_records": 240, "n_clusters": 3, "n_select": 30, "warmup_records": 8, "epochs": 1, "affinity_records": 0,
-         "n_test": 2, "regret_per_task": 1, "max_new_tokens": 6, "max_length": 128, "full_epochs": 1}  # fmt: skip
+SMALL = {
+    "n_records": 240,
+    "n_clusters": 3,
+    "n_select": 30,
+    "warmup_records": 8,
+    "epochs": 1,
+    "affinity_records": 0,
+    "n_test": 2,
+    "regret_per_task": 1,
+    "max_new_tokens": 6,
+    "max_length": 128,
+    "full_epochs": 1,
+}
 MEASURE = """
 from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace

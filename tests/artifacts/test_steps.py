@@ -30,9 +30,17 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     base = make_test_base(folder / "base")
     parameters = resolve(
-        "tiny", **SMALL, base_model=str(base), epochs=1, warmup_records=8, affinity_records=4, regret_per_task=2,
-        n_test=3, max_new_tokens=4, select_share=0.15,
-    )  # fmt: skip
+        "tiny",
+        **SMALL,
+        base_model=str(base),
+        epochs=1,
+        warmup_records=8,
+        affinity_records=4,
+        regret_per_task=2,
+        n_test=3,
+        max_new_tokens=4,
+        select_share=0.15,
+    )
     ws = Workspace.open(folder / "ws")
     require(ws, "metrics", parameters)
     return ws, parameters

@@ -32,8 +32,9 @@ def test_tables_and_json_come_back_as_they_were(ws):
 def test_an_artifact_is_current_until_its_key_or_its_bytes_change(ws):
     write_json(ws.path_of("a.json"), 1)
     assert not ws.is_current("a.json", "k") and "a.json" not in ws.manifest()["artifacts"]
-    ws.commit("a.json", key="k", parents=["b"], parameters={"seed": 1}, seconds=1.234, peak_memory_mb=99.6,
-              notebook="01")  # fmt: skip
+    ws.commit(
+        "a.json", key="k", parents=["b"], parameters={"seed": 1}, seconds=1.234, peak_memory_mb=99.6, notebook="01"
+    )
     entry = ws.manifest()["artifacts"]["a.json"]
     assert entry | {"sha256": ""} == {
         "sha256": "",

@@ -21,16 +21,22 @@ FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    small = replace(studies.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3,
-                    max_new_tokens=4)  # fmt: skip
+    small = replace(
+        studies.SETTINGS["quick"], n_train=180, n_test=2, n_compared=1, warmup=8, affinity=3, max_new_tokens=4
+    )
     folder = tmp_path_factory.mktemp("evidence")
     return studies.Study("embedded", "embedded", "tiny", 0, folder, "cpu", small)
 
 
 @pytest.fixture(scope="module")
 def answered(study):
-    jobs = [("base", "base"), ("one", "random 10 %"), ("one", "chosen 10 %"), ("bank", "experts by cluster"),
-            ("affinity", "affinity")]  # fmt: skip
+    jobs = [
+        ("base", "base"),
+        ("one", "random 10 %"),
+        ("one", "chosen 10 %"),
+        ("bank", "experts by cluster"),
+        ("affinity", "affinity"),
+    ]
     for job in jobs:
         assert job in arms.plan(study) and not arms.done(study, job)
         arms.run_job(study, job)
@@ -39,8 +45,15 @@ def answered(study):
 
 
 def test_every_arm_of_a_size_has_exactly_that_size(study):
-    for arm in ("chosen 10 %", "random 10 %", "k-means medoids 10 %", "k-center 10 %", "stage 1 alone 10 %",
-                "stage 2 alone 10 %", *studies.VARIANTS):  # fmt: skip
+    for arm in (
+        "chosen 10 %",
+        "random 10 %",
+        "k-means medoids 10 %",
+        "k-center 10 %",
+        "stage 1 alone 10 %",
+        "stage 2 alone 10 %",
+        *studies.VARIANTS,
+    ):
         rows = study.rows_of(arm)
         assert len(rows) == 18 and rows.min() >= 0 and rows.max() < 180, arm
     assert len(study.rows_of("all data, 1 epoch")) == 180
@@ -99,7 +112,10 @@ def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
     evidence._write(out, [record("embedded", "affinity", 2)], "embedded", "tiny", "cpu", ["affinity"])
     kept = read_json(out)
     assert sorted((r["data"], r["experiment"], r["value"]) for r in kept["records"]) == [
-        ("CFLEB", "affinity", 1), ("embedded", "affinity", 2), ("embedded", "regret", 1)]  # fmt: skip
+        ("CFLEB", "affinity", 1),
+        ("embedded", "affinity", 2),
+        ("embedded", "regret", 1),
+    ]
     assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny", "embedded, tiny, affinity"}
     evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu")
     assert [r["value"] for r in read_json(out)["records"] if r["data"] == "embedded"] == [3]
@@ -131,11 +147,19 @@ def test_wordings_of_train_and_test_are_apart_and_eight():
 
 def test_records_of_a_folder_are_split_and_reworded(tmp_path):
     rows = [
-        {"id": f"{source}-{split}-{i}", "instruction": "旧", "input": f"材料：{source} {split} {i}", "output": "答",
-         "task": task, "source": source.upper(), "split": split}
-        for source, task in zip(data.CFLEB, "abcdef", strict=True) for split in ("train", "dev", "test")
+        {
+            "id": f"{source}-{split}-{i}",
+            "instruction": "旧",
+            "input": f"材料：{source} {split} {i}",
+            "output": "答",
+            "task": task,
+            "source": source.upper(),
+            "split": split,
+        }
+        for source, task in zip(data.CFLEB, "abcdef", strict=True)
+        for split in ("train", "dev", "test")
         for i in range(30)
-    ]  # fmt: skip
+    ]
     exam = {"id": "x", "instruction": "选", "input": "A. 甲", "output": "B", "task": "m", "source": "fineval"}
     pd.DataFrame([*rows, exam | {"split": "test"}]).to_json(
         tmp_path / "a.jsonl", orient="records", lines=True, force_ascii=False
@@ -179,8 +203,9 @@ def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
     arms = {"chosen 1 %": (0.2, 0.3), "chosen 10 %": (0.5, 0.7), "random 10 %": (0.4, 0.4), "base": (0.1, 0.1)}
     rows = [
         {"arm": arm, "task": "mean", "metric": "mean", "seed": seed, "value": value}
-        for arm, values in arms.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    ]
     axes = plot_share_curve(pd.DataFrame(rows)).axes[0]
     assert axes.get_xticks().tolist() == [1, 10]
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
@@ -198,8 +223,14 @@ def test_every_committed_claim_has_a_verdict():
     table = verdicts(evidence_results())
     assert table["claim"].nunique() == 14 and not table.isna().any().any()
     assert set(table["verdict"]) <= {
-        "holds", "does not hold", "not told apart", "undecided", "in some seeds", "mostly", "often not"
-    }  # fmt: skip
+        "holds",
+        "does not hold",
+        "not told apart",
+        "undecided",
+        "in some seeds",
+        "mostly",
+        "often not",
+    }
 
 
 @pytest.mark.parametrize(
@@ -212,11 +243,19 @@ def test_every_committed_claim_has_a_verdict():
 )
 def test_a_correlation_against_the_assumption_is_told(values, told, said):
     rows = [
-        {"experiment": "affinity", "data": "embedded", "base": "tiny", "arm": "fitted static, 256", "task": "all",
-         "metric": "rank correlation with distance", "value": value, "seed": seed,
-         "p_value": 0.5 if abs(value) < 0.2 else 0.01}
+        {
+            "experiment": "affinity",
+            "data": "embedded",
+            "base": "tiny",
+            "arm": "fitted static, 256",
+            "task": "all",
+            "metric": "rank correlation with distance",
+            "value": value,
+            "seed": seed,
+            "p_value": 0.5 if abs(value) < 0.2 else 0.01,
+        }
         for seed, value in enumerate(values)
-    ]  # fmt: skip
+    ]
     table = verdicts(pd.DataFrame(rows, columns=evidence_results().columns))
     (row,) = (row for row in table.to_dict("records") if "Near tasks" in str(row))
     assert told in str(row) and said in str(row)

@@ -44,8 +44,16 @@ def test_a_study_is_read_as_it_was_written(folder):
 
 
 def test_copies_count_and_wrong_ids_are_refused(tmp_path):
-    rows = pd.DataFrame({"id": ["a", "b", "t"], "instruction": "?", "input": "", "output": "x", "task": "qa",
-                         "split": ["train", "train", "test"]})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "id": ["a", "b", "t"],
+            "instruction": "?",
+            "input": "",
+            "output": "x",
+            "task": "qa",
+            "split": ["train", "train", "test"],
+        }
+    )
     write_study(tmp_path, {3: rows}, [{"arm": "z", "seed": 3, "ids": ["b", "a"], "copies": [2, 1]}], "w", rank=2)
     study = Study.read(tmp_path)
     assert study.arms[0].rows.tolist() == [1, 1, 0] and study.settings["rank"] == 2

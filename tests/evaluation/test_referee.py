@@ -234,10 +234,15 @@ def test_the_same_numbers_with_any_number_of_threads():
         "r = referee(c, {'a': ids}, n_draws=2, curves=True); print(repr(r.as_dict()))"
     )
     said = [
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n},
-                       capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for n in ("1", "2")
-    ]  # fmt: skip
+    ]
     assert said[0] == said[1] and "differences" in said[0]
 
 

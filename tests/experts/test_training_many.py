@@ -242,8 +242,11 @@ def test_gradients_are_those_of_autograd(tmp_path, tables, dtype):
             batch = [{"input_ids": encoded[arm].input_ids[i], "labels": encoded[arm].labels[i]} for i in rows]
             loss = answer_loss(wrapped, DataCollatorForLanguageModeling(tokenizer.pad_token_id)(batch), None)
             loss.backward()
-            right = [leaves[f"base_model.model.{layer.name}.lora_{letter}.default.weight"].grad.reshape(-1)
-                     for layer in stack.layers for letter in "AB"]  # fmt: skip
+            right = [
+                leaves[f"base_model.model.{layer.name}.lora_{letter}.default.weight"].grad.reshape(-1)
+                for layer in stack.layers
+                for letter in "AB"
+            ]
             wrapped.unload()
             right, tolerance = torch.cat(right), 1e-5 if dtype == "float32" else 0.1
             assert float((total[place] - right).norm() / right.norm()) < tolerance

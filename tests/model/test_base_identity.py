@@ -64,9 +64,13 @@ def test_base_info_of_a_model_without_files(base):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("./nowhere", "no base model folder"), ("/no/such/folder", "no base model folder"), ("", "non-empty"),
-     ("nobody/no-such-model", "could not be loaded")],
-)  # fmt: skip
+    [
+        ("./nowhere", "no base model folder"),
+        ("/no/such/folder", "no base model folder"),
+        ("", "non-empty"),
+        ("nobody/no-such-model", "could not be loaded"),
+    ],
+)
 def test_unknown_names(name, message):
     with pytest.raises(ParameterError, match=message):
         load_base(name, device="cpu")

@@ -117,9 +117,16 @@ def test_gemma_gets_no_float16(monkeypatch, folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(tmp_path)
     Gemma3ForCausalLM(
-        Gemma3TextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=1, head_dim=16)
-    ).save_pretrained(tmp_path)  # fmt: skip
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+        )
+    ).save_pretrained(tmp_path)
     t4 = Device("cpu", "float16", 8, "a T4, as far as this test goes")
     monkeypatch.setattr(base_loading, "pick_device", lambda prefer: t4)
     assert load_base(str(tmp_path))[0].dtype == torch.float32

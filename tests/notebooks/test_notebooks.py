@@ -189,7 +189,8 @@ def test_plain_papermill_ends_in_the_validation_cell(tmp_path, monkeypatch):
     monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path / "runs" / "lab"))
     (path,) = (path for path in CHAIN if path.stem == "05_mmr")
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(path, tmp_path / "out.ipynb", {"max_repeat": "two"}, progress_bar=False,
-                                   kernel_name="python3")  # fmt: skip
+        papermill.execute_notebook(
+            path, tmp_path / "out.ipynb", {"max_repeat": "two"}, progress_bar=False, kernel_name="python3"
+        )
     assert caught.value.ename == "ParameterError"
     assert "max_repeat must be a whole number, got 'two'" in caught.value.evalue

@@ -11,9 +11,16 @@ from assl_kit.common.files import write_json
 from assl_kit.runner.compare import compare_runs
 
 RECORDS = pd.DataFrame(
-    {"id": [f"r{i}" for i in range(40)], "instruction": "问", "input": "", "task": "sentiment", "source": "s",
-     "output": ["积极", "消极"] * 20, "split": ["train"] * 20 + ["test"] * 20}
-)  # fmt: skip
+    {
+        "id": [f"r{i}" for i in range(40)],
+        "instruction": "问",
+        "input": "",
+        "task": "sentiment",
+        "source": "s",
+        "output": ["积极", "消极"] * 20,
+        "split": ["train"] * 20 + ["test"] * 20,
+    }
+)
 
 
 def make_run(folder, *, chosen, clusters, wrong, **parameters):

@@ -26,8 +26,19 @@ from assl_kit.runner.plan import find_notebooks, make_plan, notebooks_folder, re
 from assl_kit.runner.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
 from assl_kit.runner.run import NotebookError, run_chain
 
-SMALL = {"n_records": 200, "n_clusters": 3, "n_select": 24, "warmup_records": 8, "epochs": 2, "affinity_records": 0,
-         "n_test": 2, "regret_per_task": 1, "max_new_tokens": 4, "max_length": 128, "full_epochs": 1}  # fmt: skip
+SMALL = {
+    "n_records": 200,
+    "n_clusters": 3,
+    "n_select": 24,
+    "warmup_records": 8,
+    "epochs": 2,
+    "affinity_records": 0,
+    "n_test": 2,
+    "regret_per_task": 1,
+    "max_new_tokens": 4,
+    "max_length": 128,
+    "full_epochs": 1,
+}
 HEAD = "from assl_kit.artifacts.steps import require\nfrom assl_kit.artifacts.workspace import Workspace\n"
 OPEN = "ws = Workspace.open(workspace)\nparams = ws.parameters(profile, seed=seed)"
 

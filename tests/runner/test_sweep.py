@@ -193,11 +193,25 @@ def test_names_of_jobs_are_folders_and_differ():
 
 def test_the_table_and_the_pictures(tmp_path):
     outcomes = [
-        Outcome(f"s{seed}-{name}", {"seed": seed, "encoder": name}, "done", 2.0, results={
-            "routed": 0.5 + seed / 10, "routed low": 0.4, "routed high": 0.8, "base": 0.2, "base low": 0.1,
-            "base high": 0.3, "cluster NMI": 0.7, "pool": 30})  # fmt: skip
-        for seed in (0, 1) for name in ("fit", "其他")
-    ]  # fmt: skip
+        Outcome(
+            f"s{seed}-{name}",
+            {"seed": seed, "encoder": name},
+            "done",
+            2.0,
+            results={
+                "routed": 0.5 + seed / 10,
+                "routed low": 0.4,
+                "routed high": 0.8,
+                "base": 0.2,
+                "base low": 0.1,
+                "base high": 0.3,
+                "cluster NMI": 0.7,
+                "pool": 30,
+            },
+        )
+        for seed in (0, 1)
+        for name in ("fit", "其他")
+    ]
     outcomes.append(Outcome("s2", {"seed": 2, "encoder": "fit"}, "failed", 1.0, "no <b>luck</b>"))
     table = sweep_table(outcomes)
     assert list(table.columns) == ["seed", "encoder", "routed", "base", "cluster NMI", "pool", "seconds", "status"]

@@ -11,8 +11,13 @@ from assl_kit.teaching import evidence as measured
 from assl_kit.teaching.evidence_plots import plot_growth
 
 FIELDS = {"kernel", "system", "n", "d", "k", "data", "device"} | {
-    "seconds", "seconds_all", "ratio_to_gemm", "peak_mb", "agrees", "note",
-}  # fmt: skip
+    "seconds",
+    "seconds_all",
+    "ratio_to_gemm",
+    "peak_mb",
+    "agrees",
+    "note",
+}
 
 
 def test_records_are_complete_and_ours_are_right():

@@ -81,13 +81,16 @@ def test_untouched_it_says_that_there_is_no_answer(path, capsys):
     assert len(said) >= 3 and set(said) == {UNANSWERED}
 
 
-@pytest.mark.parametrize("source", [
-    "# solution begin: a\n# solution begin: b\n# solution end",
-    "# solution end",
-    "# solution begin: a",
-    "# solution begin\n# solution end",
-    "x  # solution end",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "# solution begin: a\n# solution begin: b\n# solution end",
+        "# solution end",
+        "# solution begin: a",
+        "# solution begin\n# solution end",
+        "x  # solution end",
+    ],
+)
 def test_wrong_marks_are_refused(source, script):
     with pytest.raises(ValueError, match="solution|mark"):
         script.without_answers(source)

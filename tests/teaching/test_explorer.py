@@ -17,15 +17,17 @@ from assl_kit.teaching.style import expert_colours, task_colours
 
 @pytest.fixture
 def records():
-    return pd.DataFrame({
-        "id": [f"r{i}" for i in range(6)],
-        "task": ["qa", "qa", "sentiment", "sentiment", "qa", "sentiment"],
-        "instruction": ["判断情感。"] * 6,
-        "input": ["公司净利润增长", "<script>alert(1)</script>", "a & b", "costs $5$", "x" * 500, "股价\n下跌"],
-        "output": ["是", "否", "积极", "</script>", "y" * 500, "消极"],
-        "cluster": [0, 0, 1, 0, 0, 1],
-        "kept": [True, False, True, False, False, False],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(6)],
+            "task": ["qa", "qa", "sentiment", "sentiment", "qa", "sentiment"],
+            "instruction": ["判断情感。"] * 6,
+            "input": ["公司净利润增长", "<script>alert(1)</script>", "a & b", "costs $5$", "x" * 500, "股价\n下跌"],
+            "output": ["是", "否", "积极", "</script>", "y" * 500, "消极"],
+            "cluster": [0, 0, 1, 0, 0, 1],
+            "kept": [True, False, True, False, False, False],
+        }
+    )
 
 
 def points(figure):
@@ -60,8 +62,9 @@ def test_the_three_colourings_are_those_of_the_pictures(records):
         kept = "kept" if one["kept"] else "not kept"
         assert styles["by what was kept"]["marker.color"][number] == KEPT_COLOURS[kept]
         assert (figure.data[number].marker.symbol == "diamond") == one["kept"]
-    for style, names in zip(styles.values(), (["qa", "sentiment"], ["cluster 0", "cluster 1"], ["kept", "not kept"]),
-                            strict=True):  # fmt: skip
+    for style, names in zip(
+        styles.values(), (["qa", "sentiment"], ["cluster 0", "cluster 1"], ["kept", "not kept"]), strict=True
+    ):
         shown = [name for name, show in zip(style["name"], style["showlegend"], strict=True) if show]
         assert sorted(shown) == names and style["legendgroup"] == style["name"]
 

@@ -90,17 +90,20 @@ def test_results_has_a_bar_for_each_arm_and_task():
     assert len(axes.patches) == 4 and {p.get_height() for p in axes.patches} == {0.5}
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: plots.plot_route_map(),
-    lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
-    lambda: plots.plot_core_distances(np.linspace(0, 1, 20), 0.5, 10),
-    lambda: plots.plot_radii(np.eye(3)[:, :2], np.ones(3), title="t", kept=np.array([0, 2])),
-    lambda: plots.plot_density(np.linspace(0, 1, 50), np.linspace(0.2, 1, 20)),
-    lambda: plots.plot_mmr_path(np.eye(4)[:, :2], [0, 2], centroid=(0, 0)),
-    lambda: plots.plot_loss({"expert-0": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})}),
-    lambda: plots.plot_decision_map(np.eye(4)[:, :2], [0, 1, -1, 1], [0.1, 0.2, 0.3, 0.4]),
-    lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.plot_route_map(),
+        lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
+        lambda: plots.plot_core_distances(np.linspace(0, 1, 20), 0.5, 10),
+        lambda: plots.plot_radii(np.eye(3)[:, :2], np.ones(3), title="t", kept=np.array([0, 2])),
+        lambda: plots.plot_density(np.linspace(0, 1, 50), np.linspace(0.2, 1, 20)),
+        lambda: plots.plot_mmr_path(np.eye(4)[:, :2], [0, 2], centroid=(0, 0)),
+        lambda: plots.plot_loss({"expert-0": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})}),
+        lambda: plots.plot_decision_map(np.eye(4)[:, :2], [0, 1, -1, 1], [0.1, 0.2, 0.3, 0.4]),
+        lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
+    ],
+)
 def test_figures_render(draw, tmp_path):
     figure = draw()
     figure.savefig(tmp_path / "figure.png")

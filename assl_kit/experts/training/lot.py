@@ -65,8 +65,13 @@ class Lot:
             mean = float(losses[end - every : end].astype(float).mean())
             log.append([end, end / plan.steps * config.epochs, mean, float(rates[end - 1])])
         tokens = plan.tokens_of(0, plan.steps)
-        return {"tokens": tokens, "tokens_per_second": tokens / seconds, "log": log, "held_out": [],
-                "stopped_epoch": None}  # fmt: skip
+        return {
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+            "log": log,
+            "held_out": [],
+            "stopped_epoch": None,
+        }
 
 
 def width_of(longest: int) -> int:
@@ -99,8 +104,11 @@ def padding(plans: Sequence[Plan], lengths: Sequence[np.ndarray], tokens_at_once
     rows = [np.array([lengths[i][row[0]] for row in plans[i].rows]) for i in order]
     per_step, whole = plans[0].per_step, 0
     for step in range(plans[order[0]].steps):
-        here = [r[step * per_step : (step + 1) * per_step] for r, i in zip(rows, order, strict=True)
-                if plans[i].steps > step]  # fmt: skip
+        here = [
+            r[step * per_step : (step + 1) * per_step]
+            for r, i in zip(rows, order, strict=True)
+            if plans[i].steps > step
+        ]
         block = np.zeros((len(here), per_step), dtype=int)
         for place, record_lengths in enumerate(here):
             block[place, : len(record_lengths)] = record_lengths
