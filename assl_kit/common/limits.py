@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,7 +23,7 @@ MAX_LINE = 32 << 20
 MAX_LIST = 4 << 30
 """Bytes of a file of records that must be read whole: a JSON list."""
 MAX_RATIO = 200
-"""How many times the size of a gzip file its content may have, beyond ``FREE_UNPACKED`` bytes. Text has 3 to 20."""
+"""How many times the size of a packed file its content may have, beyond ``FREE_UNPACKED`` bytes. Text has 3 to 20."""
 FREE_UNPACKED = 1 << 30
 MAX_RECORDS = 20_000_000
 MAX_VALUES = 1 << 28
@@ -68,37 +69,57 @@ def check_size(path: str | os.PathLike, most: int) -> None:
         )
 
 
-def open_records(path: str | os.PathLike) -> BinaryIO:
-    """Open a file of records for reading bytes, unpacked where its name ends in ``.gz``.
+class DamagedFile(DataError):
+    """A packed file is cut off, or its content is not what its first bytes promise."""
 
-    Reading raises a ``DataError`` once a gzip file has given more than ``FREE_UNPACKED`` bytes and ``MAX_RATIO`` times
-    its own size.
+
+def first_bytes(path: str | os.PathLike, count: int) -> bytes:
+    """The first bytes of a file as it lies there, packed or not."""
+    with open(path, "rb") as file:
+        return file.read(count)
+
+
+def open_records(path: str | os.PathLike) -> BinaryIO:
+    """Open a file of records for reading bytes; gzip and Zstandard, told by the first bytes, are unpacked.
+
+    Reading raises a ``DataError`` once a packed file has given more than ``FREE_UNPACKED`` bytes and ``MAX_RATIO``
+    times its own size, and a `DamagedFile` where it is damaged.
     """
     path = Path(path)
-    if not path.name.lower().endswith(".gz"):
-        return open(path, "rb")
-    return io.BufferedReader(_Unpacked(path), buffer_size=1 << 18)
+    packing = next((name for mark, name in _PACKINGS.items() if first_bytes(path, len(mark)) == mark), None)
+    return open(path, "rb") if packing is None else io.BufferedReader(_Unpacked(path, packing), buffer_size=1 << 18)
+
+
+_PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class _Unpacked(io.RawIOBase):
-    """The content of a gzip file, counted."""
+    """The content of a packed file, counted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, packing: str) -> None:
         super().__init__()
-        self._path, self._unpacked = path, 0
+        self._path, self._packing, self._unpacked = path, packing, 0
         self._most = max(FREE_UNPACKED, MAX_RATIO * path.stat().st_size)
-        self._file = gzip.open(path, "rb")  # noqa: SIM115 - closed with this object
+        if packing == "gzip":
+            self._file: Any = gzip.open(path, "rb")  # noqa: SIM115 - closed with this object
+        else:
+            import pyarrow as pa
+
+            self._file = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), packing)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._file.read1(len(buffer))
+        try:
+            piece = self._file.read1(len(buffer)) if self._packing == "gzip" else self._file.read(len(buffer))
+        except (EOFError, OSError, zlib.error, ValueError) as error:
+            raise DamagedFile(f"the {self._packing} file is damaged or cut off", where=str(self._path)) from error
         buffer[: len(piece)] = piece
         self._unpacked += len(piece)
         if self._unpacked > self._most:
             raise DataError(
-                f"the gzip file unpacks to more than {self._most:,} bytes, over {MAX_RATIO} times its size",
+                f"the {self._packing} file unpacks to more than {self._most:,} bytes, over {MAX_RATIO} times its size",
                 where=str(self._path),
                 hint="Unpack it yourself if you trust it.",
             )
@@ -172,9 +193,35 @@ def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
                 )
             step = max(1, min(8192, 8192 * MAX_LINE // max(size, 1)))
             for start in range(0, batch.num_rows, step):
-                for row in batch.slice(start, step).to_pylist():
+                for row in _rows(batch.slice(start, step), f"{path}, after row {number}"):
                     number += 1
                     yield row
+
+
+def _rows(batch: pa.RecordBatch, place: str) -> list[dict[str, Any]]:
+    """The rows of a batch; a column with times that Python cannot hold, as those after the year 9999, becomes text."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        names = batch.schema.names
+        columns = [_values(column, f"{place}, field {name!r}") for name, column in zip(names, batch.columns, strict=True)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array, place: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):
+        return [_as_text(cell, place) for cell in column]
+
+
+def _as_text(cell: pa.Scalar, place: str) -> str | None:
+    try:
+        return None if not cell.is_valid else str(cell.as_py())
+    except (OverflowError, ValueError) as error:
+        if not hasattr(cell, "value"):
+            raise DataError(f"a value of {cell.type} cannot be read", where=place, hint="Drop the field.") from error
+        return f"{cell.value} as {cell.type}"
 
 
 def _text_lengths(column: pa.Array) -> Iterator[tuple[int, int]]:

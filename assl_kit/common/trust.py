@@ -33,7 +33,7 @@ _OPTIONS = (
 )  # fmt: skip
 _PACKED = (
     ".7z", ".bin", ".bz2", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".lz4", ".npy", ".npz", ".pickle", ".pkl",
-    ".pt", ".pth", ".py", ".pyc", ".pyd", ".rar", ".so", ".tar", ".tgz", ".txz", ".xz", ".zip", ".zst",
+    ".pt", ".pth", ".py", ".pyc", ".pyd", ".rar", ".so", ".tar", ".tgz", ".txz", ".xz", ".zip",
 )  # fmt: skip
 _TEXT = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 _PLACES = ("data_files", "data_dir", "path")
@@ -152,7 +152,7 @@ def check_dataset_folder(folder: str | Path) -> None:
         if file.is_symlink():
             inside(folder, file)
         suffix = file.suffix.lower()
-        packed = suffix == ".gz" and Path(file.stem).suffix.lower() not in _TEXT
+        packed = suffix in (".gz", ".zst") and Path(file.stem).suffix.lower() not in _TEXT
         if file.is_file() and (suffix in _PACKED or packed):
             raise DataError(
                 f"{name} is an archive, pickled data or a program; a folder with such files is not read as a dataset",

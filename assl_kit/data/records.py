@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from assl_kit.common import limits
+from assl_kit.common.columns import is_missing, printable, tidy
 from assl_kit.common.files import atomic_path
 from assl_kit.errors import DataError
 
+from .schemas import Mapper, Misfit, NothingToRead, UnknownForm
+
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
+OPTIONAL = ("system", "history")
+"""Columns that are there only if a record has them: the system message; earlier turns, see `validate_records`."""
 SPLITS = ("train", "dev", "test")
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev",
+    "eval": "dev", "test": "test", "testing": "test",
+}  # fmt: skip
+TooLong = Callable[[str], "str | None"]
 BLOCK = 8192  # records of a block of a Parquet file, which is read and embedded at a time
+_FIELDS = (*COLUMNS, *OPTIONAL)
+_FIELD_NAMES = frozenset(_FIELDS)
+_INSTRUCTION, _INPUT, _OUTPUT = map(_FIELDS.index, ("instruction", "input", "output"))
+_MAY_BE_EMPTY = ("input", *OPTIONAL)
 _NEEDED = ("instruction", "output")
 _SHOWN = 5
 _TEXT = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 _FIX = "Correct these records and load again."
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _show(value: Any) -> str:
@@ -35,46 +45,105 @@ def _show(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-class _Checker:
-    """Takes records one at a time, keeps what is right in columns and remembers what is wrong."""
+@dataclass(frozen=True)
+class LeftOut:
+    """A record, a row or a file that was left out: where it is, its id if it has one, and why."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.columns: dict[str, list] = {name: [] for name in COLUMNS}
+    place: str
+    id: str | None
+    reason: str
+
+
+class _Checker:
+    """Takes the records of one file one at a time, keeps what is right in columns and remembers what is wrong."""
+
+    def __init__(self, where: str, *, skip: bool, left_out: list[LeftOut], too_long: TooLong | None) -> None:
+        self.where, self.skip, self.left_out, self.too_long = where, skip, left_out, too_long
+        self.mapper = Mapper()
+        self.columns: dict[str, list] = {name: [] for name in _FIELDS}
         self.extras: dict[str, list] = {}
         self.places: list[str] = []
         self.has: dict[str, str] = {}
         self.lacks: dict[str, str] = {}
         self.problems: list[str] = []
         self.n_problems = 0
+        self.n_read = 0
+        self.unknown: UnknownForm | None = None
 
-    def wrong(self, place: str, what: str) -> None:
+    def wrong(self, label: str, what: str) -> None:
         self.n_problems += 1
         if len(self.problems) < _SHOWN:
-            self.problems.append(f"{place}: {what}")
+            self.problems.append(f"{label}: {what}")
 
-    def add(self, place: str, record: Any) -> None:
-        if not isinstance(record, dict):
-            self.wrong(place, f"a record must be an object with named fields, this is {_show(record)}")
+    def add(self, place: str, raw: Any) -> None:
+        """Take one record, or what is wrong with it where the reader could not make one."""
+        self.n_read += 1
+        if self.n_read > limits.MAX_RECORDS:
+            raise DataError(f"there are more than {limits.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
+        record_id = raw.get("id") if isinstance(raw, dict) else None
+        record_id = record_id if isinstance(record_id, str) else None
+        label = place if record_id is None else f"{place} (id {record_id!r})"
+        problems: list[str] = []
+        values: list[Any] = []
+        record = self._mapped(place, raw, problems)
+        if record is not None:
+            values = self._values(record, problems)
+        if problems and self.skip:
+            self.left_out.append(LeftOut(place, record_id, "; ".join(problems)))
             return
-        record_id = record.get("id")
-        label = f"{place} (id {record_id!r})" if isinstance(record_id, str) else place
-        for name in COLUMNS:
-            value = record.get(name)
-            if _is_missing(value):
-                self.lacks.setdefault(name, label)
-                value = None
-                if name in _NEEDED:
-                    self.wrong(label, f"the field {name!r} is missing")
-            else:
-                self.has.setdefault(name, label)
-                value = self._text(label, name, value)
+        for what in problems:
+            self.wrong(label, what)
+        if record is None:
+            return
+        for name, value in zip(_FIELDS, values, strict=True):
+            (self.lacks if value is None else self.has).setdefault(name, label)
             self.columns[name].append(value)
         self.places.append(label)
-        if len(self.places) > limits.MAX_RECORDS:
-            raise DataError(f"there are more than {limits.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
+        self._add_extras(place, record)
+
+    def _mapped(self, place: str, raw: Any, problems: list[str]) -> dict | None:
+        if isinstance(raw, DataError):
+            if not self.skip:
+                raise raw
+            problems.append(raw.what)
+            return None
+        if not isinstance(raw, dict):
+            problems.append(f"a record must be an object with named fields, this is {_show(raw)}")
+            return None
+        try:
+            return self.mapper(place, raw)
+        except Misfit as error:
+            problems.append(str(error))
+        except UnknownForm as error:
+            self.unknown = self.unknown or error
+            if not self.skip and not self.mapper.known:
+                raise
+            problems.append(error.what)
+        return None
+
+    def _values(self, record: dict, problems: list[str]) -> list[Any]:
+        """The values of `_FIELDS`, None where there is none."""
+        values = [None if is_missing(value) else value for value in map(record.get, _FIELDS)]
+        if _is_blank(values[_INSTRUCTION]) and isinstance(values[_INPUT], str) and not _is_blank(values[_INPUT]):
+            values[_INSTRUCTION], values[_INPUT] = values[_INPUT], ""  # one text, as some published sets have it
+        for place, (name, value) in enumerate(zip(_FIELDS, values, strict=True)):
+            if value is None:
+                if name in _NEEDED:
+                    problems.append(f"the field {name!r} is missing")
+                continue
+            if name == "split" and isinstance(value, str):
+                value = values[place] = SPLIT_NAMES.get(value.strip().lower(), value)
+            what = _wrong_text(name, value)
+            if what:
+                problems.append(what)
+                values[place] = ""
+        if self.too_long is not None and values[_OUTPUT] and (what := self.too_long(values[_OUTPUT])):
+            problems.append(what)
+        return values
+
+    def _add_extras(self, place: str, record: dict) -> None:
         for name, value in record.items():
-            if name not in COLUMNS:
+            if name not in _FIELD_NAMES:
                 if str(name) not in self.extras and len(self.extras) >= limits.MAX_COLUMNS:
                     raise DataError(f"the records have more than {limits.MAX_COLUMNS:,} different fields", where=place)
                 column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
@@ -84,45 +153,60 @@ class _Checker:
             if len(column) < len(self.places):
                 column.append(None)
 
-    def _text(self, label: str, name: str, value: Any) -> str:
-        if not isinstance(value, str):
-            self.wrong(label, f"{name!r} must be text, not {_show(value)} ({type(value).__name__})")
-            return ""
-        if name != "input" and not value.strip():
-            self.wrong(label, f"{name!r} is empty")
-        elif name == "split" and value not in SPLITS:
-            self.wrong(label, f"the split {value!r} is none of {', '.join(SPLITS)}")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            self.wrong(label, f"{name!r} holds half of a surrogate pair, which is no character")
-        return value
-
     def frame(self) -> pd.DataFrame:
+        if self.unknown is not None and not self.mapper.known:
+            raise self.unknown
         if not self.places and not self.n_problems:
-            raise DataError("the corpus is empty", where=self.where, hint="Give at least one record.")
+            every = f", all {self.n_read:,} records are left out" if self.n_read else ""
+            raise NothingToRead(f"the corpus is empty{every}", where=self.where, hint="Give at least one record.")
+        bad: dict[int, str] = {}
         for name in COLUMNS:
             if name in self.has and name in self.lacks and name not in _NEEDED:
                 hint = 'write "" where there is none' if name == "input" else "give it to all records or to none"
-                self.wrong(self.lacks[name], f"the field {name!r} is missing, though others have it; {hint}")
+                what = f"the field {name!r} is missing, though others have it"
+                self.wrong(self.lacks[name], f"{what}; {hint}")
+                bad |= {row: what for row, value in enumerate(self.columns[name]) if value is None}
         if "id" in self.has:
             first: dict[str, str] = {}
-            for value, label in zip(self.columns["id"], self.places, strict=True):
-                if value and first.setdefault(value, label) is not label:
-                    self.wrong(label, f"the id {value!r} is already that of {first[value].split(' (id ')[0]}")
-        if self.n_problems:
+            for row, (value, label) in enumerate(zip(self.columns["id"], self.places, strict=True)):
+                if value and row not in bad and first.setdefault(value, label) is not label:
+                    bad[row] = f"the id {value!r} is already that of {first[value].split(' (id ')[0]}"
+                    self.wrong(label, bad[row])
+        if self.n_problems and not self.skip:
             many = f"{self.n_problems} problems, the first {len(self.problems)} of them: "
             what = (many if self.n_problems > len(self.problems) else "") + "; ".join(self.problems)
             raise DataError(what, where=None if self.where in what else self.where, hint=_FIX)
-        return pd.DataFrame(self.columns | {name: _tidy(values) for name, values in self.extras.items()})
+        for name in OPTIONAL:
+            self.columns[name] = [value or "" for value in self.columns[name]]
+        columns = {name: values for name, values in self.columns.items() if name in COLUMNS or any(values)}
+        frame = pd.DataFrame(columns | {printable(name): tidy(values) for name, values in self.extras.items()})
+        return self._without(frame, bad) if bad else frame
+
+    def _without(self, frame: pd.DataFrame, bad: dict[int, str]) -> pd.DataFrame:
+        for row, what in sorted(bad.items()):
+            self.left_out.append(LeftOut(self.places[row].split(" (id ")[0], self.columns["id"][row], what))
+        if len(bad) == len(frame):
+            raise NothingToRead(f"the corpus is empty, all {self.n_read:,} records are left out", where=self.where)
+        return frame.drop(index=list(bad)).reset_index(drop=True)
 
 
-def _tidy(values: list) -> list:
-    """An extra column of one type (mixed ones become text), so that it can be written to Parquet."""
-    kinds = {type(value) for value in values if not _is_missing(value)}
-    if len(kinds) <= 1 or kinds <= {int, float}:
-        return values
-    return [None if _is_missing(value) else str(value) for value in values]
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _wrong_text(name: str, value: Any) -> str | None:
+    """What is wrong with the value of one of our fields, if anything is."""
+    if not isinstance(value, str):
+        return f"{name!r} must be text, not {_show(value)} ({type(value).__name__})"
+    if name not in _MAY_BE_EMPTY and not value.strip():
+        return f"{name!r} is empty"
+    if name == "split" and value not in SPLITS:
+        return f"the split {_show(value)} is none of {', '.join(SPLITS)}"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{name!r} holds half of a surrogate pair, which is no character"
+    return None
 
 
 def _fill(records: pd.DataFrame, checker: _Checker, source: str) -> pd.DataFrame:
@@ -138,20 +222,30 @@ def _fill(records: pd.DataFrame, checker: _Checker, source: str) -> pd.DataFrame
     if "id" not in checker.has:
         seen: Counter = Counter()
         ids = []
-        for row in zip(records["instruction"], records["input"], records["output"], strict=True):
+        texts = [name for name in ("instruction", "input", "output", *OPTIONAL) if name in records]
+        for row in zip(*(records[name] for name in texts), strict=True):
             digest = hashlib.sha256("\x1f".join(row).encode("utf-8")).hexdigest()[:12]
             ids.append(f"{digest}-{seen[digest]}")
             seen[digest] += 1
         records["id"] = ids
-    return records.astype({name: _TEXT for name in COLUMNS})
+    return records.astype({name: _TEXT for name in _FIELDS if name in records})
 
 
-def validated(pairs: Iterable[tuple[str, Any]], where: str, source: str) -> tuple[pd.DataFrame, bool]:
+def validated(
+    pairs: Iterable[tuple[str, Any]],
+    where: str,
+    source: str,
+    *,
+    skip: bool = False,
+    left_out: list[LeftOut] | None = None,
+    too_long: TooLong | None = None,
+) -> tuple[pd.DataFrame, bool]:
     """Records from ``(place, record)`` pairs in the form of `validate_records`, and whether they came with splits.
 
-    ``where`` names them in messages; ``source`` is the source of those that name none.
+    ``where`` names them in messages; ``source`` is the source of those that name none. With ``skip``, a record that
+    is wrong is left out and put down in ``left_out``. ``too_long`` says of an answer what is wrong with it, or None.
     """
-    checker = _Checker(where)
+    checker = _Checker(where, skip=skip, left_out=[] if left_out is None else left_out, too_long=too_long)
     for place, record in pairs:
         checker.add(place, record)
     return _fill(checker.frame(), checker, source), "split" in checker.has

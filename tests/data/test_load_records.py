@@ -23,7 +23,7 @@ def test_every_kind_of_file_gives_the_same_records(tmp_path):
     plain = put(tmp_path / "a.jsonl", "\ufeff" + text.replace("\n", "\r\n\n") + "\n\n")
     zipped = tmp_path / "a.jsonl.gz"
     zipped.write_bytes(gzip.compress(text.encode()))
-    as_list = put_json(tmp_path / "a.json", [row | {"history": [["x", "y"]], "system": ""} for row in rows])
+    as_list = put_json(tmp_path / "a.json", [row | {"history": [], "system": ""} for row in rows])
     lines_as_json = put(tmp_path / "b.json", text)
     parquet = tmp_path / "a.parquet"
     pd.DataFrame(rows).to_parquet(parquet)
@@ -50,7 +50,7 @@ def test_alpaca_records_get_a_split_that_keeps_equal_inputs_together(tmp_path):
         ("a.json", '{"instruction": "a", "output": "b"}', ["must hold a list"]),
         ("a.json", '[{"instruction": "a", "output": "b"}, 3]', ["record 2", "must be an object"]),
         ("a.parquet", "no parquet", ["cannot be read as Parquet", "a.parquet"]),
-        ("a.csv", "x,y", ["the kind of file is not known", "jsonl"]),
+        ("a.xlsx", "x,y", ["the kind of file is not known", "jsonl"]),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, text, parts):
@@ -69,10 +69,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         load_records(tmp_path / "a.json")
     cut = tmp_path / "a.jsonl.gz"
     cut.write_bytes(gzip.compress(good * 500)[:-12])
-    with fails("gzip file is damaged"):
-        load_records(cut)
-    cut.write_bytes(good)
-    with fails("gzip file is damaged"):
+    with fails("gzip file is damaged", r"a\.jsonl\.gz"):
         load_records(cut)
 
 
@@ -88,7 +85,7 @@ def test_bad_parameters(tmp_path, value):
     with fails("n_records", of=ParameterError):
         load_records(path, n_records=value)
     with fails("unknown format", of=ParameterError):
-        load_records(path, format="csv")
+        load_records(path, format="xlsx")
     with fails("layout of cfleb"):
         load_records(tmp_path, format="cfleb")
 

@@ -45,7 +45,7 @@ def test_a_field_that_only_some_records_have_is_an_error(tmp_path, field):
 @pytest.mark.parametrize("value", [None, "", "  \n"])
 def test_instruction_and_output_are_needed(tmp_path, field, value):
     rows = full()
-    rows[2][field] = value
+    rows[2] |= {"input": "", field: value}
     with fails(r"a\.jsonl:3 \(id 'r2'\)", f"'{field}' is"):
         load_records(put_lines(tmp_path / "a.jsonl", rows))
     del rows[2][field]
@@ -64,8 +64,8 @@ def test_wrong_types_are_named(field, value):
 
 def test_split_id_and_surrogates_are_checked():
     rows = full()
-    rows[4]["split"] = "validation"
-    with fails("row 5", "'validation' is none of train, dev, test"):
+    rows[4]["split"] = "holdout"
+    with fails("row 5", "'holdout' is none of train, dev, test"):
         validate_records(rows)
     rows = full()
     rows[4]["id"] = "r1"

@@ -160,7 +160,7 @@ def dataset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.zip", "a.tar", "a.tar.gz", "b.pkl", "b.npz", "dataset.py", "x/y.joblib", "a.JSONL.zst"]
+    "name", ["a.zip", "a.tar", "a.tar.gz", "b.pkl", "b.npz", "dataset.py", "x/y.joblib", "a.PKL.zst"]
 )
 def test_a_dataset_has_no_archives_pickles_or_programs(dataset, marker, name):
     file = dataset / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from assl_kit.common.limits import check_size, parse_json
 from assl_kit.common.trust import inside
 from assl_kit.errors import DataError
 
-from .readers import Pair
+from ..readers import Pair
+from ..records import LeftOut
 
 #: Our wording of each task's instruction, by the benchmark's own name for the data set.
 INSTRUCTIONS = {
@@ -27,11 +29,14 @@ INSTRUCTIONS = {
     "fincqa": "材料描述了一种因果关系，请依据材料回答问题，只写答案。",
     "finese": "找出材料中与所给事件类型相对应的主体，只写主体名称。",
     "finner": "列出材料中的实体，每个实体后用括号注明类别，用分号隔开；没有实体时写“无”。",
-    "fineval": "请解答这道金融考试选择题，只写正确选项的字母。",
 }
 
 _SPLIT_WORDS = {"train": "train", "eval": "dev", "valid": "dev", "dev": "dev", "val": "dev", "test": "test"}
 _ROOTS = ("", "DataSetThere", "FinCUGE_Publish")
+_NO_ANSWER = ("", "nan", "none", "null", "na", "n/a", "<na>")
+_HEADING = re.compile(r"[A-Za-z][A-Za-z _-]{0,29}")
+_MOST_DAMAGED = 0.1
+"""Share of damaged rows from which on a file is not of its task's layout (ours)."""
 
 Answered = tuple[str, str, str]  #: the input of a record, its answer and its task
 
@@ -75,7 +80,7 @@ def _finqa(row: Any, place: str) -> Answered:
 
 def _finese(row: Any, place: str) -> Answered:
     _, text, event, subject = _row(row, 4, "FinESE", place)
-    return f"材料：{text}\n事件类型：{event}", "" if subject in ("NaN", "nan") else subject, "event_extraction"
+    return f"材料：{text}\n事件类型：{event}", subject, "event_extraction"
 
 
 def _finner(row: Any, place: str) -> Answered:
@@ -100,19 +105,40 @@ _SENTIMENT = ("finfe", "finne")
 CFLEB_NAMES = (*_SENTIMENT, *_CONVERTERS)
 
 
-def _sentiment_names(rows: list, place: str) -> dict[float, str]:
+def _sentiment_names(rows: list) -> dict[float, str]:
     """Names of the sentiment labels: FinFE's first release and FinNE write 0, 0.5, 1, FinFE's later one 0, 1, 2."""
-    try:
-        values = {float(row[1]) for row in rows}
-        whole = all(isinstance(row[1], int) for row in rows)
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise DataError("a FinFE or FinNE row must be a list of a text and a number", where=place) from error
-    names = {0.0: "消极", 1.0: "中性", 2.0: "积极"}
+    labels = [row[1] for row in rows if isinstance(row, (list, tuple)) and len(row) == 2]
+    values = {value for value in map(_number, labels) if value is not None}
+    whole = all(isinstance(label, int) for label in labels)
     if 2.0 not in values and not (whole and values):
-        names = {0.0: "消极", 0.5: "中性", 1.0: "积极"}
-    if unknown := sorted(values - set(names)):
-        raise DataError(f"unknown sentiment labels {unknown}", where=place, hint="Labels are 0, 0.5, 1 or 0, 1, 2.")
-    return names
+        return {0.0: "消极", 0.5: "中性", 1.0: "积极"}
+    return {0.0: "消极", 1.0: "中性", 2.0: "积极"}
+
+
+def _number(label: Any) -> float | None:
+    try:
+        return float(label)
+    except (TypeError, ValueError):
+        return None
+
+
+def _sentiment(row: Any, names: dict[float, str], place: str) -> Answered:
+    if not isinstance(row, (list, tuple)) or len(row) != 2 or _number(row[1]) is None:
+        raise DataError("a FinFE or FinNE row must be a list of a text and a number", where=place)
+    text, label = _row(row, 2, "FinFE or FinNE", place)
+    if float(label) not in names:
+        known = ", ".join(f"{value:g}" for value in names)
+        raise DataError(f"unknown sentiment labels [{label}]", where=place, hint=f"Labels are {known}.")
+    return text, names[float(label)], "sentiment"
+
+
+def _is_heading(row: Any) -> bool:
+    """Whether a row names columns: nothing but short English words, which no row of these Chinese sets is."""
+    return (
+        isinstance(row, list)
+        and len(row) > 1
+        and all(isinstance(cell, str) and _HEADING.fullmatch(cell.strip()) for cell in row)
+    )
 
 
 def _split_of(path: Path) -> str | None:
@@ -162,45 +188,70 @@ def is_cfleb(folder: Path) -> bool:
     return bool(_task_folders(Path(folder)))
 
 
-def iter_cfleb(folder: str | Path) -> Iterator[Pair]:
+def iter_cfleb(folder: str | Path, *, left_out: list[LeftOut] | None = None, skip: bool = False) -> Iterator[Pair]:
     """Yield the records of a CFLEB (BBT-FinCUGE) folder as ``(place, record)``.
 
     Reads ``DataSetThere/<Task>/`` and ``FinCUGE_Publish/<task>/`` of the benchmark's repository, or any folder with
     the same layout: ``train_list.json``, ``eval_list.json`` (becomes dev), ``test_list.json``, FinNL's
     ``news_label_train.json`` and FinRE's tab-separated ``train.txt``. Files without answers (``problem_list.json``)
-    are not read, rows without one (FinESE's event "其他") are counted in a warning and left out.
+    are not read, rows without one (FinESE's event "其他" has NaN) are counted in a warning and left out.
+
+    A row that names columns (the published FinNE has one) and single damaged rows are left out and put down in
+    ``left_out``.
 
     Parameters
     ----------
     folder : path-like
         One task's folder, their parent, or the root of the repository (where ``DataSetThere`` comes first).
+    left_out : list of LeftOut, optional
+        Takes the rows that are left out.
+    skip : bool
+        Leave damaged rows out however many they are.
 
     Raises
     ------
     DataError
-        A file is not JSON, or a row has another shape than its task's; names the file and the row.
+        A file is not JSON, or a tenth of its rows and more have another shape than its task's; names the file and
+        the first of them.
 
     References
     ----------
     Lu et al. 2023, "BBT-Fin" (arXiv 2302.09432), section 4, and its repository. The instructions are ours.
     """
-    skipped = 0
+    left_out = [] if left_out is None else left_out
+    unanswered = 0
     for task_folder in _task_folders(Path(folder)):
         name = task_folder.name.lower()
         for path in _task_files(task_folder):
-            rows, split = _rows(inside(folder, path)), _split_of(path)
-            labels = _sentiment_names(rows, str(path)) if name in _SENTIMENT else {}
-            for number, row in enumerate(rows, 1):
-                place = f"{path}, row {number}"
-                if name in _SENTIMENT:
-                    text, label = _row(row, 2, "FinFE or FinNE", place)
-                    body, answer, task = text, labels[float(label)], "sentiment"
-                else:
-                    body, answer, task = _CONVERTERS[name](row, place)
-                if not answer:
-                    skipped += 1
+            split = _split_of(path)
+            for place, answered in _answered(_rows(inside(folder, path)), name, str(path), left_out, skip=skip):
+                body, answer, task = answered
+                if answer.strip().lower() in _NO_ANSWER:
+                    unanswered += 1
                     continue
                 record = {"instruction": INSTRUCTIONS[name], "input": body, "output": answer}
                 yield place, record | {"task": task, "source": name, "split": split}
-    if skipped:
-        warnings.warn(f"{skipped} CFLEB rows without an answer were left out", UserWarning, stacklevel=2)
+    if unanswered:
+        warnings.warn(f"{unanswered} CFLEB rows without an answer were left out", UserWarning, stacklevel=2)
+
+
+def _answered(
+    rows: list, name: str, path: str, left_out: list[LeftOut], *, skip: bool
+) -> list[tuple[str, Answered]]:
+    """The rows of a file that have its task's shape; the others are put down."""
+    names = _sentiment_names(rows) if name in _SENTIMENT else {}
+    good: list[tuple[str, Answered]] = []
+    damaged: list[DataError] = []
+    for number, row in enumerate(rows, 1):
+        place = f"{path}, row {number}"
+        if _is_heading(row):
+            left_out.append(LeftOut(place, None, f"the row names columns: {', '.join(row)}"))
+            continue
+        try:
+            good.append((place, _sentiment(row, names, place) if names else _CONVERTERS[name](row, place)))
+        except DataError as error:
+            damaged.append(error)
+    if damaged and not skip and len(damaged) >= _MOST_DAMAGED * len(rows):
+        raise damaged[0]
+    left_out += [LeftOut(error.where or path, None, error.what) for error in damaged]
+    return good

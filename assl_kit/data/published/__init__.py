@@ -1,0 +1,1 @@
+"""Benchmarks as their repositories publish them."""
