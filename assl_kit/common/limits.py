@@ -204,7 +204,9 @@ def _rows(batch: pa.RecordBatch, place: str) -> list[dict[str, Any]]:
         return batch.to_pylist()
     except (OverflowError, ValueError):
         names = batch.schema.names
-        columns = [_values(column, f"{place}, field {name!r}") for name, column in zip(names, batch.columns, strict=True)]
+        columns = [
+            _values(column, f"{place}, field {name!r}") for name, column in zip(names, batch.columns, strict=True)
+        ]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -157,7 +157,7 @@ def check_dataset_folder(folder: str | Path) -> None:
             raise DataError(
                 f"{name} is an archive, pickled data or a program; a folder with such files is not read as a dataset",
                 where=str(folder),
-                hint="Unpack it if you trust it, and keep only JSON, CSV, Parquet and Arrow files there.",
+                hint="Give the folder with the data alone; unpack archives yourself if you trust them.",
             )
         if file.name.lower() == "readme.md" and file.is_file():
             _check_card(file)

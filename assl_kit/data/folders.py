@@ -15,6 +15,7 @@ from assl_kit.common.columns import tidy
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
+from .published.repositories import answered, is_cfbenchmark
 from .readers import READERS, hub_parts, iter_part, kind_of, stem_and_ending
 from .records import COLUMNS, OPTIONAL, SPLIT_NAMES, LeftOut, TooLong, validated
 from .schemas import NothingToRead
@@ -96,14 +97,16 @@ def _source(folder: Path, names: Sequence[str]) -> str:
     return "/".join(telling) or folder.resolve().name
 
 
-def dataset_parts(name: str, config: str | None) -> Iterator[Part]:
+def dataset_parts(name: str, config: str | None, left_out: list[LeftOut]) -> Iterator[Part]:
     """The parts of a dataset of the library datasets; those whose names tell of no split are sources."""
     parts = hub_parts(name, config)
+    benchmark = is_cfbenchmark(parts)
     own = Path(name).resolve().name if Path(name).is_dir() else name
     for part_name, part in parts.items():
         split = split_of(part_name)
         source = own if split or len(parts) == 1 else part_name
-        yield Part(f"{name}, {part_name}", source, split, iter_part(part, name, part_name))
+        pairs = iter_part(part, name, part_name)
+        yield Part(f"{name}, {part_name}", source, split, answered(pairs, left_out) if benchmark else pairs)
 
 
 def read_parts(
@@ -111,9 +114,9 @@ def read_parts(
 ) -> tuple[pd.DataFrame, bool]:
     """Validate each part and put them together; also whether the records came with splits.
 
-    A part without a field gets what `validate_records` fills in, whatever the others have. A part that holds no records
-    of a known form is put down in ``left_out``, and so is, with ``skip``, one that cannot be read. An id that an earlier
-    part has is preceded by the source.
+    A part without a field gets what `validate_records` fills in, whatever the others have. A part that holds no
+    records of a known form is put down in ``left_out``, and so is, with ``skip``, one that cannot be read. An id that
+    an earlier part has is preceded by the source.
 
     Raises
     ------
@@ -139,7 +142,8 @@ def read_parts(
         splits.append(part.split)
         own.append(has_split)
     if not frames:
-        raise first or NothingToRead("there is no file of records", where=where, hint="Give at least one record.")
+        why = f": {left_out[0].place}: {left_out[0].reason}" if left_out else ""
+        raise first or NothingToRead(f"there is no file of records{why}", where=where, hint="Give at least one record.")
     tells = any(own) or len({split or "train" for split in splits}) > 1  # one part alone says nothing of what it is for
     for frame, split, has_split in zip(frames, splits, own, strict=True):
         if tells and not has_split:
@@ -151,7 +155,7 @@ def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
     seen: set[str] = set()
     for frame in frames:
         ids = frame["id"].tolist()
-        for row, (one, source) in enumerate(zip(ids, frame["source"], strict=True)):
+        for row, source in enumerate(frame["source"]):
             while ids[row] in seen:
                 ids[row] = f"{source}/{ids[row]}"
         frame["id"] = pd.Series(ids, index=frame.index, dtype=frame["id"].dtype)

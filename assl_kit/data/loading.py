@@ -14,6 +14,7 @@ from assl_kit.errors import DataError, ParameterError
 from .folders import Part, dataset_parts, folder_parts, is_saved_dataset, read_parts, tell_of
 from .published.cfleb import is_cfleb, iter_cfleb
 from .published.fineval import fineval_parts, is_fineval
+from .published.repositories import data_folder
 from .readers import ENDINGS, PACKED, READERS, kind_of, stem_and_ending
 from .records import LeftOut, TooLong, validate_records
 from .splits import draw_records, ensure_splits
@@ -84,8 +85,8 @@ def load_records(
     Returns
     -------
     DataFrame
-        As `validate_records` gives it, whatever form the records have (`assl_kit.data.schemas` names them). Records that
-        come without splits are split by `ensure_splits`.
+        As `validate_records` gives it, whatever form the records have (`assl_kit.data.schemas` names them). Records
+        that come without splits are split by `ensure_splits`.
 
     Raises
     ------
@@ -112,6 +113,8 @@ def load_records(
         raise ParameterError(f"unknown value {on_bad!r}", where="on_bad", hint=f"Use one of {', '.join(ON_BAD)}.")
     if n_records is not None:
         n_records = whole("n_records", n_records, 1)
+    if path.is_dir() and format == "auto":
+        path = data_folder(path)
     kind = _guess_format(source, path, config) if format == "auto" else format
     if kind == "embedded":
         from .synthetic import make_corpus
@@ -136,7 +139,7 @@ def _parts(
 ) -> Iterable[Part]:
     """Where records are read from: the files of a folder, the parts of a dataset, or one file alone."""
     if kind == "hub":
-        return dataset_parts(source, config)
+        return dataset_parts(str(path) if path.is_dir() else source, config, left_out)
     if path.is_dir() == (kind in READERS):
         raise DataError("this is a folder" if path.is_dir() else "this is no folder", where=f"{source}, as {kind}")
     if kind == "folder":

@@ -123,7 +123,7 @@ class _Checker:
 
     def _values(self, record: dict, problems: list[str]) -> list[Any]:
         """The values of `_FIELDS`, None where there is none."""
-        values = [None if is_missing(value) else value for value in map(record.get, _FIELDS)]
+        values: list[Any] = [None if is_missing(value) else value for value in map(record.get, _FIELDS)]
         if _is_blank(values[_INSTRUCTION]) and isinstance(values[_INPUT], str) and not _is_blank(values[_INPUT]):
             values[_INSTRUCTION], values[_INPUT] = values[_INPUT], ""  # one text, as some published sets have it
         for place, (name, value) in enumerate(zip(_FIELDS, values, strict=True)):
@@ -137,8 +137,8 @@ class _Checker:
             if what:
                 problems.append(what)
                 values[place] = ""
-        if self.too_long is not None and values[_OUTPUT] and (what := self.too_long(values[_OUTPUT])):
-            problems.append(what)
+        if self.too_long is not None and values[_OUTPUT]:
+            problems += filter(None, [self.too_long(values[_OUTPUT])])
         return values
 
     def _add_extras(self, place: str, record: dict) -> None:

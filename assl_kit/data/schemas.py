@@ -17,7 +17,18 @@ Form = Callable[[Record], Record]
 DIALOGUES = ("messages", "conversations", "conversation")
 _ASKED = ("instruction", "prompt", "question", "query", "指令", "问题")
 _GIVEN = ("input", "context", "query", "输入")
-_ANSWERED = ("output", "response", "completion", "answer", "target", "gold_answer", "goodanswer", "输出", "回答", "答案")
+_ANSWERED = (
+    "output",
+    "response",
+    "completion",
+    "answer",
+    "target",
+    "gold_answer",
+    "goodanswer",
+    "输出",
+    "回答",
+    "答案",
+)
 _CHOICES = ("choices", "options")
 _OPTIONAL = ("system", "history")
 _LETTERS = "ABCDEFGHIJ"
@@ -27,7 +38,8 @@ _ROLES = {
 }  # fmt: skip
 EXPECTED = (
     "Known are instruction (input, system, history) output; prompt response; prompt completion; question answer, also "
-    "with options A, B, C …; query response; input target; messages of role and content; conversations of from and value."
+    "with options A, B, C …; query response; input target; messages of role and content; conversations of from and "
+    "value."
 )
 CHOICE_INSTRUCTION = "请解答这道金融考试选择题，只写正确选项的字母。"
 _CHOICE_OF_SEVERAL = "请解答这道金融考试选择题，写出全部正确选项的字母。"
@@ -67,7 +79,7 @@ class Mapper:
     >>> Mapper()("a.jsonl:1", {"text": "债券是一种借据。"})
     Traceback (most recent call last):
     ...
-    assl_kit.data.schemas.UnknownForm: the record has the fields 'text', which is no known form (a.jsonl:1). Known are ...
+    assl_kit.data.schemas.UnknownForm: the record has the fields 'text', which is no known form (a.jsonl:1). Known ...
     """
 
     def __init__(self) -> None:
@@ -86,11 +98,11 @@ class Mapper:
             It is in one, but wrong.
         """
         names = tuple(record)
-        form = self._forms.get(names, self)
-        if form is self:
+        if names not in self._forms:
             if len(self._forms) >= _MAX_FORMS:
                 self._forms.clear()
-            form = self._forms[names] = self._form(names)
+            self._forms[names] = self._form(names)
+        form = self._forms[names]
         if form is None:
             what = f"the record has the fields {fields_of(names)}" if names else "the record has no field"
             raise UnknownForm(f"{what}, which is no known form", where=place, hint=EXPECTED)
@@ -269,8 +281,8 @@ def exchanges(messages: list) -> tuple[str, list[list[str]]]:
 
     Examples
     --------
-    >>> exchanges([{"role": "system", "content": "简短。"}, {"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}])
-    ('简短。', [['问', '答']])
+    >>> exchanges([{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}])
+    ('', [['问', '答']])
     """
     system: list[str] = []
     turns: list[tuple[str, str]] = []
@@ -306,7 +318,7 @@ def _said(message: Any, number: int) -> list[tuple[str, str]]:
 def _text(content: Any, number: int) -> str:
     if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
         texts = [part.get("text") for part in content]  # OpenAI's content in parts
-        content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None  # type: ignore[arg-type]
+        content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise Misfit(f"message {number} is not text")
     return content
@@ -365,7 +377,7 @@ def history_text(value: Any) -> str:
 
 def _as_list(value: Any) -> Any:
     """A list where there is an array, as pandas reads Parquet."""
-    return value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) else value
+    return value.tolist() if getattr(value, "ndim", 0) == 1 else value
 
 
 def _dump(pairs: list) -> str:

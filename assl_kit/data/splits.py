@@ -14,9 +14,10 @@ def ensure_splits(
 ) -> pd.DataFrame:
     """Make a test split where there is none; splits that are given stay.
 
-    Train records are put in groups of equal ``input`` (of equal instruction where the input is empty), so that no
-    text is both trained on and tested. In each task whole groups are drawn until ``test_share`` of its train records
-    is test. Groups that have a dev record stay where they are.
+    Train records are put in groups of equal ``input`` (of equal instruction where the input is empty; with what was
+    said before), so that no text is both trained on and tested. In each task whole groups are drawn until
+    ``test_share`` of its train records is test; where no task has two groups, of all train records. Groups that have
+    a dev record stay where they are.
 
     Parameters
     ----------
@@ -63,9 +64,14 @@ def ensure_splits(
         split[(split == "dev") & ~kinds.isin(kinds[split == "train"])] = "train"
     if not (split == "test").any():
         text = records["input"].where(records["input"].str.strip() != "", records["instruction"]).str.strip()
+        if "history" in records:
+            text = records["history"] + text
         group = pd.factorize(text)[0]
         free = (split == "train") & ~np.isin(group, group[split == "dev"])
-        split[_draw_test(group, records["task"].to_numpy(dtype=object), free, test_share, seed)] = "test"
+        drawn = _draw_test(group, records["task"].to_numpy(dtype=object), free, test_share, seed)
+        if len(drawn) == 0:  # no task has two texts: then all count as one
+            drawn = _draw_test(group, np.zeros(len(group), dtype=object), free, test_share, seed)
+        split[drawn] = "test"
         if not (split == "train").any() or not (split == "test").any():
             hint = 'Give records with different inputs, or mark some with "split": "test".'
             raise DataError("no test split can be made: the train records share one input", hint=hint)

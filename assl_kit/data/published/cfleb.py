@@ -235,9 +235,7 @@ def iter_cfleb(folder: str | Path, *, left_out: list[LeftOut] | None = None, ski
         warnings.warn(f"{unanswered} CFLEB rows without an answer were left out", UserWarning, stacklevel=2)
 
 
-def _answered(
-    rows: list, name: str, path: str, left_out: list[LeftOut], *, skip: bool
-) -> list[tuple[str, Answered]]:
+def _answered(rows: list, name: str, path: str, left_out: list[LeftOut], *, skip: bool) -> list[tuple[str, Answered]]:
     """The rows of a file that have its task's shape; the others are put down."""
     names = _sentiment_names(rows) if name in _SENTIMENT else {}
     good: list[tuple[str, Answered]] = []

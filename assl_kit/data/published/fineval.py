@@ -20,6 +20,7 @@ from ..schemas import CHOICE_INSTRUCTION, option_line
 
 _EXAM = re.compile(r"(.+)_(dev|val|test)\.csv")
 _LATER = re.compile(r"([\w-]+)-eval\.jsonl?")
+_LEAST_LATER = 5
 _NO_ANSWER = ("", "nan", "none", "null", "na", "n/a", "<na>")
 _COLUMNS = ("question", "A", "B", "C", "D")
 _RIGOR_ASKED = ("基座大模型query", "基座query", "端到端query")
@@ -64,8 +65,19 @@ def _is_exam(path: Path) -> bool:
 
 
 def is_fineval(folder: Path) -> bool:
-    """Whether ``folder`` holds ``dev/<subject>_dev.csv``, ``val/<subject>_val.csv`` or the like, at any depth."""
-    return any(_is_exam(path) for path in _files(Path(folder)))
+    """Whether ``folder`` holds ``dev/<subject>_dev.csv`` or the like, or tables of later releases, at any depth."""
+    files = list(_files(Path(folder)))
+    later = sum(_LATER.fullmatch(path.name) is not None for path in files)
+    return later >= _LEAST_LATER or any(_is_exam(path) or _is_rigor(path) or _is_pictures(path) for path in files)
+
+
+def _is_rigor(path: Path) -> bool:
+    header = _header(path) if path.suffix.lower() == ".csv" else []
+    return bool(set(_RIGOR_ANSWERED).intersection(header) and set(_RIGOR_ASKED).intersection(header))
+
+
+def _is_pictures(path: Path) -> bool:
+    return path.suffix.lower() == ".tsv" and {"fintype", "image", "question"}.issubset(_header(path))
 
 
 def fineval_parts(folder: str | Path, left_out: list[LeftOut], *, skip: bool = False) -> Iterator[Part]:
@@ -74,8 +86,9 @@ def fineval_parts(folder: str | Path, left_out: list[LeftOut], *, skip: bool = F
     The exams are ``{dev,val,test}/<subject>_{dev,val,test}.csv`` with the columns ``id, question, A, B, C, D, answer,
     explanation``, and the security exams ``<subject>_val.csv`` in one folder. ``dev`` (five worked examples a subject)
     becomes dev. ``val`` becomes test, because the benchmark keeps the answers of its own ``test`` to itself; where test
-    files do hold answers they are test too. Of later releases, ``<part>-eval.jsonl`` and ``.json`` (lists with ``input``
-    and ``gold_answer`` or ``goodanswer``, or questions with options) and the two tables of the rigor test are test.
+    files do hold answers they are test too. Of later releases, ``<part>-eval.jsonl`` and ``.json`` (lists with
+    ``input`` and ``gold_answer`` or ``goodanswer``, or questions with options) and the tables of the rigor test are
+    test.
     Questions about pictures, in ``.tsv`` files, are not read and put down in ``left_out``.
 
     Rows without an answer are counted in a warning and left out. The subject is kept in an extra column.
@@ -94,12 +107,12 @@ def fineval_parts(folder: str | Path, left_out: list[LeftOut], *, skip: bool = F
     exams = [path for path in files if _is_exam(path)]
     order = {"dev": 0, "val": 1, "test": 2}
     exams.sort(key=lambda path: (order[path.stem.rpartition("_")[2]], path))
-    yield Part(str(folder), "fineval", None, _exam_records(folder, exams, skip=skip))
+    if exams:
+        yield Part(str(folder), "fineval", None, _exam_records(folder, exams, skip=skip))
     for path in files:
-        header = _header(path) if path.suffix.lower() in (".csv", ".tsv") else []
-        if "image" in header and "question" in header:
+        if _is_pictures(path):
             left_out.append(LeftOut(str(path), None, "its questions are about pictures"))
-        elif set(_RIGOR_ANSWERED).intersection(header) and set(_RIGOR_ASKED).intersection(header):
+        elif _is_rigor(path):
             yield Part(str(path), "fineval", "test", _rigor_records(inside(folder, path), skip=skip))
         elif (later := _LATER.fullmatch(path.name)) and (kind := kind_of(inside(folder, path))):
             pairs = READERS[kind](path, skip=skip)
