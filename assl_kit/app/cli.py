@@ -50,6 +50,9 @@ def app() -> None:
 @click.option("--name", default="", help="The run's folder under runs/; default the profile's name, with the data's.")
 @click.option("-p", "assignments", metavar="NAME VALUE", nargs=2, multiple=True, help="Set a parameter; repeatable.")
 @click.option("-f", "file", metavar="FILE.yaml", type=click.Path(path_type=Path), help="Set parameters from a file.")
+@click.option(
+    "--on-bad", type=click.Choice(["refuse", "skip"]), help="Records that are wrong: refuse all, or skip them."
+)
 @_from_option
 @_to_option
 @click.option("--force", is_flag=True, help="Execute finished notebooks again.")
@@ -62,6 +65,7 @@ def run(
     name: str,
     assignments: tuple[tuple[str, str], ...],
     file: Path | None,
+    on_bad: str | None,
     first: str,
     last: str,
     force: bool,
@@ -77,6 +81,8 @@ def run(
     _choose_backend(backend)
     notebooks = find_notebooks(notebooks_folder(), first, last)
     overrides = (read_parameter_file(file) if file else {}) | given_values(assignments, notebooks)
+    if on_bad is not None:
+        overrides["on_bad"] = on_bad
     plan = make_plan(profile, name, overrides, data, known=Known(notebooks))
     ws = Workspace.open(runs_folder() / plan.name)
     if dry_run:

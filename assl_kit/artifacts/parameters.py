@@ -56,6 +56,8 @@ class Parameters(BaseModel):
     data: str = _field("embedded", "'embedded', a file, a folder, or the id of a hub dataset", min_length=1)
     data_format: str = _field("auto", "how to read the data; 'auto' looks at it", min_length=1)
     n_records: int = _field(3000, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
+    on_bad: Literal["refuse", "skip"] = _field("refuse", "records that are wrong: refuse all, or leave those out")
+    longest_answer: int = _field(0, "answers of more characters count as wrong (0: what the base can learn)", ge=0)
     test_share: float = _field(0.1, "share held out for the test where the data has no test split", gt=0, lt=1)
     seed: int = _field(0, "seed of every random draw", ge=0, lt=2**32)
     # space and clusters

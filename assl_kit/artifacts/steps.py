@@ -82,7 +82,8 @@ STEPS: dict[str, Step] = {
     "records": Step(
         "records.parquet", "01", build_data.build_records,
         (),
-        ("data", "data_format", "n_records", "test_share", "seed"),
+        ("data", "data_format", "n_records", "on_bad", "longest_answer", "test_share", "seed"),
+        notes=("left_out",),
     ),
     "encoder": Step(
         "encoder", "02", build_space.build_encoder,

@@ -54,6 +54,10 @@ class LeftOut:
     reason: str
 
 
+class BadRecords(DataError):
+    """Records that break the schema; they can be left out."""
+
+
 class _Checker:
     """Takes the records of one file one at a time, keeps what is right in columns and remembers what is wrong."""
 
@@ -175,7 +179,7 @@ class _Checker:
         if self.n_problems and not self.skip:
             many = f"{self.n_problems} problems, the first {len(self.problems)} of them: "
             what = (many if self.n_problems > len(self.problems) else "") + "; ".join(self.problems)
-            raise DataError(what, where=None if self.where in what else self.where, hint=_FIX)
+            raise BadRecords(what, where=None if self.where in what else self.where, hint=_FIX)
         for name in OPTIONAL:
             self.columns[name] = [value or "" for value in self.columns[name]]
         columns = {name: values for name, values in self.columns.items() if name in COLUMNS or any(values)}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.artifacts.build_data import check_enough, load_run_records, n_select_of
 from assl_kit.artifacts.parameters import (
@@ -23,8 +23,14 @@ from assl_kit.artifacts.parameters import (
 )
 from assl_kit.common.cluster import backend
 from assl_kit.common.files import shipped
+from assl_kit.data.records import BadRecords
 from assl_kit.data.splits import training_pool
 from assl_kit.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from assl_kit.data.records import LeftOut
 
 #: Parameters of every notebook that say where and how it runs, not what it computes.
 PLACES = ("profile", "workspace")
@@ -101,7 +107,7 @@ class Known:
     """What several plans have in common: the notebooks as read, and of the data its columns and training records."""
 
     notebooks: list[ChainNotebook] | None = None
-    data: dict[tuple, tuple[set[str], int]] = field(default_factory=dict)
+    data: dict[tuple, tuple[set[str], int, int]] = field(default_factory=dict)
 
 
 def notebooks_folder() -> Path:
@@ -201,11 +207,11 @@ def make_plan(
     of_the_run = {n: value for n, value in asked.items() if n in NAMES}
     parameters = validate({**usual, **of_the_run})
     parameters = parameters.model_copy(update=_absolute(parameters))
-    _check_records(parameters, known)
     if parameters.base_model != "tiny":
         from assl_kit.model.identity import base_source
 
         base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
+    parameters = _check_records(parameters, known)
     return Plan(_run_name(name, profile, parameters), profile, parameters, of_notebooks, tuple(notebooks))
 
 
@@ -243,22 +249,54 @@ def _absolute(parameters: Parameters) -> dict[str, str]:
     return {name: str(Path(v).resolve()) for name, v in values.items() if Path(v).exists()}
 
 
-def _check_records(parameters: Parameters, known: Known) -> None:
-    """Load the user's data whole, so that a bad line ends the run before it begins; the same for its size."""
+def _check_records(parameters: Parameters, known: Known) -> Parameters:
+    """Load the user's data whole, so that a bad line ends the run before it begins; the same for its size.
+
+    Where records are to be left out, ``longest_answer`` is set to what the base can learn, if anything is longer.
+    """
     if parameters.data == "embedded":
         n_train = round(parameters.n_records * (1 - parameters.test_share))
     else:
-        names = ("data", "data_format", "n_records", "test_share", "seed")
+        names = ("data", "data_format", "n_records", "on_bad", "longest_answer", "base_model", "test_share", "seed")
         key = tuple(getattr(parameters, name) for name in names)
         if key not in known.data:
-            records = load_run_records(parameters)
-            known.data[key] = set(records.columns), len(training_pool(records))
-        columns, n_train = known.data[key]
+            records, longest = usable_records(parameters)
+            known.data[key] = set(records.columns), len(training_pool(records)), longest
+        columns, n_train, longest = known.data[key]
+        parameters = parameters.model_copy(update={"longest_answer": longest})
         column = parameters.score.removeprefix("column:")
         if column != parameters.score and column not in columns:
             raise ParameterError(f"the data has no column {column!r}", where="score")
     check_enough(parameters, n_train)
     n_select_of(parameters, n_train)
+    return parameters
+
+
+def usable_records(parameters: Parameters) -> tuple[pd.DataFrame, int]:
+    """The run's records, of which the base can learn each, and the bound on answers that this takes.
+
+    Raises
+    ------
+    DataError
+        As `load_run_records`; an answer is longer than the base sees, and such records are not to be left out.
+    """
+    from assl_kit.data.folders import tell_of
+    from assl_kit.model.answers import AnswerBound
+
+    too_long = AnswerBound(parameters.base_model)
+    left_out: list[LeftOut] = []
+    longest = parameters.longest_answer
+    try:
+        records = load_run_records(parameters, left_out, too_long=too_long)
+        if too_long.shortest is not None:
+            longest = too_long.shortest - 1
+            left_out.clear()
+            records = load_run_records(parameters.model_copy(update={"longest_answer": longest}), left_out)
+    except BadRecords as error:
+        hint = "Correct these records, or leave them out with --on-bad skip."
+        raise DataError(error.what, where=error.where, hint=hint) from error
+    tell_of(left_out, parameters.data)
+    return records, longest
 
 
 def _run_name(name: str, profile: str, parameters: Parameters) -> str:

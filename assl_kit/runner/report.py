@@ -112,6 +112,7 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
         if book.pictures:
             yield "heading", book.title
             yield from (("picture", picture) for picture in book.pictures)
+    yield from _left_out(manifest)
     yield "heading", "Warnings"
     warnings = [*_cut_records(ws), *((book.title, text) for book in books for text in book.warnings)]
     for title, text in warnings:
@@ -129,6 +130,17 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
         if not frame.empty:
             yield "heading", title
             yield "table", frame
+
+
+def _left_out(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What was left out of the data, as notebook 01 put it down."""
+    note = manifest.get("left_out")
+    if not isinstance(note, Mapping) or not note.get("count"):
+        return
+    rows = pd.DataFrame(note.get("first") or [], dtype=object)
+    yield "heading", "Left out of the data"
+    yield "text", f"{note['count']:,} in all; left_out.jsonl lists them, here are the first {len(rows)}."
+    yield "table", rows
 
 
 def read_metrics(ws: Workspace) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def lines(*records) -> str:
         (lines(GOOD, "{broken"), "mine.jsonl:2"),
         (lines(GOOD, {"instruction": "x", "input": ""}), "'output' is missing"),
         (lines(GOOD, {**GOOD, "output": 3}), "'output' must be text"),
-        (lines(GOOD, {**GOOD, "instruction": " "}), "'instruction' is empty"),
+        (lines(GOOD, {**GOOD, "instruction": " ", "input": ""}), "'instruction' is empty"),
         (lines(GOOD, "[1]"), "a record must be an object"),
         ("", "the corpus is empty"),
         (lines(*[{**GOOD, "input": str(i)} for i in range(5)]), "fewer than 6 clusters"),
