@@ -67,7 +67,9 @@ def is_saved_dataset(folder: Path) -> bool:
     card = folder / "README.md"
     if card.is_file() and re.match(r"---\n(.*\n)*?(configs|dataset_info):", card.read_text("utf-8", "replace")[:65536]):
         return True
-    return not any(stem_and_ending(file.name)[1] for file in folder.rglob("*") if file.is_file())
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    known = any(stem_and_ending(file.name)[1] for file in files)
+    return not known and any(file.suffix.lower() == ".arrow" for file in files)
 
 
 def folder_parts(folder: Path, left_out: list[LeftOut], *, skip: bool) -> Iterator[Part]:

@@ -33,8 +33,8 @@ _CHOICES = ("choices", "options")
 _OPTIONAL = ("system", "history")
 _LETTERS = "ABCDEFGHIJ"
 _ROLES = {
-    "system": "system", "human": "user", "user": "user", "prompter": "user", "assistant": "assistant",
-    "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "system": "system", "developer": "system", "human": "user", "user": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
 }  # fmt: skip
 EXPECTED = (
     "Known are instruction (input, system, history) output; prompt response; prompt completion; question answer, also "
@@ -44,6 +44,7 @@ EXPECTED = (
 CHOICE_INSTRUCTION = "请解答这道金融考试选择题，只写正确选项的字母。"
 _CHOICE_OF_SEVERAL = "请解答这道金融考试选择题，写出全部正确选项的字母。"
 _MAX_FORMS = 1000
+_LONGEST_CELL = 1 << 24
 _SPOKEN = re.compile(r"(?:^|\n)\s*(Human|Assistant)\s*[:：]")
 
 
@@ -228,14 +229,7 @@ def option_line(letter: str, text: Any) -> str:
 
 def _options(value: Any) -> dict[str, Any]:
     """Options by letter: of an object, a list, or the text of one (CFLUE writes Python's)."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            try:
-                value = ast.literal_eval(value[:100_000])
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                raise Misfit("the choices are neither a list nor an object with a text for each letter") from None
+    value = _parsed(value)
     if isinstance(value, list) and len(value) <= len(_LETTERS):
         value = dict(zip(_LETTERS, value, strict=False))
     if not isinstance(value, dict) or not value or not all(str(name) in _LETTERS for name in value):
@@ -248,11 +242,7 @@ def _dialogue(record: Record, name: str) -> Record:
     """Messages: the last exchange is the record, what was said before is its history."""
     messages = _as_list(record.get(name))
     rest = {other: value for other, value in record.items() if other != name}
-    if isinstance(messages, str):  # as a table's cell
-        try:
-            messages = json.loads(messages)
-        except (ValueError, RecursionError):
-            messages = None
+    messages = _parsed(messages)
     if not isinstance(messages, list) or not messages:
         raise Misfit(f"{name!r} must be a list of messages")
     system, pairs = exchanges(messages)
@@ -354,15 +344,8 @@ def history_text(value: Any) -> str:
     >>> history_text([["问", "答"]]), history_text([])
     ('[["问", "答"]]', '')
     """
-    if isinstance(value, str):
-        if not value.strip():
-            return ""
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Misfit("'history' is not the JSON text of a list") from None
-    value = _as_list(value)
-    if value is None or value != value:  # NaN where a table has nothing
+    value = _parsed(_as_list(value))
+    if value is None or value == "" or value != value:  # NaN where a table has nothing
         return ""
     if not isinstance(value, list):
         raise Misfit("'history' must be a list of pairs of texts")
@@ -373,6 +356,18 @@ def history_text(value: Any) -> str:
     if not all(len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs):
         raise Misfit("'history' must be a list of pairs of texts, what was asked and what was answered")
     return _dump(pairs) if pairs else ""
+
+
+def _parsed(value: Any) -> Any:
+    """A list or an object where there is its text, JSON's or Python's, as in a table's cell; else the value itself."""
+    if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
+        return value.strip() if isinstance(value, str) else value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value.strip()) if len(value) <= _LONGEST_CELL else value
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return value
 
 
 def _as_list(value: Any) -> Any:

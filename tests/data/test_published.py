@@ -62,6 +62,14 @@ def test_a_missing_answer_is_none_in_any_case_of_letters(tmp_path, value):
     assert len(frame) == 20 and frame["output"].str.endswith("公司").all()
 
 
+def test_a_sentiment_without_a_label_is_no_answer(tmp_path):
+    put_json(tmp_path / "finne" / "train_list.json", [*sentiment(20), ["说不清", "NAN"], ["看不懂", None]])
+    put_json(tmp_path / "finnsp" / "train_list.json", [["a", "", "甲失联。", "甲;乙", "1", "甲;NaN"]])
+    with pytest.warns(UserWarning, match="2 CFLEB rows without an answer"):
+        frame = load_records(tmp_path)
+    assert len(frame) == 21 and frame.loc[20, "output"] == "是，甲"
+
+
 # --- FinEval --------------------------------------------------------------------------------------------------------
 
 

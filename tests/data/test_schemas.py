@@ -164,6 +164,15 @@ def test_wrong_messages_are_named(tmp_path, messages, part):
         load_records(put_lines(tmp_path / "a.jsonl", [good, {"messages": messages}]))
 
 
+def test_lists_in_a_tables_cells_may_be_json_or_python(tmp_path):
+    rows = [SEVERAL["alpaca"], SEVERAL["alpaca"] | {"history": json.dumps(PAIRS)}]
+    for form in (rows, [{"messages": SEVERAL["messages"]["messages"]}] * 2):
+        pd.DataFrame(form).to_csv(tmp_path / "a.csv", index=False)
+        frame = validate_records(_read(tmp_path / "a.csv"))
+        assert [json.loads(text) for text in frame["history"]] == [PAIRS, PAIRS]
+        assert set(frame["system"]) == {"回答要短。"} and set(frame["output"]) == {ANSWERED}
+
+
 @pytest.mark.parametrize("history", ["甲", {"a": 1}, [["甲"]], [["甲", 1]], 3])
 def test_a_wrong_history_is_named(history):
     row = {"instruction": ASKED, "output": ANSWERED, "history": history}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ def _finnl(row: Any, place: str) -> Answered:
 def _finnsp(row: Any, place: str) -> Answered:
     _, title, text, entities, negative, subjects = _row(row, 6, "FinNSP", place)
     body = text if not title or title[:30] == text[:30] else f"{title}\n{text}"
-    answer = "否" if negative in ("0", "0.0") else "是，" + "；".join(filter(None, subjects.split(";")))
+    named = [subject for subject in subjects.split(";") if subject.strip().lower() not in _NO_ANSWER]
+    answer = "否" if negative in ("0", "0.0") else "是，" + "；".join(named)
     return f"材料：{body}\n实体：{entities.replace(';', '；')}", answer.rstrip("，"), "negative_news"
 
 
@@ -116,13 +118,16 @@ def _sentiment_names(rows: list) -> dict[float, str]:
 
 
 def _number(label: Any) -> float | None:
+    """The number that a label is, None where it is none or not a number."""
     try:
-        return float(label)
+        return None if math.isnan(float(label)) else float(label)
     except (TypeError, ValueError):
         return None
 
 
 def _sentiment(row: Any, names: dict[float, str], place: str) -> Answered:
+    if isinstance(row, (list, tuple)) and len(row) == 2 and str(row[1]).strip().lower() in _NO_ANSWER:
+        return str(row[0]), "", "sentiment"
     if not isinstance(row, (list, tuple)) or len(row) != 2 or _number(row[1]) is None:
         raise DataError("a FinFE or FinNE row must be a list of a text and a number", where=place)
     text, label = _row(row, 2, "FinFE or FinNE", place)
