@@ -103,10 +103,10 @@ def dataset_parts(name: str, config: str | None, left_out: list[LeftOut]) -> Ite
     """The parts of a dataset of the library datasets; those whose names tell of no split are sources."""
     parts = hub_parts(name, config)
     benchmark = is_cfbenchmark(parts)
-    own = Path(name).resolve().name if Path(name).is_dir() else name
+    whole = Path(name).resolve().name if Path(name).is_dir() else name
     for part_name, part in parts.items():
         split = split_of(part_name)
-        source = own if split or len(parts) == 1 else part_name
+        source = whole if split or len(parts) == 1 else part_name
         pairs = iter_part(part, name, part_name)
         yield Part(f"{name}, {part_name}", source, split, answered(pairs, left_out) if benchmark else pairs)
 
@@ -127,7 +127,7 @@ def read_parts(
     """
     frames: list[pd.DataFrame] = []
     splits: list[str | None] = []
-    own: list[bool] = []
+    have_splits: list[bool] = []
     first: DataError | None = None
     for part in parts:
         try:
@@ -142,12 +142,12 @@ def read_parts(
             continue
         frames.append(frame)
         splits.append(part.split)
-        own.append(has_split)
+        have_splits.append(has_split)
     if not frames:
         why = f": {left_out[0].place}: {left_out[0].reason}" if left_out else ""
         raise first or NothingToRead(f"there is no file of records{why}", where=where, hint="Give at least one record.")
-    tells = any(own) or len({split or "train" for split in splits}) > 1  # one part alone says nothing of what it is for
-    for frame, split, has_split in zip(frames, splits, own, strict=True):
+    tells = any(have_splits) or len({split or "train" for split in splits}) > 1  # one part alone says nothing
+    for frame, split, has_split in zip(frames, splits, have_splits, strict=True):
         if tells and not has_split:
             frame["split"] = pd.Series(split or "train", index=frame.index, dtype=frame["split"].dtype)
     return (frames[0] if len(frames) == 1 else _together(frames)), tells

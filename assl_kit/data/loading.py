@@ -129,6 +129,9 @@ def load_records(
     records, has_split = read_parts(parts, source, left, skip=on_bad == "skip", too_long=too_long)
     if left_out is None:
         tell_of(left, source)
+    if kind == "fineval" and (records["split"] == "test").all():  # parts of it that have no worked examples
+        records["split"] = pd.Series("train", index=records.index, dtype=records["split"].dtype)
+        has_split = False
     if not has_split:
         records = ensure_splits(records, test_share=test_share, seed=seed)
     return records if n_records is None else draw_records(records, n_records, seed)

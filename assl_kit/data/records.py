@@ -259,12 +259,12 @@ def validate_records(records: pd.DataFrame | Iterable[dict], *, where: str = "re
     """Check records against the schema and bring them to one form.
 
     Records may be in any form that `assl_kit.data.schemas` knows. ``instruction`` and ``output`` must be non-empty
-    text. ``input`` may be empty; where the instruction is empty and the input is not, the input is the instruction. The
-    fields ``id``, ``task``, ``source``, ``split`` and ``input`` are filled in when *no* record has them (a hash of the
-    content and a counter, "unknown", ``where``, "train", ""), and are an error when only some have them. Of a conversation, the
-    last exchange is the record; what was said before is ``history``, the JSON text of a list of ``[user, assistant]``,
-    and what the system says is ``system``. Other fields are kept as extra columns; objects and lists in them become
-    JSON text.
+    text. ``input`` may be empty; where the instruction is empty and the input is not, the input is the instruction.
+    The fields ``id``, ``task``, ``source``, ``split`` and ``input`` are filled in when *no* record has them (a hash
+    of the content and a counter, "unknown", ``where``, "train", ""), and are an error when only some have them. Of
+    a conversation, the last exchange is the record; what was said before is ``history``, the JSON text of a list of
+    ``[user, assistant]``, and what the system says is ``system``. Other fields are kept as extra columns; objects
+    and lists in them become JSON text.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def validate_records(records: pd.DataFrame | Iterable[dict], *, where: str = "re
     >>> validate_records([{"instruction": "判断情绪。", "output": 1}], where="a")
     Traceback (most recent call last):
     ...
-    assl_kit.data.records.BadRecords: a, row 1: 'output' must be text, not 1 (int). Correct these records and load again.
+    assl_kit.data.records.BadRecords: a, row 1: 'output' must be text, not 1 (int). Correct these records ...
     """
     if isinstance(records, pd.DataFrame):
         records = records.to_dict("records")

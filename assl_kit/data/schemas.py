@@ -134,13 +134,13 @@ def _first(wanted: Iterable[str], names: Iterable[Any]) -> str | None:
 def _question_form(names: tuple) -> Form | None:
     answer = _first(_ANSWERED, names)
     asked = _first(_ASKED, names)
-    given = _first([name for name in _GIVEN if asked is None or name != asked.lower()], names)
-    if answer is None or (asked is None and given is None):
+    context = _first([name for name in _GIVEN if asked is None or name != asked.lower()], names)
+    if answer is None or (asked is None and context is None):
         return None
     choices = _first(_CHOICES, names)
     if choices is not None or {"A", "B"}.issubset(names):
-        return lambda record: _choice(record, asked or given or "", choices, answer)
-    places = {"instruction": asked or given, "input": given if asked else None, "output": answer}
+        return lambda record: _choice(record, asked or context or "", choices, answer)
+    places = {"instruction": asked or context, "input": context if asked else None, "output": answer}
     moved = {new: old for new, old in places.items() if old is not None}
     if system := _first(("system", "system_prompt"), names):
         moved["system"] = system
@@ -249,14 +249,14 @@ def _dialogue(record: Record, name: str) -> Record:
     if not pairs:
         raise Misfit(f"no message in {name!r} is the assistant's")
     asked, answered = pairs.pop()
-    said = _before(rest)
-    if system and said.get("system") not in (None, "", system):
-        system = f"{said['system']}\n{system}"
+    before = _before(rest)
+    if system and before.get("system") not in (None, "", system):
+        system = f"{before['system']}\n{system}"
     if system:
-        said["system"] = system
-    if pairs or said.get("history"):
-        said["history"] = _dump([*json.loads(said.get("history") or "[]"), *pairs])
-    return rest | said | {"instruction": asked, "input": "", "output": answered}
+        before["system"] = system
+    if pairs or before.get("history"):
+        before["history"] = _dump([*json.loads(before.get("history") or "[]"), *pairs])
+    return rest | before | {"instruction": asked, "input": "", "output": answered}
 
 
 def exchanges(messages: list) -> tuple[str, list[list[str]]]:

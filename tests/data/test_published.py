@@ -106,6 +106,12 @@ def test_fineval_with_its_later_parts(tmp_path):
     assert set(frame["source"]) == {"fineval"} and len(left) == 1 and "pictures" in left[0].reason
 
 
+def test_parts_of_fineval_without_worked_examples_get_a_split(tmp_path):
+    rows = [[str(n), f"怎么防{n}？", "一", "二", "三", "四", "A"] for n in range(40)]
+    put_table(tmp_path / "web_val.csv", [["id", "question", "A", "B", "C", "D", "answer"], *rows])
+    assert load_records(tmp_path)["split"].value_counts().to_dict() == {"train": 36, "test": 4}
+
+
 def test_pictures_alone_are_no_records(tmp_path):
     put_table(tmp_path / "y.tsv", [["fintype", "image", "question", "answer"], ["图", "a.jpg", "多少？", "A"]], "\t")
     with fails("no file of records", r"y\.tsv: its questions are about pictures"):
