@@ -19,6 +19,10 @@ GEMMA_TEMPLATE = (
 _PROBE = "\U000f0000"
 _SWITCH = "enable_thinking"
 _OFF = "{%- set " + _SWITCH + " = false %}"
+_FOLD = (
+    "{%- if messages[0]['role'] == 'system' %}{%- set messages = [{'role': 'user', "
+    "'content': messages[0]['content'] + '\n\n' + messages[1]['content']}] + messages[2:] %}{%- endif %}"
+)
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
@@ -46,6 +50,12 @@ def writes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
         return _PROBE in rendered(tokenizer, [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}])
     except Exception:  # noqa: BLE001 - jinja's kinds, and whatever the template's expressions raise
         return False
+
+
+def fold_system(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have a template that knows no system message do what `written_messages` does, for programs that have only it."""
+    if isinstance(tokenizer.chat_template, str) and not writes_system(tokenizer):
+        tokenizer.chat_template = _FOLD + tokenizer.chat_template
 
 
 def thinks(tokenizer: PreTrainedTokenizerBase) -> bool | None:
