@@ -295,9 +295,7 @@ def _arguments() -> argparse.Namespace:
 
 def run(asked: argparse.Namespace) -> int:
     """Answer what was asked; return the exit code."""
-    questions: list[str | list[dict]] = [asked.question.strip()]
-    if asked.file is not None:
-        questions = read_questions(asked.file)
+    questions = read_questions(asked.file) if asked.file is not None else [asked.question.strip()]
     server = Server(asked.server, asked.api_key, asked.timeout)
     routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
     server.thinking = (routes.table.get("base") or {}).get("thinking")
