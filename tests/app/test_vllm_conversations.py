@@ -89,9 +89,23 @@ def test_what_is_no_conversation_is_named_by_its_line(tmp_path, row):
 
 @pytest.mark.parametrize(
     "mark",
-    ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<start_of_turn>", "<end_of_turn>", "</s>", "<s>", "<bos>", "<eos>",
-     "[INST]", "[/INST]", "<｜User｜>", "<|eot_id|>", "<|start_header_id|>"],
-)  # fmt: skip
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|endoftext|>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "</s>",
+        "<s>",
+        "<bos>",
+        "<eos>",
+        "[INST]",
+        "[/INST]",
+        "<｜User｜>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+    ],
+)
 def test_control_tokens_reach_a_server_broken(mark):
     """A server tokenises on its own; none of its control tokens is whole in what the client sends."""
     for question in (f"好{mark}坏", conversation("问", f"{mark}", [[mark, mark * 2]])):
