@@ -14,6 +14,7 @@ import pandas as pd
 
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.data.conversations import as_texts_of
 from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 from assl_kit.experts.router import Routes, expert_centroids
@@ -72,7 +73,7 @@ class TrainingRecords:
             raise WorkspaceError(
                 "the selection is not the one the experts were trained on", hint="Run notebook 06 again."
             )
-        table["question"] = prompts(table)
+        table["question"] = as_texts_of(prompts(table))
         return cls(table[["id", "cluster", "copies", "task", "question", "output"]], rows)
 
     def nearest(self, expert: int, embedding: np.ndarray, n: int = N_RECORDS) -> pd.DataFrame:
@@ -280,7 +281,8 @@ def about(expert: dict) -> str:
 def _examples(records: pd.DataFrame) -> list[str]:
     """The first short test question of some tasks."""
     test = records[records["split"] == "test"]
-    short = test.assign(question=prompts(test))
+    asked = [prompt if isinstance(prompt, str) else None for prompt in prompts(test)]  # the page has one question
+    short = test.assign(question=asked).dropna(subset=["question"])
     return list(short[short["question"].str.len() <= _EXAMPLE_LENGTH].groupby("task")["question"].first())[:_EXAMPLES]
 
 

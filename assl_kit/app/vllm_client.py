@@ -3,8 +3,9 @@
     python client.py "公司上半年净利润同比增长32%，情绪是积极还是消极？" --stream
     python client.py --file questions.jsonl --output answers.jsonl
 
-A file holds one question a line, or JSON objects with "question", or "instruction" and "input". `assl export vllm` puts
-this script beside `routes.json`; it stands alone and needs sentence-transformers and safetensors, not assl-kit.
+A file holds one question a line, or JSON objects with "question", or "instruction" and "input" (with "system" and
+"history", a list of pairs, if there are), or "messages". `assl export vllm` puts this script beside `routes.json`; it
+stands alone and needs sentence-transformers and safetensors, not assl-kit.
 Exit codes: 0 all questions answered; 1 the server failed; 2 wrong use.
 """
 
@@ -15,6 +16,7 @@ import http.client
 import io
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -24,6 +26,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+
+CONTROL = re.compile(
+    r"<(?=\|[^<>\s]+\|>|｜[^<>\s]+｜>|/?\w+_of_turn>|/?(?:s|bos|eos|pad|unk)>)|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT)\])"
+)
+"""How control tokens of chat models begin. A server reads them in any text, so a word joiner is put behind the sign."""
 
 
 class ClientError(Exception):
@@ -87,9 +94,10 @@ class Routes:
             raise ClientError("a question has no embedding", 2)
         return rows / length
 
-    def route(self, questions: Sequence[str]) -> list[tuple[str, float]]:
-        """Model name and similarity of each question."""
-        similarities = np.clip(self.embed(questions) @ self.centroids.T, -1, 1).astype(np.float32)
+    def route(self, questions: Sequence[str | list[dict]]) -> list[tuple[str, float]]:
+        """Model name and similarity of each question, or conversation: the question counts, and what was before it."""
+        texts = [q if isinstance(q, str) else "\n".join(m["content"] for m in [q[-1], *q[:-1]]) for q in questions]
+        similarities = np.clip(self.embed(texts) @ self.centroids.T, -1, 1).astype(np.float32)
         nearest = similarities.argmax(axis=1)
         best = similarities[np.arange(len(nearest)), nearest]
         below = best < np.float32(self.floor)
@@ -122,7 +130,14 @@ class Server:
         Sent as bearer token.
     timeout : float
         Seconds to wait for an answer, or for the next piece of one.
+
+    Attributes
+    ----------
+    thinking : bool or None
+        Whether a reasoning base thinks before it answers; None: as its chat template has it.
     """
+
+    thinking: bool | None = None
 
     def __init__(self, address: str, key: str | None = None, timeout: float = 120.0):
         if not address.startswith(("http://", "https://")):
@@ -140,17 +155,19 @@ class Server:
             except (ValueError, KeyError, TypeError):
                 raise ClientError(f"{self.address} is no OpenAI-compatible server") from None
 
-    def ask(self, model: str, question: str, max_tokens: int) -> str:
+    def ask(self, model: str, question: str | list[dict], max_tokens: int) -> str:
         """The whole answer."""
-        with self._open("/v1/chat/completions", body(model, question, max_tokens)) as reply:
+        content = body(model, question, max_tokens, thinking=self.thinking)
+        with self._open("/v1/chat/completions", content) as reply:
             try:
                 return (json.loads(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
             except (ValueError, KeyError, IndexError, TypeError):
                 raise ClientError(f"{self.address} sent an answer of another form") from None
 
-    def stream(self, model: str, question: str, max_tokens: int) -> Iterator[str]:
+    def stream(self, model: str, question: str | list[dict], max_tokens: int) -> Iterator[str]:
         """The answer in pieces (server-sent events)."""
-        with self._open("/v1/chat/completions", body(model, question, max_tokens, stream=True)) as reply:
+        content = body(model, question, max_tokens, stream=True, thinking=self.thinking)
+        with self._open("/v1/chat/completions", content) as reply:
             for line in _lines(reply):
                 data = line.decode("utf-8").strip()
                 if not data.startswith("data:"):
@@ -186,37 +203,55 @@ class Server:
             raise ClientError(f"there is no server at {self.address}: {reason}. Start it with serve.sh.") from None
 
 
-def body(model: str, question: str, max_tokens: int, stream: bool = False) -> dict:
-    """What is sent for a question: a chat completion, greedy."""
+def body(
+    model: str, question: str | list[dict], max_tokens: int, stream: bool = False, thinking: bool | None = None
+) -> dict:
+    """What is sent for a question, or for the messages of a conversation: a chat completion, greedy."""
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
     content = {
         "model": model,
-        "messages": [{"role": "user", "content": question}],
+        "messages": [m | {"content": CONTROL.sub("\\g<0>\u2060", m["content"])} for m in messages],
         "temperature": 0,
         "max_completion_tokens": max_tokens,
     }
+    if thinking is not None:
+        content["chat_template_kwargs"] = {"enable_thinking": thinking}
     return content | ({"stream": True} if stream else {})
 
 
-def read_questions(path: str) -> list[str]:
+def question_of(record: dict) -> str | list[dict]:
+    """What a record asks: a text, or messages up to the last of the user's."""
+    if "messages" in record:
+        messages = [{"role": str(m["role"]), "content": m["content"].strip()} for m in record["messages"]]
+        last = max(place for place, message in enumerate(messages) if message["role"] == "user")
+        return messages[: last + 1] if last else messages[0]["content"]
+    text = record["question"] if "question" in record else record["instruction"]
+    text = (text + "\n" + record["input"] if (record.get("input") or "").strip() else text).strip()
+    history = record.get("history") or []
+    system = [{"role": "system", "content": record["system"]}] if (record.get("system") or "").strip() else []
+    turns = json.loads(history) if isinstance(history, str) else history
+    before = [{"role": r, "content": c + ""} for q, a in turns for r, c in (("user", q), ("assistant", a))]
+    return [*system, *before, {"role": "user", "content": text}] if system or before else text
+
+
+def read_questions(path: str) -> list[str | list[dict]]:
     """Questions of a file (``-``: standard input): one a line, or JSON objects; empty lines are passed over."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ClientError(f"{path} cannot be read as UTF-8 text: {error}", 2) from None
-    questions = []
+    questions: list[str | list[dict]] = []
     for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if line.startswith("{"):
+        question: str | list[dict] = line.strip()
+        if line.strip().startswith("{"):
             try:
-                record = json.loads(line)
-                line = record["question"] if "question" in record else record["instruction"]
-                line += "\n" + record["input"] if (record.get("input") or "").strip() else ""
+                question = question_of(json.loads(line))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ClientError(f"{path}:{number} is no question: {error!r}", 2) from None
-            if not line.strip():
+            if not (question if isinstance(question, str) else question[-1]["content"]).strip():
                 raise ClientError(f"{path}:{number} is an empty question", 2)
-        if line:
-            questions.append(line)
+        if question:
+            questions.append(question)
     if not questions:
         raise ClientError(f"{path} holds no question", 2)
     return questions
@@ -260,9 +295,10 @@ def _arguments() -> argparse.Namespace:
 
 def run(asked: argparse.Namespace) -> int:
     """Answer what was asked; return the exit code."""
-    questions = [asked.question.strip()] if asked.file is None else read_questions(asked.file)
+    questions = read_questions(asked.file) if asked.file is not None else [asked.question.strip()]
     server = Server(asked.server, asked.api_key, asked.timeout)
     routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
+    server.thinking = (routes.table.get("base") or {}).get("thinking")
     routed = routes.route(questions)
     missing = sorted({name for name, _ in routed} - set(server.models()))
     if missing:

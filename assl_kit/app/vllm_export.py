@@ -18,6 +18,7 @@ from assl_kit.experts.bank_check import ADAPTER_FILES, HUB_ID, check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
 from assl_kit.model.identity import TINY_BASE, base_info, base_source, tokenizer_fingerprint, weight_files
 from assl_kit.model.loading import load_base
+from assl_kit.model.templates import fold_system, stop_thinking
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
 FORMAT = "assl-kit vLLM export"
@@ -159,14 +160,15 @@ def _base(bank: ExpertBank, base: str, folder: Path) -> str:
     """What `vllm serve` is to load; a base that only this package has is saved into the export."""
     hint = "Use the base the experts were trained on."
     if base == "tiny" or is_gguf(base):
-        model, tokenizer = load_base(base, device="cpu")
+        model, tokenizer = load_base(base, device="cpu", thinking=bank.base.get("thinking", True))
         check_match("base model", bank.base, base_info(model, tokenizer, base), hint)
+        fold_system(tokenizer)
         model.save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
         return "./base"
     local = Path(base).expanduser()
     if local.is_dir():
-        check_match("base model", bank.base, _folder_info(local), hint)
+        check_match("base model", bank.base, _folder_info(local, bank.base.get("thinking", True)), hint)
         return str(local.resolve())
     if not HUB_ID.match(base_source(base)):
         raise ParameterError(
@@ -179,7 +181,7 @@ def _base(bank: ExpertBank, base: str, folder: Path) -> str:
     return base
 
 
-def _folder_info(folder: Path) -> dict[str, Any]:
+def _folder_info(folder: Path, thinking: bool) -> dict[str, Any]:
     """Id, fingerprint and tokenizer of a base in a folder, without loading its weights (as `base_info` has them)."""
     from transformers import AutoTokenizer
 
@@ -192,6 +194,8 @@ def _folder_info(folder: Path) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ParameterError(f"the base model has no tokenizer: {error}", where=str(folder)) from error
+    if not thinking:
+        stop_thinking(tokenizer)
     name = "tiny" if folder.resolve() == TINY_BASE else folder.resolve().name
     return {"id": name, "fingerprint": digest, "tokenizer": tokenizer_fingerprint(tokenizer)}
 

@@ -18,6 +18,7 @@ from assl_kit.common.columns import is_missing, printable, tidy
 from assl_kit.common.files import atomic_path
 from assl_kit.errors import DataError
 
+from .conversations import Prompt, conversation, read_history
 from .schemas import Mapper, Misfit, NothingToRead, UnknownForm
 
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
@@ -312,15 +313,34 @@ def user_prompt(instruction: str, input: str = "") -> str:
     return f"{instruction}\n{input}" if input.strip() else instruction
 
 
-def prompts(records: pd.DataFrame) -> list[str]:
-    """The `user_prompt` of each record, in order.
+def prompts(records: pd.DataFrame) -> list[Prompt]:
+    """What the model is asked by each record, in order.
+
+    Returns
+    -------
+    list of str or list of dict
+        The `user_prompt` of a record; chat messages for one with a ``system`` message or a ``history``.
+
+    Raises
+    ------
+    DataError
+        If a ``history`` is no list of pairs of texts; names the record.
 
     Examples
     --------
     >>> prompts(validate_records([{"instruction": "什么是债券？", "output": "一种借据。"}]))
     ['什么是债券？']
     """
-    return [user_prompt(*row) for row in zip(records["instruction"], records["input"], strict=True)]
+    asked = [user_prompt(*row) for row in zip(records["instruction"], records["input"], strict=True)]
+    if "system" not in records and "history" not in records:
+        return list(asked)
+    nothing = [""] * len(asked)
+    names = records["id"] if "id" in records else range(len(asked))
+    before = zip(records.get("system", nothing), records.get("history", nothing), names, strict=True)
+    return [
+        conversation(question, system if isinstance(system, str) else "", read_history(history, f"record {name}"))
+        for question, (system, history, name) in zip(asked, before, strict=True)
+    ]
 
 
 def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -340,7 +360,7 @@ def block_starts(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_block(path: str | os.PathLike, number: int, columns: Sequence[str]) -> pd.DataFrame:
-    """These columns of one block of a Parquet file; no other block is read."""
+    """Those of these columns that a Parquet file has, of one of its blocks; no other block is read."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

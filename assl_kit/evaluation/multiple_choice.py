@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assl_kit.common.checks import as_texts, positive
+from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import ParameterError
-from assl_kit.model.batches import InferenceReport, cut_left, fitting_threads, in_batches
+from assl_kit.model.batches import InferenceReport, fitting_threads, in_batches
 from assl_kit.model.identity import unwrap
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.model.tokens import chat_prompt, decoder, evaluating, logits, padded, room_for, token_ids
+from assl_kit.model.tokens import decoder, evaluating, logits, padded, room_for
+from assl_kit.model.turns import prompt_ids, text_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 def likeliest_options(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     options: Sequence[str] = ("A", "B", "C", "D"),
     *,
     batch_size: int = 16,
@@ -34,13 +36,13 @@ def likeliest_options(
     ----------
     model, tokenizer
         A causal language model, with or without (active) PEFT adapters, and its tokenizer.
-    prompts : sequence of str, length n
-        User texts, put into the chat template; they name the options.
+    prompts : sequence of str or list of dict, length n
+        User texts, or the messages of conversations, put into the chat template; they name the options.
     options : sequence of str, length m
         What can be answered, all different.
     batch_size : int
     max_length : int
-        Tokens of a prompt; a longer one loses tokens on its left, but not a leading bos.
+        Tokens of a prompt; a longer one loses its oldest turns, then tokens on its left, but not a leading bos.
 
     Returns
     -------
@@ -61,12 +63,12 @@ def likeliest_options(
     base can be compared with a trained one.
     """
     positive(batch_size=batch_size, max_length=max_length)
-    options, prompts = as_texts(options, "options"), as_texts(prompts, "prompts")
+    options, prompts = as_texts(options, "options"), as_prompts(prompts)
     if len(options) < 2 or len(set(options)) < len(options):
         raise ParameterError(f"give two or more different options, not {options}")
     if not prompts:
         return [], np.zeros((0, len(options)))
-    tokens = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
+    tokens = text_ids(tokenizer, options)
     one_each = all(len(ids) == 1 for ids in tokens) and len({ids[0] for ids in tokens}) == len(options)
     if one_each:
         first = [ids[0] for ids in tokens]
@@ -82,7 +84,7 @@ def likeliest_options(
 def _of_next_token(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[Prompt],
     tokens: list[int],
     batch_size: int,
     max_length: int,
@@ -91,8 +93,7 @@ def _of_next_token(
     import torch
 
     base, room = unwrap(model), room_for(model, max_length)
-    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
-    heads = [cut_left(head, room, tokenizer) for head in heads]
+    heads = [head.ids for head in prompt_ids(tokenizer, prompts, room)]
     log_probabilities = np.zeros((len(prompts), len(tokens)))
 
     def score(batch: list[int]) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assl_kit.common.checks import as_texts, positive
+from assl_kit.common.checks import positive
 from assl_kit.common.device import is_out_of_memory
+from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.model.batches import InferenceReport, batch_size_for, cut_left, fitting_threads
+from assl_kit.model.batches import InferenceReport, batch_size_for, fitting_threads
 from assl_kit.model.generation import greedy_settings
-from assl_kit.model.tokens import chat_prompt, evaluating, padded, token_ids
+from assl_kit.model.tokens import evaluating, padded, token_ids
+from assl_kit.model.turns import prompt_ids
 
 from .training.stack import AdapterStack, fused_norms
 
@@ -28,7 +30,7 @@ def generate_many(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     adapters: AdapterStack | Sequence[str | os.PathLike],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     which: Sequence[int],
     *,
     max_new_tokens: int = 64,
@@ -49,8 +51,8 @@ def generate_many(
         The base alone, and its tokenizer.
     adapters : AdapterStack, or sequence of path-like, length M
         Adapters on this base, or their folders.
-    prompts : sequence of str, length n
-        User texts, put into the chat template.
+    prompts : sequence of str or list of dict, length n
+        User texts, or the messages of conversations; put into the chat template.
     which : sequence of int, length n
         The adapter of each prompt, from 0 to M − 1. A batch holds equally many prompts of each adapter that has some
         left, so adapters with as many prompts as the others leave no room unused.
@@ -81,7 +83,7 @@ def generate_many(
     from tqdm.auto import tqdm
 
     positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts, owner = as_texts(prompts, "prompts"), np.asarray(which, dtype=int).reshape(-1)
+    prompts, owner = as_prompts(prompts), np.asarray(which, dtype=int).reshape(-1)
     if len(owner) != len(prompts):
         raise DataError(f"there are {len(owner)} adapter numbers but {len(prompts)} prompts")
     stack = adapters if isinstance(adapters, AdapterStack) else AdapterStack.load(model, adapters)
@@ -93,16 +95,14 @@ def generate_many(
     if not prompts:
         return []
     room = int(min(max_length, limit - max_new_tokens))
-    unlike = list(dict.fromkeys(prompts))
-    known = dict(zip(unlike, token_ids(tokenizer, [chat_prompt(tokenizer, text) for text in unlike]), strict=True))
-    heads = [known[text] for text in prompts]
-    rows = [cut_left(head, room, tokenizer) for head in heads]
+    heads = prompt_ids(tokenizer, prompts, room)
+    rows = [head.ids for head in heads]
     lengths = np.array([len(row) for row in rows])
     left = {int(a): np.flatnonzero(owner == a)[np.argsort(-lengths[owner == a], kind="stable")] for a in set(owner)}
     report = report if report is not None else InferenceReport()
     config, answers = greedy_settings(model, tokenizer, max_new_tokens), [""] * len(rows)
     report.records += len(rows)
-    report.truncated += sum(len(head) > room for head in heads)
+    report.truncated += sum(head.cut for head in heads)
     report.prompt_tokens += int(lengths.sum())
 
     def answer(block: np.ndarray, numbers: list[int]) -> None:

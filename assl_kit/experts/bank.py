@@ -300,7 +300,8 @@ def _public_id(name: str) -> str:
 
 def _base_record(base: Mapping[str, Any]) -> dict[str, Any]:
     record = {"id": _public_id(base["id"]), "revision": base.get("revision"), "fingerprint": base["fingerprint"]}
-    return record | ({"tokenizer": base["tokenizer"]} if base.get("tokenizer") else {})
+    record |= {"tokenizer": base["tokenizer"]} if base.get("tokenizer") else {}
+    return record | ({"thinking": bool(base["thinking"])} if "thinking" in base else {})
 
 
 def _write(path: Path, value: Any) -> None:

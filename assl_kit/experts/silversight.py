@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from assl_kit.common.checks import as_texts, positive
+from assl_kit.common.checks import positive
+from assl_kit.data.conversations import Prompt, as_questions, is_conversation
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError
 from assl_kit.model.generation import generate_answers
 from assl_kit.model.identity import base_info
@@ -37,7 +38,9 @@ class Answer:
 
     Attributes
     ----------
-    question, text : str
+    question : str or list of dict
+        As it was asked.
+    text : str
     expert : int
         −1 where the base answered alone.
     similarity, margin : float
@@ -46,7 +49,7 @@ class Answer:
         The experts merged for the answer and their shares; empty where one expert or the base answered.
     """
 
-    question: str
+    question: Prompt
     text: str
     expert: int
     similarity: float
@@ -157,19 +160,20 @@ class SilverSight:
             encoder_name, encoder_model = "the given encoder", encoder
         _check(bank, encoder={"id": encoder_name, "fingerprint": encoder_fingerprint(encoder_model)})
         name = base if base is not None else bank.base["id"]
-        model, tokenizer = load_base(name, device=device, dtype=dtype)
+        thinking = bank.base.get("thinking", True)  # as it was trained; older banks left the template as it is
+        model, tokenizer = load_base(name, device=device, dtype=dtype, thinking=thinking)
         return cls(model, tokenizer, encoder_model, bank, base=base_info(model, tokenizer, name))
 
     def __repr__(self) -> str:
         return f"SilverSight({len(self.bank)} experts on {self.bank.base['id']}, {self.model.device})"
 
-    def route(self, questions: Sequence[str], *, min_similarity: float | None = None) -> Routes:
+    def route(self, questions: Sequence[Prompt], *, min_similarity: float | None = None) -> Routes:
         """Which expert would answer each question.
 
         Parameters
         ----------
-        questions : sequence of str, length n
-            User texts: a record's instruction and input (`assl_kit.prompts`), or anything a person asks.
+        questions : sequence of str or list of dict, length n
+            What records ask (`assl_kit.prompts`), or anything a person does: a text, or the messages of a conversation.
         min_similarity : float, optional
             Overrides the bank's for this call.
 
@@ -180,16 +184,16 @@ class SilverSight:
         Raises
         ------
         DataError
-            If a question is not a string, or is empty.
+            If a question is no prompt, or is empty.
         """
-        questions = _questions(questions)
+        questions = as_questions(questions)
         if not questions:
             return self.router.route(self.bank.centroids[:0], min_similarity=min_similarity)
         return self.router.route(encode(self.encoder, questions), min_similarity=min_similarity)
 
     def generate(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Prompt],
         *,
         strategy: str = "auto",
         max_new_tokens: int = 64,
@@ -205,7 +209,7 @@ class SilverSight:
 
         Parameters
         ----------
-        questions : sequence of str, length n
+        questions : sequence of str or list of dict, length n
         strategy : {"auto", "grouped", "mixed", "single"}
             ``"grouped"``: for each expert its questions in batches. ``"mixed"``: batches across experts, each row
             through its own adapter (PEFT's ``adapter_names``). ``"single"``: one question at a time, the reference.
@@ -231,7 +235,7 @@ class SilverSight:
         Raises
         ------
         DataError
-            If a question is not a string or empty, or an expert does not exist.
+            If a question is no prompt or empty, or an expert does not exist.
         ParameterError
             If the strategy is unknown or a number out of range, or a stream of this object is still open.
         """
@@ -239,7 +243,7 @@ class SilverSight:
             strategy = "mixed" if self.model.device.type == "cuda" else "grouped"
         if strategy not in STRATEGIES:
             raise ParameterError(f"unknown strategy {strategy!r}", hint=f"Use auto, {', '.join(STRATEGIES)}.")
-        questions = _questions(questions)
+        questions = as_questions(questions)
         routes = self.route(questions, min_similarity=min_similarity)
         mixtures = self._mixtures(routes, experts, top_k, temperature)
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_length": max_length}
@@ -259,12 +263,12 @@ class SilverSight:
             )
         ]
 
-    def stream(self, question: str, **options: Any) -> Generator[str]:
+    def stream(self, question: Prompt, **options: Any) -> Generator[str]:
         """Answer one question in pieces, each as soon as it is certain.
 
         Parameters
         ----------
-        question : str
+        question : str or list of dict
         **options
             As in :meth:`stream_batch`.
 
@@ -278,14 +282,14 @@ class SilverSight:
         >>> for piece in silversight.stream("股价上涨，情绪如何？"):  # doctest: +SKIP
         ...     print(piece, end="", flush=True)
         """
-        if not isinstance(question, str):
+        if not isinstance(question, str) and not is_conversation(question):
             raise DataError(f"a question is {type(question).__name__}, not a string", hint="Use stream_batch for many.")
         pieces = self.stream_batch([question], **options)
         return (piece for _, piece in pieces)
 
     def stream_batch(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Prompt],
         *,
         max_new_tokens: int = 64,
         batch_size: int = 32,
@@ -299,7 +303,7 @@ class SilverSight:
 
         Parameters
         ----------
-        questions : sequence of str, length n
+        questions : sequence of str or list of dict, length n
         max_new_tokens, batch_size, max_length, min_similarity, experts, top_k, temperature
             As in :meth:`generate`. Batches are taken in the order of the questions.
 
@@ -315,7 +319,7 @@ class SilverSight:
         DataError, ParameterError
             As :meth:`generate`; those about questions at the call.
         """
-        questions = _questions(questions)
+        questions = as_questions(questions)
         positive(max_new_tokens=max_new_tokens, batch_size=batch_size, max_length=max_length)
         routes = self.route(questions, min_similarity=min_similarity)
         mixtures = self._mixtures(routes, experts, top_k, temperature)
@@ -323,7 +327,7 @@ class SilverSight:
         return self._stream(questions, mixtures, batch_size, lengths)
 
     def _stream(
-        self, questions: list[str], mixtures: list[Mixture], batch_size: int, options: dict[str, int]
+        self, questions: list[Prompt], mixtures: list[Mixture], batch_size: int, options: dict[str, int]
     ) -> Generator[tuple[int, str]]:
         with self._alone():
             for start in range(0, len(questions), batch_size):
@@ -343,7 +347,7 @@ class SilverSight:
         return fixed_mixtures(experts, len(routes), len(self.bank))
 
     def _answer(
-        self, questions: list[str], mixtures: list[Mixture], strategy: str, progress: bool, options: dict[str, Any]
+        self, questions: list[Prompt], mixtures: list[Mixture], strategy: str, progress: bool, options: dict[str, Any]
     ) -> list[str]:
         from tqdm.auto import tqdm
 
@@ -383,11 +387,3 @@ def _check(bank: ExpertBank, *, encoder: Mapping | None = None, base: Mapping | 
     """Raise `BankError` unless encoder and base are those the bank was made with."""
     check_match("encoder", bank.encoder, encoder, "Use the bank's encoder, or train a bank with yours.")
     check_match("base model", bank.base, base, "Use the base the experts were trained on.")
-
-
-def _questions(questions: Sequence[str]) -> list[str]:
-    questions = as_texts([questions] if isinstance(questions, str) else questions, "questions")
-    for row, question in enumerate(questions):
-        if not question.strip():
-            raise DataError("a question is empty", where=f"question {row}", hint="Leave it out.")
-    return questions

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from assl_kit.common.checks import as_texts, positive
+from assl_kit.common.checks import positive
+from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import DataError, ParameterError
 
-from .batches import InferenceReport, cut_left, fitting_threads, in_batches
+from .batches import InferenceReport, fitting_threads, in_batches
 from .identity import unwrap
-from .tokens import chat_prompt, evaluating, padded, room_for, token_ids, without_left_hooks
+from .tokens import end_tokens, evaluating, padded, room_for, without_left_hooks
+from .turns import prompt_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,7 +24,7 @@ BASE_ADAPTER = "__base__"  # PEFT's own name for: no adapter
 def generate_answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
     batch_size: int | None = None,
@@ -40,14 +42,14 @@ def generate_answers(
     ----------
     model, tokenizer
         A causal language model, with or without PEFT adapters, and its tokenizer.
-    prompts : sequence of str, length n
-        User texts, put into the chat template.
+    prompts : sequence of str or list of dict, length n
+        User texts, or the messages of conversations; put into the chat template.
     max_new_tokens : int
         An answer ends at the end token or after this many tokens.
     batch_size : int, optional
         Default, and what happens where memory runs out: as in :func:`answer_nll`.
     max_length : int
-        Tokens of the prompt; a longer one loses tokens on its left.
+        Tokens of the prompt; a longer one loses its oldest turns, then tokens on its left.
     adapter_names : sequence of str, length n, optional
         The PEFT adapter that answers each prompt, ``"__base__"`` for none: a mixed batch. Default: what is active.
     progress : bool
@@ -70,7 +72,7 @@ def generate_answers(
     import torch
 
     positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts = as_texts(prompts, "prompts")
+    prompts = as_prompts(prompts)
     if adapter_names is not None:
         adapter_names = loaded_adapters(model, adapter_names, len(prompts))
     if not prompts:
@@ -78,8 +80,8 @@ def generate_answers(
     base = unwrap(model)
     room = room_for(base, max_length, max_new_tokens)
     report = InferenceReport() if report is None else report
-    heads = token_ids(tokenizer, [chat_prompt(tokenizer, text) for text in prompts])
-    rows = [cut_left(head, room, tokenizer) for head in heads]
+    heads = prompt_ids(tokenizer, prompts, room)
+    rows = [head.ids for head in heads]
     config = greedy_settings(base, tokenizer, max_new_tokens)
     answers = [""] * len(rows)
 
@@ -96,7 +98,7 @@ def generate_answers(
             answers[i] = text.strip()
 
     report.records += len(rows)
-    report.truncated += sum(len(head) > room for head in heads)
+    report.truncated += sum(head.cut for head in heads)
     report.prompt_tokens += sum(map(len, rows))
     lengths = [len(row) + max_new_tokens for row in rows]
     with report.timed(model), evaluating(model), fitting_threads(model), torch.inference_mode():
@@ -108,8 +110,6 @@ def greedy_settings(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, m
     """Generation settings: greedy, and nothing taken from the model's own file but its end tokens."""
     from transformers import GenerationConfig
 
-    model_ends = base.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(model_ends if isinstance(model_ends, list) else [model_ends])} - {None}
     # Every sampling field is given, else generate() would fill it from the model's own file (repetition penalties).
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -118,7 +118,7 @@ def greedy_settings(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, m
         num_beams=1,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted(ends),
+        eos_token_id=sorted(end_tokens(base, tokenizer)),
         temperature=1.0,
         top_k=50,
         top_p=1.0,

@@ -11,6 +11,7 @@ from assl_kit.common.files import plain, sha256_file, sha256_of
 from assl_kit.errors import ParameterError
 
 from .gguf import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
+from .templates import thinks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,7 +43,8 @@ def base_info(
         ``id`` (``"tiny"``, ``"gemma3-270m"``, the hub id, the name of a GGUF file, or the last part of a local folder's
         path), ``revision`` (hub commit or None), ``fingerprint`` (SHA-256 over the safetensors files or the GGUF file
         it was loaded from, so the same for any device and dtype; over config and tensors if it was not loaded from
-        files), ``tokenizer`` (SHA-256 of vocabulary and chat template).
+        files), ``tokenizer`` (SHA-256 of vocabulary and chat template); of a base whose chat template knows
+        ``enable_thinking`` also ``thinking`` (bool), see :func:`assl_kit.model.loading.load_base`.
     """
     base = unwrap(model)
     source = _source(base, name)
@@ -57,12 +59,13 @@ def base_info(
         label = folder.resolve().name
     else:
         label = source or type(base).__name__
+    thinking = thinks(tokenizer)
     return {
         "id": label,
         "revision": revision,
         "fingerprint": base_fingerprint(base, name),
         "tokenizer": tokenizer_fingerprint(tokenizer),
-    }
+    } | ({} if thinking is None else {"thinking": thinking})
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

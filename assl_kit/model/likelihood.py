@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assl_kit.common.checks import as_texts, positive
+from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import DataError
 
-from .batches import InferenceReport, cut_left, fitting_threads, in_batches
+from .batches import InferenceReport, fitting_threads, in_batches
 from .identity import unwrap
-from .tokens import chat_prompt, decoder, evaluating, logits, padded, room_beside, token_ids
+from .tokens import decoder, evaluating, logits, padded, room_beside
+from .turns import prompt_ids, text_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,7 +27,7 @@ _LOGITS = 1 << 24
 def answer_nll(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str] | None,
+    prompts: Sequence[Prompt] | None,
     answers: Sequence[str],
     *,
     batch_size: int | None = None,
@@ -42,14 +44,16 @@ def answer_nll(
     ----------
     model, tokenizer
         A causal language model, with or without (active) PEFT adapters, and its tokenizer.
-    prompts : sequence of str, length n, or None
-        User texts, put into the chat template. None gives the unconditioned loss: the user's turn is empty (ours).
+    prompts : sequence of str or list of dict, length n, or None
+        User texts, or the messages of conversations; put into the chat template. None gives the unconditioned loss: the
+        user's turn is empty (ours).
     answers : sequence of str, length n
     batch_size : int, optional
         Records a forward pass. It changes results by rounding only (about 1e-6 in float32). Default: by device and
         length (`batch_size_for`). Where memory runs out, batches are halved, with a warning.
     max_length : int
-        Tokens of prompt and answer together. A longer prompt loses tokens on its left; the answer is kept whole.
+        Tokens of prompt and answer together. A longer prompt loses its oldest turns, then tokens on its left; the
+        answer is kept whole.
     progress : bool
         Show a progress bar.
     report : InferenceReport, optional
@@ -71,19 +75,18 @@ def answer_nll(
 
     positive(batch_size=1 if batch_size is None else batch_size, max_length=max_length)
     answers = as_texts(answers, "answers")
-    prompts = [""] * len(answers) if prompts is None else as_texts(prompts, "prompts")
+    prompts = [""] * len(answers) if prompts is None else as_prompts(prompts)
     if len(prompts) != len(answers):
         raise DataError(f"there are {len(prompts)} prompts but {len(answers)} answers")
     if not answers:
         return np.zeros(0)
     base = unwrap(model)
-    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts])
-    tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, answers)]
-    report, rows = InferenceReport() if report is None else report, []
-    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        room = room_beside(base, max_length, tail, f"row {row}")
-        report.truncated += len(head) > room
-        rows.append((cut_left(head, room, tokenizer), tail))
+    tails = [ids + [tokenizer.eos_token_id] for ids in text_ids(tokenizer, answers)]
+    rooms = [room_beside(base, max_length, tail, f"row {row}") for row, tail in enumerate(tails)]
+    heads = prompt_ids(tokenizer, prompts, rooms)
+    report = InferenceReport() if report is None else report
+    report.truncated += sum(head.cut for head in heads)
+    rows = [(head.ids, tail) for head, tail in zip(heads, tails, strict=True)]
     losses = np.zeros(len(rows))
 
     def score(batch: list[int]) -> None:

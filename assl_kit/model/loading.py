@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +14,11 @@ from assl_kit.errors import ParameterError
 
 from .gguf import convert, is_gguf
 from .identity import base_source
+from .templates import GEMMA_TEMPLATE, stop_thinking
 
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-GEMMA_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<start_of_turn>"
-    "{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n{{ message['content'] | trim }}"
-    "<end_of_turn>\n"
-    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-"""Turns of a user and the model as Gemma's chat models write them; it puts the bos token, so the tokenizer must not."""
-
 
 QUANTIZATIONS = ("none", "nf4")
 
@@ -36,6 +30,7 @@ def load_base(
     dtype: str | None = None,
     quantization: str | None = None,
     chat_template: str | None = None,
+    thinking: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready for inference.
 
@@ -58,6 +53,10 @@ def load_base(
     chat_template : str, optional
         A Jinja chat template for a tokenizer that has none, or to replace its own. Gemma's base models, which have its
         turn tokens but no template, get the one of its chat models without being asked.
+    thinking : bool
+        Whether a reasoning model may think aloud before it answers. By default a chat template that knows
+        ``enable_thinking`` has it set to false, in training, scoring and answers alike, and a line says so. No other
+        template is changed.
 
     Returns
     -------
@@ -134,11 +133,18 @@ def load_base(
             f"the tokenizer of the base model {name!r} has no chat template",
             hint="Take an instruction-tuned ('chat', 'instruct') model, or give chat_template=….",
         )
+    if not thinking and stop_thinking(tokenizer):
+        _say_once(f"The base model {name} can think aloud before it answers; that is off (thinking=False).")
     _check_template(tokenizer, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return (model if quantization == "nf4" else model.to(where.device)).eval(), tokenizer
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

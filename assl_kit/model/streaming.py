@@ -7,12 +7,14 @@ from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from assl_kit.common.checks import as_texts, positive
+from assl_kit.common.checks import positive
+from assl_kit.data.conversations import Prompt, as_prompts
 
-from .batches import cut_left, fitting_threads
+from .batches import fitting_threads
 from .generation import greedy_settings, loaded_adapters
 from .identity import unwrap
-from .tokens import chat_prompt, evaluating, padded, room_for, token_ids, without_left_hooks
+from .tokens import evaluating, padded, room_for, without_left_hooks
+from .turns import prompt_ids
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def stream_answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 32,
@@ -65,13 +67,12 @@ def stream_answers(
     {0}
     """
     positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-    prompts = as_texts(prompts, "prompts")
+    prompts = as_prompts(prompts)
     if adapter_names is not None:
         adapter_names = loaded_adapters(model, adapter_names, len(prompts))
     base = unwrap(model)
     room = room_for(base, max_length, max_new_tokens)
-    texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
-    rows = [cut_left(ids, room, tokenizer) for ids in token_ids(tokenizer, texts)] if texts else []
+    rows = [head.ids for head in prompt_ids(tokenizer, prompts, room)]
 
     def work(put: Callable[[tuple[int, str]], None], stop: threading.Event) -> None:
         import torch

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from assl_kit.data.conversations import Prompt
 from assl_kit.errors import DataError, ParameterError
 
 from .identity import unwrap
+from .templates import rendered, written_messages
 
 if TYPE_CHECKING:
     import torch
@@ -18,23 +20,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """The prompt as one user turn in the tokenizer's chat template, with the header of the answer added.
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The prompt in the tokenizer's chat template, with the header of the answer added.
 
     Parameters
     ----------
     tokenizer
         A tokenizer with a chat template.
-    prompt : str
-        The user's text.
+    prompt : str or list of dict
+        The user's text, or the messages of a conversation. Where the template knows no system message, it stands at
+        the head of the first user turn.
 
     Returns
     -------
     str
     """
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
+    return rendered(tokenizer, written_messages(tokenizer, prompt))
 
 
 def _positions(model: PreTrainedModel | PeftModel) -> float:
@@ -102,6 +103,12 @@ def room_beside(model: PreTrainedModel | PeftModel, max_length: int, answer: lis
     return max(1, int(min(max_length, limit)) - len(answer))
 
 
+def end_tokens(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens at which an answer ends: the tokenizer's, and those of the model's own generation settings."""
+    own = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+
+
 def decoder(base: PreTrainedModel) -> torch.nn.Module:
     """The transformer of a causal language model, without its output embedding."""
     return base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
@@ -160,6 +167,8 @@ def evaluating(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """The tokens of each text, all of them and no special ones: templates and callers put those."""
+    if not texts:
+        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]

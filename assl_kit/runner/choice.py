@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.data.records import user_prompt
+from assl_kit.data.conversations import as_texts_of
+from assl_kit.data.records import prompts
 
 from .page import png_of
 
@@ -202,7 +203,6 @@ def highest_blocks(ws: Workspace, kind: str) -> Iterator[tuple[str, Any]]:
     top = known.assign(id=known["id"].astype(str)).sort_values(["raw", "id"], ascending=[False, True]).head(HIGHEST)
     records = ws.table("records.parquet")
     records = records[records["id"].isin(top["id"])].set_index("id").reindex(top["id"]).fillna("")
-    prompts = [user_prompt(*texts) for texts in zip(records["instruction"], records["input"], strict=True)]
     excluded = scores["score"].isna()
     yield "heading", "The highest-scored records"
     exclusion = f"{int(excluded.sum()):,} of {len(scores):,} scored records are excluded"
@@ -217,7 +217,7 @@ def highest_blocks(ws: Workspace, kind: str) -> Iterator[tuple[str, Any]]:
             {
                 "id": top["id"].tolist(),
                 "task": records["task"].tolist(),
-                "prompt": [_cut(text) for text in prompts],
+                "prompt": [_cut(text) for text in as_texts_of(prompts(records.reset_index()))],
                 "answer": [_cut(text) for text in records["output"]],
                 "raw score": top["raw"].tolist(),
                 "excluded": ["yes" if lost else "" for lost in top["score"].isna()],

@@ -138,7 +138,7 @@ def embed_block(
     DataError
         If a text cannot be embedded; the message names the record.
     """
-    block = read_block(records, number, ("id", "instruction", "input"))
+    block = read_block(records, number, ("id", "instruction", "input", "system", "history"))
     try:
         rows = encode(encoder, prompts(block))
     except DataError as error:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assl_kit.common.checks import as_texts
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import plain, sha256_of
 from assl_kit.common.packages import reason
 from assl_kit.common.trust import check_encoder_folder
+from assl_kit.data.conversations import Prompt, as_texts_of
 from assl_kit.errors import DataError, ParameterError
 
 from .static_encoder import fit_static_encoder, static_rows
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def load_encoder(
     name: str = "fit",
     *,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[Prompt] | None = None,
     dim: int = 256,
     vocab_size: int = 20_000,
     seed: int = 0,
@@ -41,7 +41,7 @@ def load_encoder(
         ``"fit"``: fit a static encoder (:func:`fit_static_encoder`); else a local folder or a hub id of a
         sentence-transformers model. Only safetensors weights are read, and no code that a model brings or names is run
         (`assl_kit.common.trust`).
-    texts : sequence of str, optional
+    texts : sequence of str or list of dict, optional
         What to fit on; needed for ``"fit"``, not used otherwise.
     dim, vocab_size, seed : int
         As in :func:`fit_static_encoder`.
@@ -72,7 +72,7 @@ def load_encoder(
         return _load(name, where)
     if texts is None:
         raise ParameterError("encoder 'fit' needs texts to fit on", hint="Give texts=…, a folder, or a hub id.")
-    return fit_static_encoder(as_texts(texts), dim=dim, vocab_size=vocab_size, seed=seed).to(where)
+    return fit_static_encoder(texts, dim=dim, vocab_size=vocab_size, seed=seed).to(where)
 
 
 def _load(name: str, device: str) -> SentenceTransformer:
@@ -127,14 +127,15 @@ def _tokenizer_state(module: torch.nn.Module) -> Any:
 
 
 def encode(
-    encoder: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 256, progress: bool = False
+    encoder: SentenceTransformer, texts: Sequence[Prompt], *, batch_size: int = 256, progress: bool = False
 ) -> np.ndarray:
     """Embed texts as rows of unit length.
 
     Parameters
     ----------
     encoder : sentence_transformers.SentenceTransformer
-    texts : sequence of str, length n
+    texts : sequence of str or list of dict, length n
+        Of a conversation its :func:`assl_kit.data.conversations.prompt_text`.
     batch_size : int
     progress : bool
         Show a progress bar.
@@ -147,7 +148,7 @@ def encode(
     Raises
     ------
     DataError
-        If a text is not a string, or its embedding is zero (an empty text) or not finite; the message names the row.
+        If a text is no prompt, or its embedding is zero (an empty text) or not finite; the message names the row.
 
     Examples
     --------
@@ -156,7 +157,7 @@ def encode(
     >>> X.shape, bool(abs(X[0] @ X[0] - 1) < 1e-6)
     ((2, 3), True)
     """
-    texts = as_texts(texts)
+    texts = as_texts_of(texts)
     if not texts:
         return np.zeros((0, _dimension(encoder)), dtype=np.float32)
     rows = static_rows(encoder, texts) if len(texts) <= batch_size else None

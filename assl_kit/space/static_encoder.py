@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assl_kit.common.checks import as_texts, whole
+from assl_kit.common.checks import whole
+from assl_kit.data.conversations import Prompt, as_texts_of
 from assl_kit.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ UNKNOWN = "[UNK]"  # the token of characters that the fitted texts do not have
 
 
 def fit_static_encoder(
-    texts: Sequence[str],
+    texts: Sequence[Prompt],
     *,
     dim: int = 256,
     vocab_size: int = 20_000,
@@ -37,7 +38,8 @@ def fit_static_encoder(
 
     Parameters
     ----------
-    texts : sequence of str
+    texts : sequence of str or list of dict
+        Of conversations their :func:`assl_kit.data.conversations.prompt_text`.
     dim : int
         Columns of the embedding. Where the texts have fewer components, the rest is zero.
     vocab_size : int
@@ -75,15 +77,15 @@ def fit_static_encoder(
     whole("vocab_size", vocab_size, 16)
     whole("max_token_length", max_token_length, 1)
     whole("max_texts", max_texts, 2)
-    texts = as_texts(texts)
-    if len(texts) > max_texts:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(texts), max_texts, replace=False))
-        texts = [texts[row] for row in chosen]
-    if len(texts) < 2 or not any(text.strip() for text in texts):
+    lines = as_texts_of(texts)
+    if len(lines) > max_texts:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(lines), max_texts, replace=False))
+        lines = [lines[row] for row in chosen]
+    if len(lines) < 2 or not any(line.strip() for line in lines):
         raise DataError("an encoder needs at least two texts with characters in them to be fitted on")
-    tokenizer = _fit_tokenizer(texts, vocab_size, max_token_length)
+    tokenizer = _fit_tokenizer(lines, vocab_size, max_token_length)
     unknown = tokenizer.get_vocab()[UNKNOWN]
-    vectors = _token_vectors(_count_tokens(tokenizer, texts), dim, seed, unknown)
+    vectors = _token_vectors(_count_tokens(tokenizer, lines), dim, seed, unknown)
     modules = [StaticEmbedding(tokenizer, embedding_weights=vectors), Normalize()]
     return SentenceTransformer(modules=modules, device="cpu")
 

@@ -175,7 +175,7 @@ def tokenizer_of(base: str):
     from transformers import AutoConfig, AutoTokenizer
 
     from assl_kit.model.identity import TINY_BASE
-    from assl_kit.model.loading import GEMMA_TEMPLATE
+    from assl_kit.model.templates import GEMMA_TEMPLATE
 
     source = str(TINY_BASE) if base == "tiny" else base
     tokenizer = AutoTokenizer.from_pretrained(source)

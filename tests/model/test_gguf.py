@@ -17,7 +17,8 @@ from assl_kit.model.generation import generate_answers
 from assl_kit.model.gguf import GEMMA, cache_folder, check_gguf, convert, is_gguf
 from assl_kit.model.identity import base_info, base_source
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.model.loading import GEMMA_TEMPLATE, load_base
+from assl_kit.model.loading import load_base
+from assl_kit.model.templates import GEMMA_TEMPLATE
 from assl_kit.model.tokens import chat_prompt
 
 gguf = pytest.importorskip("gguf", reason="the package gguf (extra dev or llm-offline) is not installed")

@@ -12,8 +12,8 @@ import pandas as pd
 
 from assl_kit.common.files import sha256_of
 from assl_kit.errors import DataError
-from assl_kit.model.batches import cut_left
-from assl_kit.model.tokens import chat_prompt, room_beside, token_ids
+from assl_kit.model.tokens import end_tokens, room_beside
+from assl_kit.model.turns import prompt_ids, text_ids
 
 from .config import TrainingConfig
 
@@ -28,7 +28,7 @@ LEAST_HELD_OUT = 8
 
 @dataclass(frozen=True)
 class Encoded:
-    """Records as tokens: ``input_ids`` and ``labels`` (−100 on the prompt), and how many prompts were cut."""
+    """Records as tokens: ``input_ids``, ``labels`` (−100 where there is no loss), and how many prompts were cut."""
 
     input_ids: list[list[int]]
     labels: list[list[int]]
@@ -44,15 +44,17 @@ def encode_records(
 ) -> Encoded:
     """Turn records into token rows whose labels cover the answer and the token that ends it, and nothing else.
 
-    Prompt and answer are tokenised apart, as generation and :func:`assl_kit.model.likelihood.answer_nll` see them.
+    In a conversation all answers count, the earlier ones too. Prompt and answer are tokenised apart, as generation and
+    :func:`assl_kit.model.likelihood.answer_nll` see them.
 
     Parameters
     ----------
     model, tokenizer
         The base and its tokenizer (with chat template).
     records : DataFrame
-        With ``instruction``, ``input``, ``output`` (and ``id``, for messages).
+        With ``instruction``, ``input``, ``output`` (and ``id``, for messages; ``system`` and ``history``).
     max_length : int
+        A longer prompt loses its oldest turns, then tokens on its left.
 
     Returns
     -------
@@ -70,17 +72,18 @@ def encode_records(
         raise DataError("there is no record to train on")
     from assl_kit.data.records import prompts
 
-    heads = token_ids(tokenizer, [chat_prompt(tokenizer, prompt) for prompt in prompts(records)])
-    tails = [ids + [tokenizer.eos_token_id] for ids in token_ids(tokenizer, list(records["output"]))]
-    input_ids, labels, cut = [], [], 0
-    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        name = records["id"].iloc[row] if "id" in records else row
-        room = room_beside(model, max_length, tail, f"record {name}")
-        cut += len(head) > room
-        head = cut_left(head, room, tokenizer)
-        input_ids.append(head + tail)
-        labels.append([-100] * len(head) + tail)
-    return Encoded(input_ids, labels, cut)
+    names = records["id"] if "id" in records else range(len(records))
+    tails = [ids + [tokenizer.eos_token_id] for ids in text_ids(tokenizer, list(records["output"]))]
+    rooms = [room_beside(model, max_length, tail, f"record {name}") for name, tail in zip(names, tails, strict=True)]
+    heads = prompt_ids(tokenizer, prompts(records), rooms, end_tokens(model, tokenizer))
+    input_ids, labels = [], []
+    for head, tail in zip(heads, tails, strict=True):
+        wanted = [-100] * len(head.ids)
+        for start, end in head.answers:
+            wanted[start:end] = head.ids[start:end]
+        input_ids.append(head.ids + tail)
+        labels.append(wanted + tail)
+    return Encoded(input_ids, labels, sum(head.cut for head in heads))
 
 
 @dataclass(frozen=True)

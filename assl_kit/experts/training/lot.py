@@ -27,16 +27,18 @@ class Lot:
         self.n_steps = np.array([plan.steps for plan in self.plans])
         rows = [ids for i in self.arms for ids in encoded[i].input_ids]
         self.lengths = np.array([*map(len, rows), 0])  # the last row stands for no record
-        self.heads = np.array([labels.count(-100) for i in self.arms for labels in encoded[i].labels] + [1])
         self.tokens = np.full((len(rows) + 1, self.lengths.max()), pad, dtype=np.int32)
-        for place, ids in enumerate(rows):
+        self.wanted = np.zeros(self.tokens.shape, dtype=bool)  # tokens with a loss
+        labels = [labels for i in self.arms for labels in encoded[i].labels]
+        for place, (ids, targets) in enumerate(zip(rows, labels, strict=True)):
             self.tokens[place, : len(ids)] = ids
+            self.wanted[place, : len(ids)] = np.array(targets) != -100
         first = np.cumsum([0, *(len(encoded[i].input_ids) for i in self.arms)])
         self.order = np.full((len(self.arms), self.steps * self.per_step), len(rows))
         for place, plan in enumerate(self.plans):
             ordered = np.concatenate(plan.rows)
             self.order[place, : len(ordered)] = ordered + first[place]
-        self.answers = np.maximum(self.lengths - self.heads, 0)
+        self.answers = self.wanted.sum(axis=1)
 
     def active(self, step: int) -> int:
         """How many adapters have this step; they are the first ones."""

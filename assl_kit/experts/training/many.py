@@ -290,10 +290,9 @@ def _pass(model: PreTrainedModel, lot: Lot, records: np.ndarray, counts: np.ndar
     m, flat = len(records), records.reshape(-1)
     if not lot.lengths[flat].any():  # the last batch of an epoch may be short: here is none of its records
         return
-    width, lengths = width_of(lot.lengths[flat].max()), lot.lengths[flat]
+    width = width_of(lot.lengths[flat].max())
     ids = np.pad(lot.tokens[flat, :width], ((0, 0), (0, max(0, width - lot.tokens.shape[1]))))
-    at = np.arange(width)
-    row, position = np.nonzero((at >= lot.heads[flat][:, None] - 1) & (at < lengths[:, None] - 1))
+    row, position = np.nonzero(lot.wanted[flat, 1:width])  # the state before a token tells of it
     arm = row // records.shape[1]
     target, share = ids[row, position + 1], (1 / counts)[arm]
     places = _to(np.stack([row * width + position, target, arm]).astype(np.int64), model.device)
