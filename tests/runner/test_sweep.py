@@ -180,7 +180,7 @@ def test_a_sweep_keeps_away_from_runs_and_data_is_read_once(here, monkeypatch):
     import assl_kit.runner.plan as plan
 
     loaded, load = [], plan.load_run_records
-    monkeypatch.setattr(plan, "load_run_records", lambda p: loaded.append(p) or load(p))
+    monkeypatch.setattr(plan, "load_run_records", lambda *a, **k: loaded.append(a) or load(*a, **k))
     own = grid.model_copy(update={"parameters": {"data": "mine.jsonl"}})
     assert len(plan_sweep(own, "x")) == 2 and len(loaded) == 1
 
