@@ -14,7 +14,7 @@ import pandas as pd
 
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.data.conversations import as_texts_of
+from assl_kit.data.conversations import prompt_texts
 from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 from assl_kit.experts.router import Routes, expert_centroids
@@ -73,7 +73,7 @@ class TrainingRecords:
             raise WorkspaceError(
                 "the selection is not the one the experts were trained on", hint="Run notebook 06 again."
             )
-        table["question"] = as_texts_of(prompts(table))
+        table["question"] = prompt_texts(prompts(table))
         return cls(table[["id", "cluster", "copies", "task", "question", "output"]], rows)
 
     def nearest(self, expert: int, embedding: np.ndarray, n: int = N_RECORDS) -> pd.DataFrame:

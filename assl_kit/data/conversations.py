@@ -176,12 +176,12 @@ def _checked(value: Any, name: str, where: str) -> list[Message]:
     return messages
 
 
-def as_texts_of(values: Sequence[Any], name: str = "texts") -> list[str]:
+def prompt_texts(values: Sequence[Any], name: str = "texts") -> list[str]:
     """The `prompt_text` of each of these prompts; checked as by `as_prompts`.
 
     Examples
     --------
-    >>> as_texts_of(["什么是债券？", conversation("股票呢？", history=[["债券？", "一种借据。"]])])
+    >>> prompt_texts(["什么是债券？", conversation("股票呢？", history=[["债券？", "一种借据。"]])])
     ['什么是债券？', '股票呢？\\n债券？\\n一种借据。']
     """
     return [prompt_text(prompt) for prompt in as_prompts(values, name)]

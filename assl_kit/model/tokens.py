@@ -105,8 +105,8 @@ def room_beside(model: PreTrainedModel | PeftModel, max_length: int, answer: lis
 
 def end_tokens(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens at which an answer ends: the tokenizer's, and those of the model's own generation settings."""
-    own = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    of_model = getattr(getattr(base, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])} - {None}
 
 
 def decoder(base: PreTrainedModel) -> torch.nn.Module:

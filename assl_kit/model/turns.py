@@ -199,7 +199,7 @@ def _as_text(tokenizer: PreTrainedTokenizerBase, text: str, control: dict[int, s
         return ids
     if len(text) < 2:
         raise ParameterError(f"the tokenizer makes the control token {there[0]!r} of the plain text {text!r}")
-    cuts = [found.start() + 1 for found in re.finditer("|".join(map(re.escape, there)), text)]
+    cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, there)), text)]
     cuts = [cut for cut in cuts if cut < len(text)] or [len(text) // 2]
     parts = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
     return [token for part in parts for token in _as_text(tokenizer, part, control)]

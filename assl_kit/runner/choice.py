@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.data.conversations import as_texts_of
+from assl_kit.data.conversations import prompt_texts
 from assl_kit.data.records import prompts
 
 from .page import png_of
@@ -217,7 +217,7 @@ def highest_blocks(ws: Workspace, kind: str) -> Iterator[tuple[str, Any]]:
             {
                 "id": top["id"].tolist(),
                 "task": records["task"].tolist(),
-                "prompt": [_cut(text) for text in as_texts_of(prompts(records.reset_index()))],
+                "prompt": [_cut(text) for text in prompt_texts(prompts(records.reset_index()))],
                 "answer": [_cut(text) for text in records["output"]],
                 "raw score": top["raw"].tolist(),
                 "excluded": ["yes" if lost else "" for lost in top["score"].isna()],

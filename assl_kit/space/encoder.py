@@ -14,7 +14,7 @@ from assl_kit.common.device import pick_device
 from assl_kit.common.files import plain, sha256_of
 from assl_kit.common.packages import reason
 from assl_kit.common.trust import check_encoder_folder
-from assl_kit.data.conversations import Prompt, as_texts_of
+from assl_kit.data.conversations import Prompt, prompt_texts
 from assl_kit.errors import DataError, ParameterError
 
 from .static_encoder import fit_static_encoder, static_rows
@@ -157,7 +157,7 @@ def encode(
     >>> X.shape, bool(abs(X[0] @ X[0] - 1) < 1e-6)
     ((2, 3), True)
     """
-    texts = as_texts_of(texts)
+    texts = prompt_texts(texts)
     if not texts:
         return np.zeros((0, _dimension(encoder)), dtype=np.float32)
     rows = static_rows(encoder, texts) if len(texts) <= batch_size else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assl_kit.common.checks import whole
-from assl_kit.data.conversations import Prompt, as_texts_of
+from assl_kit.data.conversations import Prompt, prompt_texts
 from assl_kit.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def fit_static_encoder(
     whole("vocab_size", vocab_size, 16)
     whole("max_token_length", max_token_length, 1)
     whole("max_texts", max_texts, 2)
-    lines = as_texts_of(texts)
+    lines = prompt_texts(texts)
     if len(lines) > max_texts:
         chosen = np.sort(np.random.default_rng(seed).choice(len(lines), max_texts, replace=False))
         lines = [lines[row] for row in chosen]

@@ -12,9 +12,9 @@ from helpers.records import fails
 from assl_kit.data.conversations import (
     as_prompts,
     as_questions,
-    as_texts_of,
     conversation,
     prompt_text,
+    prompt_texts,
     read_history,
     without_oldest_turn,
 )
@@ -61,7 +61,7 @@ def test_a_history_of_another_form_is_named_by_its_record(text):
 def test_the_question_comes_first_in_the_embedded_text():
     prompt = conversation("两季合计？", SYSTEM, HISTORY)
     assert prompt_text(prompt).split("\n") == ["两季合计？", SYSTEM, *sum(HISTORY, [])]
-    assert prompt_text("两季合计？") == "两季合计？" and as_texts_of(["x", prompt])[1] == prompt_text(prompt)
+    assert prompt_text("两季合计？") == "两季合计？" and prompt_texts(["x", prompt])[1] == prompt_text(prompt)
 
 
 def test_the_oldest_turns_go_first_and_the_system_message_stays():
@@ -103,6 +103,6 @@ def test_embedded_conversations_are_their_texts():
     prompt = conversation("两季合计？", SYSTEM, HISTORY)
     asked = ["一季度营收", prompt, "债券"]
     encoder = load_encoder("fit", texts=asked, dim=3)
-    same = load_encoder("fit", texts=as_texts_of(asked), dim=3)
-    np.testing.assert_array_equal(encode(encoder, asked), encode(same, as_texts_of(asked)))
+    same = load_encoder("fit", texts=prompt_texts(asked), dim=3)
+    np.testing.assert_array_equal(encode(encoder, asked), encode(same, prompt_texts(asked)))
     assert not np.allclose(encode(encoder, [prompt]), encode(encoder, ["两季合计？"]))
