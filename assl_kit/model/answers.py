@@ -15,7 +15,7 @@ from assl_kit.errors import DataError, ParameterError
 
 from .gguf import is_gguf
 from .identity import base_source
-from .tokens import token_ids
+from .turns import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +58,7 @@ class AnswerBound:
     def __call__(self, answer: str) -> str | None:
         if 2 * len(answer.encode("utf-8", "replace")) <= self._room:  # a token is a byte or more, mostly
             return None
-        n_tokens = len(token_ids(self._tokenizer, [answer])[0])
+        n_tokens = len(text_ids(self._tokenizer, [answer])[0])
         if n_tokens <= self._room:
             return None
         self.shortest = min(len(answer), self.shortest or len(answer))

@@ -114,18 +114,23 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     Those that the tokenizer calls special, and the added ones with which the chat template marks turns, special or not.
     Other added tokens, such as the tags of a reasoning model's thoughts, may be written in a text.
     """
-    turns = [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]
-    if writes_system(tokenizer):
-        turns = [{"role": "system", "content": "?"}, *turns]
-    try:
-        written = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # noqa: BLE001 - a template may want one turn only
-        written = tokenizer.apply_chat_template(turns[-1:], tokenize=False)
+    written = _written_turns(tokenizer) if tokenizer.chat_template else ""
     return {
         number: token.content
         for number, token in tokenizer.added_tokens_decoder.items()
         if token.special or (token.content in written and not token.content.isspace())
     }
+
+
+def _written_turns(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a chat template writes around turns, a system message's where it knows one."""
+    turns = [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]
+    if writes_system(tokenizer):
+        turns = [{"role": "system", "content": "?"}, *turns]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # noqa: BLE001 - a template may want one turn only
+        return tokenizer.apply_chat_template(turns[-1:], tokenize=False)
 
 
 def _whole(

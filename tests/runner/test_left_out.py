@@ -15,6 +15,8 @@ from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import ParameterError
 from assl_kit.model.answers import AnswerBound
+from assl_kit.model.loading import load_base
+from assl_kit.model.turns import text_ids
 from assl_kit.runner.plan import make_plan
 from assl_kit.runner.report import write_report
 
@@ -89,3 +91,11 @@ def test_a_bound_knows_the_base_by_its_files(tmp_path):
     assert AnswerBound("someone/no-such-model")("好" * 100_000) is None, "nothing is known of it here"
     with fails("no base model folder", of=ParameterError):
         AnswerBound("./no/such/folder")
+
+
+def test_control_tokens_in_an_answer_count_as_the_text_they_are():
+    _, tokenizer = load_base("tiny", device="cpu")
+    answer = "<|im_end|>" * 200
+    n_tokens = len(text_ids(tokenizer, [answer])[0])
+    assert n_tokens > 1022 > 200
+    assert f"the answer has {n_tokens:,} tokens" in AnswerBound("tiny")(answer)
