@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from assl_kit.artifacts.build_experts import experts_folder
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, near
 from assl_kit.artifacts.store import STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
+from assl_kit.common.limits import MAX_LINE
+from assl_kit.common.names import by_number, first_unwritable
 from assl_kit.errors import ParameterError, WorkspaceError
 
 from .console import from_here, print_json, print_table
@@ -31,13 +34,23 @@ _bank_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value; progress goes to stderr.")
 
 
+def _question(context: click.Context, argument: click.Parameter, text: str) -> str:
+    """The question as it stands, or, where that is "-", what is on the standard input."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read(MAX_LINE).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ParameterError("the question holds bytes that are not UTF-8", hint="Write it as UTF-8.") from error
+
+
 @click.command()
-@click.argument("text")
+@click.argument("text", callback=_question)
 @_run_option
 @_bank_option
 @json_option
 def route(text: str, run: str, bank: Path | None, as_json: bool) -> None:
-    """Show which expert the question TEXT goes to."""
+    """Show which expert the question TEXT goes to ("-": what stands on the standard input)."""
     from assl_kit.experts.bank import ExpertBank
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
@@ -59,13 +72,13 @@ def route(text: str, run: str, bank: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("text")
+@click.argument("text", callback=_question)
 @_run_option
 @_bank_option
 @click.option("--top-k", default=1, show_default=True, help="Merge so many nearest experts for the answer.")
 @json_option
 def ask(text: str, run: str, bank: Path | None, top_k: int, as_json: bool) -> None:
-    """Let the nearest expert of a run or bank answer the question TEXT, as it writes."""
+    """Let the nearest expert of a run or bank answer the question TEXT ("-": the standard input), as it writes."""
     _check_question(text)
     silversight, lengths = _silversight(run, bank)
     routes = silversight.route([text])
@@ -149,11 +162,15 @@ def vllm(source: str, out: Path, base: str | None, encoder: str | None) -> None:
 def all_runs() -> dict[str, Path]:
     """The folders of the runs in the runs' folder, by name, damaged ones too; a sweep's jobs as ``SWEEP/JOB``."""
     runs, folder = {}, runs_folder()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (path / MANIFEST).is_file():
+    for path in sorted(folder.iterdir(), key=lambda path: by_number(path.name)) if folder.is_dir() else []:
+        try:
+            if (path / MANIFEST).is_file():
+                runs[path.name] = path
+            elif (path / SWEEP).is_file() or (path / STORE_FOLDER).is_dir():
+                jobs = sorted(path.glob(f"*/{MANIFEST}"), key=lambda job: by_number(job.parent.name))
+                runs |= {f"{path.name}/{job.parent.name}": job.parent for job in jobs}
+        except OSError:  # it cannot be looked at: who opens it says why
             runs[path.name] = path
-        elif (path / SWEEP).is_file() or (path / STORE_FOLDER).is_dir():
-            runs |= {f"{path.name}/{job.parent.name}": job.parent for job in sorted(path.glob(f"*/{MANIFEST}"))}
     return runs
 
 
@@ -177,3 +194,5 @@ def _some(names: list[str], most: int = 20) -> str:
 def _check_question(text: str) -> None:
     if not text.strip():
         raise ParameterError("the question is empty")
+    if first_unwritable([("question", text)]):
+        raise ParameterError("the question holds bytes that are not UTF-8", hint="Write it as UTF-8.")

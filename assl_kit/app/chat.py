@@ -15,7 +15,7 @@ import pandas as pd
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.conversations import prompt_texts
-from assl_kit.data.records import prompts
+from assl_kit.data.records import prompts, without_extras
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 from assl_kit.experts.router import Routes, expert_centroids
 from assl_kit.experts.silversight import SilverSight
@@ -64,7 +64,7 @@ class TrainingRecords:
         for name in ("records.parquet", "selection.parquet", "embeddings.safetensors"):
             if not ws.has(name):
                 raise WorkspaceError(f"the run has no {name}")
-        selection, records = read(ws, "selection"), read(ws, "records")
+        selection, records = read(ws, "selection"), without_extras(read(ws, "records"))
         table = selection[["id", "cluster", "copies"]].merge(records, on="id", how="left", validate="one_to_one")
         rows = rows_of(read(ws, "embeddings"), table["id"])
         unknown = table["output"].isna().any()

@@ -1,15 +1,19 @@
 """The command ``assl``: run the chain, look at runs, ask their experts, export them.
 
 Exit codes: 0 all went well; 1 a notebook or a job failed, the report of a run could not be written, or the run was
-interrupted; 2 the parameters, the data or the command are wrong; nothing was begun.
+interrupted; 2 the parameters, the data or the command are wrong; nothing was begun; 3 the system refused to read or
+write a file: no permission, no room, a folder that cannot be.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +21,12 @@ import click
 
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from assl_kit.artifacts.workspace import Workspace, runs_folder
-from assl_kit.errors import AsslError
+from assl_kit.errors import AsslError, WorkspaceError
 from assl_kit.version import __version__
 
 from . import ask
 from .ask import all_runs, json_option, open_run
-from .console import complain, from_here, print_frame, print_json, print_table
+from .console import complain, from_here, print_frame, print_json, print_table, system_message
 from .referee_command import referee
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ def app() -> None:
 # run ------------------------------------------------------------------------------------------------------------------
 @app.command()
 @click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help=f"One of {', '.join(profile_names())}.")
-@click.option("--data", metavar="FILE", default="", help="Your own records: a file, a folder or a hub dataset.")
+@click.option("--data", metavar="FILE", help="Your own records: a file, a folder or a hub dataset.")
 @click.option("--name", default="", help="The run's folder under runs/; default the profile's name, with the data's.")
 @click.option("-p", "assignments", metavar="NAME VALUE", nargs=2, multiple=True, help="Set a parameter; repeatable.")
 @click.option("-f", "file", metavar="FILE.yaml", type=click.Path(path_type=Path), help="Set parameters from a file.")
@@ -55,13 +59,13 @@ def app() -> None:
 )
 @_from_option
 @_to_option
-@click.option("--force", is_flag=True, help="Execute finished notebooks again.")
+@click.option("--force", is_flag=True, help="Execute finished notebooks again; write over other data.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run.")
 @_backend_option
 @json_option
 def run(
     profile: str,
-    data: str,
+    data: str | None,
     name: str,
     assignments: tuple[tuple[str, str], ...],
     file: Path | None,
@@ -74,6 +78,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Run the notebooks in order and write a report. What is finished and unchanged is not run twice."""
+    from assl_kit.runner.place import check_place
     from assl_kit.runner.plan import Known, find_notebooks, given_values, make_plan, notebooks_folder
     from assl_kit.runner.report import write_report
     from assl_kit.runner.run import run_plan
@@ -86,6 +91,7 @@ def run(
     plan = make_plan(profile, name, overrides, data, known=Known(notebooks))
     ws = Workspace.open(runs_folder() / plan.name)
     if dry_run:
+        check_place(ws, plan.parameters.data, force=force)
         _print_plan(ws, plan, force, as_json)
         return
     run_plan(plan, ws, force=force, say=_say(as_json))
@@ -93,6 +99,8 @@ def run(
         page = write_report(ws)
     except AsslError as error:
         sys.exit(complain(error, 1))  # the run is done
+    except OSError as error:
+        sys.exit(complain(WorkspaceError(f"the run is done, but no report was written: {system_message(error)}"), 1))
     _print_run(ws, page, as_json)
 
 
@@ -150,13 +158,15 @@ def _print_plan(ws: Workspace, plan: Plan, force: bool, as_json: bool) -> None:
 @json_option
 def sweep(grid: Path, name: str, jobs: int, dry_run: bool, backend: str | None, as_json: bool) -> None:
     """Run every combination of the parameters in GRID.yaml, and draw what came out."""
-    from assl_kit.runner.sweep import plan_sweep, read_grid, run_sweep, sweep_table
+    from assl_kit.runner.sweep import check_places, plan_sweep, read_grid, run_sweep, sweep_table
     from assl_kit.runner.sweep_page import write_sweep
 
     backend = _choose_backend(backend)
     combinations, name = read_grid(grid), name or grid.stem
     if dry_run:
-        rows = [{"job": job.name, **job.values} for job in plan_sweep(combinations, name)]
+        jobs_planned = plan_sweep(combinations, name)
+        check_places(Workspace.open(runs_folder() / jobs_planned[0].plan.name), jobs_planned)
+        rows = [{"job": job.name, **job.values} for job in jobs_planned]
         print_json(rows) if as_json else print_table(rows[0], [row.values() for row in rows])
         return
     ws, outcomes = run_sweep(combinations, name, n_jobs=jobs, backend=backend, say=_say(as_json))
@@ -207,15 +217,18 @@ def status(run: str | None, as_json: bool) -> None:
 
 
 def _state_in(folder: Path) -> dict[str, str]:
-    """The state of a run that need not be whole: where it is damaged, with a message."""
+    """The state of a run that need not be whole: where it is damaged or cannot be read, with a message."""
     from assl_kit.runner.manifest_rows import run_state
     from assl_kit.runner.resume import is_running
 
     try:
         ws = Workspace.open(folder)
         return {"state": run_state(ws.manifest(), running=is_running(ws))}
-    except AsslError as error:
-        return {"state": "damaged", "message": str(error)}
+    except OSError as error:
+        return {"state": "unreadable", "message": system_message(error)}
+    except Exception as error:  # of as many kinds as a manifest can be wrong in
+        what = str(error) if isinstance(error, AsslError) else f"{type(error).__name__}: {error}"
+        return {"state": "damaged", "message": what}
 
 
 def _in_words(row: dict[str, str]) -> str:
@@ -268,14 +281,46 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Entry point of the console command: an error a user can act on is one message on stderr, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what cannot be printed here is written as \\u….
+            stream.reconfigure(errors="backslashreplace")
     from assl_kit.runner.run import NotebookError
 
     try:
-        app(prog_name="assl")
+        try:
+            app(prog_name="assl")
+        finally:
+            sys.stdout.flush()
     except NotebookError as error:
         sys.exit(complain(error, 1))
     except AsslError as error:
         sys.exit(complain(error, 2))
+    except Exception as error:
+        refused = _refusal(error)
+        if refused is None:
+            raise
+        if error is refused and refused.errno in (errno.ENOSPC, errno.EPIPE):
+            _forget_output()
+        sys.exit(complain(AsslError(system_message(refused)), 3))
+
+
+def _forget_output() -> None:
+    """Let what waits for a full disk or a closed pipe go nowhere, where the interpreter would try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The system's refusal that an error is, or that another library has made another error of."""
+    import zmq
+
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if isinstance(error, zmq.ZMQError):
+            return OSError(error.errno, error.strerror)
+        error = (error.__cause__ or error.__context__) if isinstance(error, RuntimeError) else None
+    return None
 
 
 def _say(as_json: bool) -> Callable[[str], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from assl_kit.runner.page import show
+
+_ELSEWHERE = "Set ASSL_RUNS to a folder that can be written."
+_HINTS = {
+    errno.ENOSPC: "Free some room, or set ASSL_RUNS to another disk.",
+    errno.EDQUOT: "Free some room, or set ASSL_RUNS to another disk.",
+    errno.EACCES: "Ask for permission. " + _ELSEWHERE,
+    errno.EPERM: "Ask for permission. " + _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENAMETOOLONG: "Give a shorter --name, or set ASSL_RUNS to a folder nearer to the root.",
+    errno.ELOOP: "Its links lead round in a circle: put them right.",
+    errno.EMFILE: "Close some files, or raise the limit: ulimit -n 4096.",
+    errno.ENFILE: "Close some programs: the machine has too many files open.",
+}
 
 
 def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:
@@ -69,6 +83,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def system_message(error: OSError) -> str:
+    """What the operating system refuses, where, and what can be done, in one line.
+
+    Examples
+    --------
+    >>> system_message(OSError(errno.ENOSPC, "No space left on device", "runs/tiny/a.json"))
+    'the system refuses: No space left on device (runs/tiny/a.json). Free some room, or set ASSL_RUNS to another disk.'
+    """
+    path = error.filename2 if error.filename2 is not None else error.filename
+    where = f" ({from_here(Path(os.fsdecode(path)))})" if isinstance(path, str | bytes | os.PathLike) else ""
+    hint = _HINTS.get(error.errno or 0, "Look at the place that is named.")
+    return f"the system refuses: {error.strerror or error or type(error).__name__}{where}. {hint}"
 
 
 def complain(error: Exception, code: int) -> int:

@@ -51,6 +51,8 @@ def referee(
 
     FILE is what a run takes as data: a .jsonl, .json or .parquet file, a folder, or "embedded".
     """
+    if not source.strip():
+        raise ParameterError("no run and no data is named", hint="Give a run, a file or a folder.")
     if _is_data(source):
         result = _of_records(
             source,
@@ -97,7 +99,7 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
 
     All that can be refused is refused before the long work.
     """
-    from assl_kit.data.groups import assign_groups
+    from assl_kit.data.groups import NO_GROUP, assign_groups
     from assl_kit.data.loading import load_records
     from assl_kit.data.splits import ensure_splits
     from assl_kit.evaluation import referee as method
@@ -110,7 +112,7 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
     _tell(f"reading {source}")
     records = ensure_splits(load_records(source, seed=seed), seed=seed)
     groups = assign_groups(records)
-    judge = Judge(records.assign(group=groups.where(groups != "", "(none)").to_numpy()), by="group", seed=seed)
+    judge = Judge(records.assign(group=groups.where(groups != "", NO_GROUP).to_numpy()), by="group", seed=seed)
     for name, ids in ids_by_name.items():
         if len(judge.rows_of(ids, f"selection {name!r}")) > len(judge.train):
             what = f"{len(ids):,} records are chosen, copies counted, but the training pool has {len(judge.train):,}"

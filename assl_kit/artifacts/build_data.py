@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from assl_kit.common.files import write_text
-from assl_kit.data.records import LeftOut, TooLong
+from assl_kit.common.names import apart_from_totals
+from assl_kit.data.groups import assign_groups
+from assl_kit.data.records import OPTIONAL, LeftOut, TooLong
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import DataError, ParameterError
 
@@ -18,6 +21,8 @@ from .parents import Parents
 from .workspace import Workspace
 
 LEFT_OUT = "left_out.jsonl"
+LEAST_TRAIN = 10
+"""Training records that every notebook can work with."""
 _NOTED = 100
 
 
@@ -27,7 +32,7 @@ def build_records(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
 
     left_out: list[LeftOut] = []
     records = load_run_records(p, left_out)
-    check_enough(p, len(training_pool(records)))
+    check_enough(p, facts_of(records))
     write_records(records, path)
     _note(ws, left_out)
 
@@ -49,7 +54,8 @@ def load_run_records(
 ) -> pd.DataFrame:
     """The run's records, split; the same for a check before the run and for the artifact.
 
-    ``left_out`` and ``too_long`` are those of `load_records`; answers above ``longest_answer`` are too long too.
+    ``left_out`` and ``too_long`` are those of `load_records`; answers above ``longest_answer`` are too long too. A task
+    that is called as totals are in tables, "mean" or "all", is "mean (task)" in a run.
 
     Raises
     ------
@@ -70,7 +76,8 @@ def load_run_records(
         left_out=left_out,
         too_long=_bound(parameters.longest_answer, too_long),
     )
-    return ensure_splits(records, test_share=share, seed=seed)
+    records = ensure_splits(records, test_share=share, seed=seed)
+    return records.assign(task=apart_from_totals(records["task"]))
 
 
 def _bound(most: int, too_long: TooLong | None) -> TooLong | None:
@@ -86,13 +93,65 @@ def _bound(most: int, too_long: TooLong | None) -> TooLong | None:
     return beyond
 
 
-def check_enough(parameters: Parameters, n_train: int) -> None:
-    """Refuse fewer training records than clusters with a ``DataError``."""
-    if n_train < parameters.n_clusters:
-        raise DataError(
-            f"{n_train} training records are fewer than {parameters.n_clusters} clusters",
-            where=parameters.data,
-            hint="Give more records or lower n_clusters.",
+@dataclass(frozen=True)
+class Facts:
+    """What the bounds of parameters depend on.
+
+    Attributes
+    ----------
+    columns : frozenset of str
+        Of the records.
+    n_train : int
+        Training records.
+    n_distinct : int
+        Different prompts among them.
+    n_groups : dict of str to int
+        How many groups they fall into by task, source, instruction, and as "auto" divides them.
+    """
+
+    columns: frozenset[str]
+    n_train: int
+    n_distinct: int
+    n_groups: Mapping[str, int]
+
+
+def facts_of(records: pd.DataFrame) -> Facts:
+    """What `check_enough` needs to know of a run's records."""
+    train = training_pool(records)
+    groups = {by: int(assign_groups(train, by=by).nunique()) for by in ("auto", "task", "source", "instruction")}
+    asked = [name for name in ("instruction", "input", *OPTIONAL) if name in train]
+    distinct = len(train[asked].drop_duplicates())
+    return Facts(frozenset(records.columns), len(train), distinct, groups)
+
+
+def check_enough(parameters: Parameters, facts: Facts) -> None:
+    """Refuse parameters that these records cannot serve, naming the bound.
+
+    Raises
+    ------
+    DataError
+        Too few training records for a run, or for so many clusters; fewer different ones than clusters.
+    ParameterError
+        A number to choose that is less than there are groups or clusters, or more than there are records.
+    """
+    n_clusters, data = parameters.n_clusters, parameters.data
+    if facts.n_train < n_clusters:
+        what = f"{facts.n_train} training records are fewer than {n_clusters} clusters"
+        raise DataError(what, where=data, hint="Give more records or lower n_clusters.")
+    if facts.n_train < LEAST_TRAIN:
+        what = f"{facts.n_train} training records are fewer than the {LEAST_TRAIN} that a run needs"
+        raise DataError(what, where=data, hint="Give more records.")
+    if facts.n_distinct < n_clusters:
+        what = f"{facts.n_distinct} different prompts among the training records are fewer than {n_clusters} clusters"
+        raise DataError(what, where=data, hint=f"Lower n_clusters to {facts.n_distinct} or less, or give others.")
+    wanted = n_select_of(parameters, facts.n_train)
+    n_groups = facts.n_groups.get(parameters.groups, 1)
+    if parameters.selection == "default" and wanted < n_groups:
+        kind = "groups" if parameters.groups == "auto" else f"groups by {parameters.groups}"
+        raise ParameterError(
+            f"cannot choose {wanted} of {facts.n_train} training records in {n_groups} {kind}",
+            where="n_select, select_share",
+            hint=f"Choose at least {n_groups}, one for each group, or set groups to 'cluster'.",
         )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_json
-from assl_kit.data.groups import assign_groups
+from assl_kit.common.names import by_number
+from assl_kit.data.groups import NO_GROUP, assign_groups
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import DataError
 
@@ -40,7 +41,7 @@ def build_curves(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
     measured = learning_curves(hold_out(train.assign(split="train"), by="group", seed=p.seed), by="group", seed=p.seed)
     curves = pd.DataFrame([curve.as_dict() for curve in measured]).set_index("group")
     # A group too small to be measured, or whose answers no cheap learner can learn, rises as the middle one does.
-    curves = curves.reindex(sorted(train["group"].unique()))
+    curves = curves.reindex(sorted(train["group"].unique(), key=by_number))
     unknown = curves["b"].isna()
     for name in ("a", "b", "c"):
         curves.loc[unknown, name] = curves[name].median()
@@ -70,7 +71,7 @@ def _grouped(parents: Parents, records: pd.DataFrame, p: Parameters) -> pd.DataF
     and all are one group."""
     by = p.groups if p.groups != "cluster" else "auto"
     groups = assign_groups(records, by=by)
-    return records.assign(group=groups.where(groups != "", "(none)").to_numpy())
+    return records.assign(group=groups.where(groups != "", NO_GROUP).to_numpy())
 
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
@@ -82,7 +83,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
 
     records, selection, routed = parents["records"], parents["selection"], parents["answers"]
     train, test = training_pool(records), evaluation_records(records, p)
-    clusters = train.merge(parents["clusters"], on="id")
+    clusters = train[["id", "task"]].merge(parents["clusters"], on="id")
     labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
     single_experts = [f"expert-{k}" for k in sorted(set(labels.tolist()))]  # one for each cluster, in their order
     comparison = {str(arm): rows for arm, rows in parents["comparison"].groupby("arm", sort=False)}
@@ -98,7 +99,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     shares = routing.home_share.drop("all")
     counts = cluster_task_table(labels, tasks)
     by_cluster = {str(cluster): {task: int(n) for task, n in row.items()} for cluster, row in counts.iterrows()}
-    kept = train.merge(selection, on="id", how="left")
+    kept = train[["id", "source", "task"]].merge(selection[["id", "copies"]], on="id", how="left")
     result = {
         "table": table.astype(object).where(table.notna(), None).to_dict("records"),
         "differences": _differences(test, answers, p.seed),

@@ -16,6 +16,7 @@ import pandas as pd
 from assl_kit.common.cluster import backend
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import write_json
+from assl_kit.common.names import by_number
 from assl_kit.common.parallel import worker_settings
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import WorkspaceError
@@ -82,7 +83,7 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
         write_json(path, {"tasks": [], "base_nll": [], "nll": [], "n_records": 0})
         return
     counts = train["task"].value_counts()
-    tasks = sorted(task for task in counts.index if counts[task] >= n + n // 2)
+    tasks = sorted((task for task in counts.index if counts[task] >= n + n // 2), key=by_number)
     drawn = sample_by_task(train[train["task"].isin(tasks)], n + n // 2, p.seed)
     learn = {task: rows.iloc[:n] for task, rows in drawn.groupby("task")}
     held = pd.concat([rows.iloc[n:] for _, rows in drawn.groupby("task")])

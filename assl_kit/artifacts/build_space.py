@@ -14,6 +14,7 @@ from assl_kit.common.cluster import backend
 from assl_kit.common.files import write_json
 from assl_kit.data.records import BLOCK, block_starts
 from assl_kit.data.splits import training_pool
+from assl_kit.errors import DataError
 from assl_kit.space.embeddings import embed_block, mapped_rows, rows_of, write_embeddings
 
 from .parameters import Parameters
@@ -87,5 +88,12 @@ def build_clusters(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
         for start in range(0, len(X), BLOCK):  # the centroid of each row, for so many rows at a time
             part = slice(start, start + BLOCK)
             similarity[part] = np.einsum("ij,ij->i", X[part], kmeans.cluster_centers_[labels[part]])
+    n_kinds = len(np.unique(labels))
+    if n_kinds < p.n_clusters:
+        raise DataError(
+            f"the encoder tells only {n_kinds} kinds of prompts apart, fewer than {p.n_clusters} clusters",
+            where="n_clusters",
+            hint=f"Lower n_clusters to {n_kinds} or less.",
+        )
     table = pd.DataFrame({"id": ids, "cluster": labels, "similarity": similarity})
     table.to_parquet(path, index=False)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from assl_kit.common.names import first_unwritable
 from assl_kit.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -279,6 +280,8 @@ def resolve(profile: str = DEFAULT_PROFILE, **overrides: Any) -> Parameters:
 def validate(values: Mapping[str, Any], *, where: str | None = None) -> Parameters:
     """Check plain values and make :class:`Parameters` of them; see :func:`resolve` for the errors."""
     check_names(values, where=where)
+    if broken := first_unwritable(values.items()):
+        raise ParameterError(f"{broken} holds bytes that are not UTF-8", where=where, hint="Rename the file to UTF-8.")
     try:
         return Parameters(**values)
     except ValidationError as error:

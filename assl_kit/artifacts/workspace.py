@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from assl_kit.common.files import atomic_path, read_json, sha256_file, write_json
+from assl_kit.common.files import atomic_path, read_json, resolved, sha256_file, write_json
 from assl_kit.common.limits import check_parquet
 from assl_kit.errors import AsslError, WorkspaceError
 
@@ -59,7 +59,7 @@ class Workspace:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = resolved(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise WorkspaceError("the workspace is a file, not a folder", where=str(folder))
         self.manifest()  # refuses a damaged one at once
@@ -332,7 +332,7 @@ def project_root() -> Path | None:
 def runs_folder() -> Path:
     """Where runs are kept: the folder ``ASSL_RUNS`` names, else ``runs`` under the project's root or current folder."""
     folder = os.environ.get("ASSL_RUNS")
-    return Path(folder).expanduser().resolve() if folder else (project_root() or Path.cwd()) / "runs"
+    return resolved(folder) if folder else (project_root() or Path.cwd()) / "runs"
 
 
 def find_run(run: str) -> Path | None:

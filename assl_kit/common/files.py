@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,11 +10,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .limits import MAX_JSON, check_size, parse_json
+
+_LONGEST_PART = 120  # of what is written into a folder: a temporary file's folder and the file
 
 
 @contextmanager
@@ -54,6 +57,84 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def resolved(path: str | os.PathLike) -> Path:
+    """A path made absolute, ``~`` and links followed.
+
+    Raises
+    ------
+    OSError
+        If its links lead round in a circle.
+
+    Examples
+    --------
+    >>> resolved("a/../b") == Path.cwd() / "b"
+    True
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:  # what pathlib made of ELOOP before Python 3.13, and of a home that is not known
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path)) from error
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Make and remove a file of a megabyte where ``folder`` is, or is to be made.
+
+    Raises
+    ------
+    OSError
+        What the system says against it: no permission, no room, a name too long, links in a circle.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> check_writable(Path(tempfile.mkdtemp()) / "runs" / "tiny")
+    """
+    there = Path(folder)
+    try:
+        with suppress(FileNotFoundError):
+            os.stat(there / ("x" * _LONGEST_PART))
+        while not _is_there(there):
+            there = there.parent
+        with tempfile.NamedTemporaryFile(prefix=".assl-probe-", dir=there) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # of a name that nobody has given
+        raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
+
+
+def check_open_files(most: int = 128) -> None:
+    """Open so many files at once, and close them.
+
+    Raises
+    ------
+    OSError
+        If the system does not allow that: libraries would fail later, each in its own words.
+
+    Examples
+    --------
+    >>> check_open_files(3)
+    """
+    handles: list[int] = []
+    try:
+        while len(handles) < most:
+            handles.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: a run needs about {most}") from error
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is there; unlike ``Path.exists`` it raises whatever else is wrong with it."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def temporary_owner(name: str) -> int | None:

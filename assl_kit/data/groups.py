@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from assl_kit.common.names import TOTALS, apart_from_totals
 from assl_kit.errors import DataError, ParameterError
 
 GROUPINGS = ("auto", "task", "source", "instruction", "cluster")
 MISSING = ""  #: the group of records whose label is missing
+NO_GROUP = "(none)"  #: what tables call it
 UNKNOWN = "unknown"  #: what `validate_records` fills in where no record has a task
 FEW = 200  #: instructions are few when there are at most so many …
 LEAST = 10  #: … and at least so many records of each, on average
@@ -33,7 +35,7 @@ def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, b
     -------
     Series of n str
         Its name says what was taken. Records whose label is missing, empty or "unknown" are a group of their own,
-        named "".
+        named "". One called as totals are in tables ("mean", "all") is named "mean (task)".
 
     Raises
     ------
@@ -64,10 +66,10 @@ def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, b
     if by in ("task", "source", "instruction"):
         if by not in records:
             raise ParameterError(f"the records have no column {by!r} to group by", hint="Use by='auto'.")
-        return _labels(records[by])
+        return _labels(records[by], by)
     if by == "auto":
         for name in ("task", "source", "instruction"):
-            if name in records and _divides(labels := _labels(records[name]), name):
+            if name in records and _divides(labels := _labels(records[name], name), name):
                 return labels
     if clusters is None:
         if by == "cluster":
@@ -76,9 +78,10 @@ def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, b
     return pd.Series(np.asarray(clusters), index=records.index, name="cluster").astype(str).astype(object)
 
 
-def _labels(column: pd.Series) -> pd.Series:
+def _labels(column: pd.Series, kind: str) -> pd.Series:
     labels = column.astype(object).where(column.notna(), MISSING).astype(str).str.strip()
-    return labels.mask(labels == UNKNOWN, MISSING).astype(object)
+    labels = labels.mask(labels == UNKNOWN, MISSING).astype(object)
+    return apart_from_totals(labels, kind, totals=(*TOTALS, NO_GROUP))
 
 
 def _divides(labels: pd.Series, name: str) -> bool:

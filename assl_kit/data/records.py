@@ -343,6 +343,18 @@ def prompts(records: pd.DataFrame) -> list[Prompt]:
     ]
 
 
+def without_extras(records: pd.DataFrame) -> pd.DataFrame:
+    """The fields that we know of, and none that a user has besides: what is merged with tables that have their own.
+
+    Examples
+    --------
+    >>> row = {"instruction": "什么是债券？", "output": "一种借据。", "cluster": 7}
+    >>> list(without_extras(validate_records([row]))) == list(COLUMNS)
+    True
+    """
+    return records[[name for name in _FIELDS if name in records]]
+
+
 def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
     """Validate records and write them as Parquet, in blocks of `BLOCK`, atomically."""
     records = validate_records(records, where=os.fspath(path))

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from assl_kit.common.names import apart_from_totals
 from assl_kit.errors import DataError
 
 from .synthetic import LABEL_TASKS
@@ -80,6 +81,7 @@ def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 2
     inputs = [row["input"] for row in rows]
     tasks = Counter(row["task"] for row in rows)
     by_task = {task: [row["input"] for row in rows if row["task"] == task] for task in tasks}
+    apart = apart_from_totals(pd.Series(list(by_task), dtype=object))
     labels = {
         task: Counter(row["output"] for row in rows if row["task"] == task) for task in tasks if task in LABEL_TASKS
     }
@@ -90,7 +92,7 @@ def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 2
         "sources": dict(Counter(row["source"] for row in rows).most_common()),
         "distinct": {
             name: {order: round(_distinct(texts, order), 4) for order in range(1, 5)}
-            for name, texts in {"all": inputs, **by_task}.items()
+            for name, texts in {"all": inputs, **dict(zip(apart, by_task.values(), strict=True))}.items()
         },
         "exact_duplicates": 1 - len({(row["instruction"], row["input"]) for row in rows}) / total,
         "duplicate_inputs": 1 - len(set(inputs)) / total,

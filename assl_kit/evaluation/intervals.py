@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.checks import as_texts, whole
+from assl_kit.common.names import apart_from_totals, by_number
 from assl_kit.errors import ParameterError
 
 from .metrics import f1_of, item_counts, macro_f1, metric_of, score_answers
@@ -54,8 +55,9 @@ def _resampled_sums(statistics: np.ndarray, n_bootstrap: int, rng: np.random.Gen
 
 
 def _tasks(records: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    """Each task and its rows, in alphabetical order."""
-    return sorted(records.reset_index(drop=True).groupby("task", sort=True).indices.items())
+    """Each task and its rows, in alphabetical order, numbers as numbers; none is called as the mean is."""
+    names = apart_from_totals(records["task"]).reset_index(drop=True)
+    return sorted(names.groupby(names).indices.items(), key=lambda item: by_number(item[0]))
 
 
 def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
@@ -78,7 +80,7 @@ def evaluate(
     Parameters
     ----------
     records : DataFrame, n rows
-        Test records; ``task`` and ``output`` are used.
+        Test records; ``task`` and ``output`` are used. A task called "mean" is "mean (task)" in the table.
     predictions : sequence of n str
         The answers, in the order of ``records``.
     arm : str
@@ -120,7 +122,7 @@ def evaluate(
     outputs, rows, draws = records["output"].tolist(), [], []
     for number, (task, index) in enumerate(_tasks(records)):
         right, answered = [outputs[i] for i in index], [predictions[i] for i in index]
-        metric = (metrics or {}).get(task) or metric_of(task, right)
+        metric = (metrics or {}).get(records["task"].iloc[index[0]]) or metric_of(task, right)
         statistics = _statistics(right, answered, metric)
         sums = _resampled_sums(statistics, int(n_bootstrap), np.random.default_rng([seed, number]))
         draws.append(_value(sums, metric))
@@ -246,7 +248,7 @@ def _paired_draws(
     outputs, rows, draws = records["output"].tolist(), [], []
     for number, (task, index) in enumerate(_tasks(records)):
         right = [outputs[i] for i in index]
-        metric = (metrics or {}).get(task) or metric_of(task, right)
+        metric = (metrics or {}).get(records["task"].iloc[index[0]]) or metric_of(task, right)
         parts = [_statistics(right, [answers[i] for i in index], metric) for answers in both]
         width = parts[0].shape[1]
         sums = _resampled_sums(np.hstack(parts), int(n_bootstrap), np.random.default_rng([*seeds, number]))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.checks import real, whole
+from assl_kit.common.names import apart_from_totals, by_number
 from assl_kit.errors import DataError
 
 from .learners import Learner, learner_for
@@ -35,7 +36,7 @@ class Judge:
         ``id, instruction, input, output, split`` and the column ``by``. Those of split "test" are the questions, all
         others the training pool.
     by : str
-        The column that names the groups.
+        The column that names the groups. One called as totals are ("mean", "all") is named "mean (task)".
     questions : int
         At most so many questions a group, drawn with the seed. Questions whose instruction and input stand in the
         training pool are left out.
@@ -85,10 +86,12 @@ class Judge:
         whole("questions", questions, 1)
         _check(records, by)
         self.by, self.seed = by, seed
+        records = records.assign(**{by: apart_from_totals(records[by].astype(str), by)})
         records = records.sort_values("id", kind="stable", key=lambda ids: ids.astype(str))
         self.train = records[records["split"] != "test"].reset_index(drop=True)
         self.place = pd.Index(self.train["id"])
-        self.group_rows = {str(k): v for k, v in sorted(self.train.groupby(by, sort=True).indices.items())}
+        rows_of = self.train.groupby(by).indices
+        self.group_rows = {group: rows_of[group] for group in sorted(rows_of, key=by_number)}
         held = records[records["split"] == "test"]
         known = set(zip(self.train["instruction"], self.train["input"], strict=True))
         new = [pair not in known for pair in zip(held["instruction"], held["input"], strict=True)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RANDOM, BALANCED = "random", "balanced random"
 _RESERVED = re.compile(rf"({RANDOM}|{BALANCED})( [\d,]+)?")
 _COLUMNS = ("arm", "against", "task", "difference", "low", "high", "se_draws", "se_questions", "n_draws", "n_questions")
-_MEANS = ("mean", "mean without smallest")
+MEANS = ("mean", "mean without smallest")  # what tables call the means over tasks; no task is called so
 
 
 @dataclass(frozen=True)
@@ -324,9 +324,9 @@ def _references(
 
 def _means(groups: Sequence[str], smallest: str) -> dict[str, list[str]]:
     """The groups that are averaged under each name."""
-    averaged = {group: [group] for group in groups} | {_MEANS[0]: list(groups)}
+    averaged = {group: [group] for group in groups} | {MEANS[0]: list(groups)}
     rest = [group for group in groups if group != smallest]
-    return averaged | ({_MEANS[1]: rest} if rest else {})
+    return averaged | ({MEANS[1]: rest} if rest else {})
 
 
 def _table(

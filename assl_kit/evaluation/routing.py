@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
+from assl_kit.common.names import apart_from_totals, by_number, in_order
 from assl_kit.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def routing_table(tasks: ArrayLike, experts: ArrayLike, home: Mapping[str, int])
     known = frame["task"].isin(list(home))
     homes = frame["task"].map(dict(home))
     right = (frame["expert"] == homes).astype(float).where(known)
-    share = right.groupby(frame["task"]).mean()
+    frame["task"] = apart_from_totals(frame["task"])
+    share = in_order(right.groupby(frame["task"]).mean())
     share["all"] = right.mean()
     nmi = float(normalized_mutual_info_score(tasks.astype(str), experts))
-    return Routing(pd.crosstab(frame["task"], frame["expert"]), share.rename("home_share"), nmi)
+    return Routing(in_order(pd.crosstab(frame["task"], frame["expert"])), share.rename("home_share"), nmi)
 
 
 def regret_table(routed_scores: ArrayLike, per_expert_scores: ArrayLike, tasks: ArrayLike) -> pd.DataFrame:
@@ -113,20 +115,20 @@ def regret_table(routed_scores: ArrayLike, per_expert_scores: ArrayLike, tasks: 
     [0.5, 0.5]
     """
     routed, every = np.asarray(routed_scores, dtype=float), np.asarray(per_expert_scores, dtype=float)
-    tasks = np.asarray(tasks, dtype=object)
-    if every.ndim != 2 or 0 in every.shape or routed.shape != (len(every),) or len(tasks) != len(every):
-        what = f"routed {routed.shape}, experts {every.shape}, {len(tasks)} tasks; expected (n,), (n, k), n"
+    names = apart_from_totals(pd.Series(np.asarray(tasks, dtype=object), dtype=object)).to_numpy()
+    if every.ndim != 2 or 0 in every.shape or routed.shape != (len(every),) or len(names) != len(every):
+        what = f"routed {routed.shape}, experts {every.shape}, {len(names)} tasks; expected (n,), (n, k), n"
         raise ParameterError(f"the shapes do not agree: {what}")
     rows, best = [], []
-    for task in sorted(set(tasks)):
-        asked = np.flatnonzero(tasks == task)
+    for task in sorted(set(names), key=by_number):
+        asked = np.flatnonzero(names == task)
         means = every[asked].mean(axis=0)
         routed_mean, oracle = routed[asked].mean(), every[asked].max(axis=1).mean()
         rows.append([task, len(asked), routed_mean, means.max(), means.max() - routed_mean, oracle])
         best.append(int(means.argmax()))
     table = pd.DataFrame(rows, columns=["task", "n", "routed", "best", "regret", "oracle"])
     mean = table[["routed", "best", "regret", "oracle"]].mean().to_dict()
-    last = pd.DataFrame([{"task": "mean", "n": len(tasks)} | mean])
+    last = pd.DataFrame([{"task": "mean", "n": len(names)} | mean])
     table = pd.concat([table, last[table.columns]], ignore_index=True)
     table.insert(3, "best_expert", pd.Series([*best, None], dtype=object))
     return table.assign(oracle_gap=table["oracle"] - table["routed"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from assl_kit.common.names import by_number
 from assl_kit.errors import ParameterError
 from assl_kit.model.generation import BASE_ADAPTER
 
@@ -148,7 +149,7 @@ def _check(peft_model: PeftModel, names: list[str], weights: list[float], combin
     if unknown or not names:
         raise ParameterError(
             f"cannot merge {unknown[0] if unknown else 'no adapters'}",
-            hint=f"Loaded are: {', '.join(sorted(loaded)) or 'no adapters'}.",
+            hint=f"Loaded are: {', '.join(sorted(loaded, key=by_number)) or 'no adapters'}.",
         )
     if len(names) != len(weights):
         raise ParameterError(f"there are {len(weights)} weights for {len(names)} adapters", where="weights")

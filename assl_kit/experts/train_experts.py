@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from assl_kit.common.names import by_number
 from assl_kit.errors import AsslError, BankError, DataError
 
 from .bank import ExpertBank, Provenance
@@ -241,7 +242,7 @@ def _describe(table: pd.DataFrame, result: TrainingResult) -> dict[str, Any]:
     return {
         "records": table["id"].nunique(),
         "copies": len(table),
-        "tasks": {task: int(tasks[task]) for task in sorted(tasks.index)},
+        "tasks": {task: int(tasks[task]) for task in sorted(tasks.index, key=by_number)},
         "truncated": result.n_truncated,
         "tokens": result.tokens,
         "inputs": result.fingerprint,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from assl_kit.common.checks import positive
+from assl_kit.common.names import by_number
 from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import DataError, ParameterError
 
@@ -136,8 +137,9 @@ def loaded_adapters(model: PreTrainedModel | PeftModel, names: Sequence[str], n:
     loaded = set(getattr(model, "peft_config", {}))
     unknown = sorted({str(name) for name in names} - loaded - {BASE_ADAPTER})
     if unknown or not loaded:
+        known = ", ".join(sorted(loaded, key=by_number))
         raise ParameterError(
             f"adapters not loaded into this model: {', '.join(unknown) or 'none are'}",
-            hint=f"Loaded are: {', '.join(sorted(loaded)) or 'no adapters'}; {BASE_ADAPTER!r} means the base alone.",
+            hint=f"Loaded are: {known or 'no adapters'}; {BASE_ADAPTER!r} means the base alone.",
         )
     return names

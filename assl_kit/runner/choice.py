@@ -11,13 +11,13 @@ import pandas as pd
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.conversations import prompt_texts
 from assl_kit.data.records import prompts
+from assl_kit.evaluation.referee import MEANS
 
 from .page import png_of
 
 TITLE = "Is the choice better than a random one?"
 HIGHEST = 10
 _CUT = 80
-_MEANS = ("mean", "mean without smallest")
 
 
 def arms_of(result: Mapping[str, Any]) -> list[str]:
@@ -53,8 +53,8 @@ def difference_table(result: Mapping[str, Any]) -> pd.DataFrame:
         cell=[_signed(row) for row in rows.to_dict("records")], pair=rows["arm"] + " − " + rows["against"]
     )
     wide = rows.pivot(index="task", columns="pair", values="cell")[list(rows["pair"].unique())]
-    tasks = [task for task in rows["task"].unique() if task not in _MEANS]
-    order = [*(task for task in _MEANS if task in wide.index), *tasks]
+    tasks = [task for task in rows["task"].unique() if task not in MEANS]
+    order = [*(task for task in MEANS if task in wide.index), *tasks]
     return wide.loc[order].rename_axis(columns=None).reset_index()
 
 
@@ -111,7 +111,7 @@ def _verdict(result: Mapping[str, Any], arm: str) -> str:
     smallest = result["about"].get("smallest", "")
     beginnings = f"On the mean over tasks, {arm} is", f"without the smallest of them ({smallest}) it is"
     parts = []
-    for task, beginning in zip(_MEANS, beginnings, strict=True):
+    for task, beginning in zip(MEANS, beginnings, strict=True):
         rows = [row for row in result["differences"] if row["arm"] == arm and row["task"] == task]
         phrases = [f"{_in_words(row)} ({_signed(row)})" for row in rows]
         if phrases:

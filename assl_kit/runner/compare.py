@@ -105,7 +105,8 @@ def _differences(a: Workspace, b: Workspace) -> pd.DataFrame:
     if not _both(a, b, "records.parquet", "answers.parquet"):
         return pd.DataFrame()
     theirs = b.table("records.parquet")[["id", "output"]]
-    records = a.table("records.parquet").merge(theirs, on="id", suffixes=("", " B"))
+    ours = a.table("records.parquet")[["id", "split", "task", "output"]]
+    records = ours.merge(theirs, on="id", suffixes=("", " B"))
     records = records[(records["split"] == "test") & (records["output"] == records["output B"])]
     for ws, column in ((a, "answer A"), (b, "answer B")):
         answers = ws.table("answers.parquet")[["id", "answer"]].rename(columns={"answer": column})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assl_kit.artifacts.build_data import check_enough, load_run_records, n_select_of
+from assl_kit.artifacts.build_data import Facts, check_enough, facts_of, load_run_records
 from assl_kit.artifacts.parameters import (
     DEFAULT_PROFILE,
     KINDS,
@@ -23,9 +23,11 @@ from assl_kit.artifacts.parameters import (
 )
 from assl_kit.common.cluster import backend
 from assl_kit.common.files import shipped
-from assl_kit.data.records import BadRecords
-from assl_kit.data.splits import training_pool
+from assl_kit.common.names import first_unwritable
+from assl_kit.data.records import COLUMNS, BadRecords
 from assl_kit.errors import DataError, ParameterError
+
+from .place import run_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,10 +106,10 @@ class Plan:
 
 @dataclass
 class Known:
-    """What several plans have in common: the notebooks as read, and of the data its columns and training records."""
+    """What several plans have in common: the notebooks as read, and the facts of the data."""
 
     notebooks: list[ChainNotebook] | None = None
-    data: dict[tuple, tuple[set[str], int, int]] = field(default_factory=dict)
+    data: dict[tuple, tuple[Facts, int]] = field(default_factory=dict)
 
 
 def notebooks_folder() -> Path:
@@ -180,7 +182,7 @@ def make_plan(
     profile: str = DEFAULT_PROFILE,
     name: str = "",
     overrides: Mapping[str, Any] | None = None,
-    data: str = "",
+    data: str | None = None,
     *,
     notebooks_dir: str | os.PathLike | None = None,
     first: str = BOUNDS[0],
@@ -198,7 +200,10 @@ def make_plan(
         folder = Path(notebooks_dir) if notebooks_dir else notebooks_folder()
         known.notebooks = find_notebooks(folder, first, last)
     notebooks = known.notebooks
-    asked = {**(overrides or {}), **({"data": data} if data else {})}
+    if data is not None and not data.strip():
+        hint = "Give a file, a folder or a hub dataset; without it the embedded corpus is taken."
+        raise ParameterError("no data is named", where="data", hint=hint)
+    asked = {**(overrides or {}), **({} if data is None else {"data": data})}
     if asked.get("data", "embedded") != "embedded":
         asked.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
     defaults = {name: value for book in notebooks for name, value in book.own.items()}
@@ -212,7 +217,7 @@ def make_plan(
 
         base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
     parameters = _check_records(parameters, known)
-    return Plan(_run_name(name, profile, parameters), profile, parameters, of_notebooks, tuple(notebooks))
+    return Plan(run_name(name, profile, parameters.data), profile, parameters, of_notebooks, tuple(notebooks))
 
 
 def given_values(assignments: Iterable[tuple[str, str]], notebooks: Iterable[ChainNotebook]) -> dict[str, Any]:
@@ -237,6 +242,8 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
     wanted = KINDS.get(kind, kind.__name__)
     if not (type(value) is kind or default is None or (kind is float and type(value) is int)):
         raise ParameterError(f"{name} must be {wanted}, got {value!r}")
+    if first_unwritable([(name, value)]):
+        raise ParameterError(f"{name} holds bytes that are not UTF-8", hint="Write it as UTF-8.")
     if name in LEAST and value < LEAST[name]:
         raise ParameterError(f"{name} must be {wanted} of at least {LEAST[name]}, not {value!r}")
     return value
@@ -254,21 +261,24 @@ def _check_records(parameters: Parameters, known: Known) -> Parameters:
 
     Where records are to be left out, ``longest_answer`` is set to what the base can learn, if anything is longer.
     """
-    if parameters.data == "embedded":
+    if parameters.data == "embedded" and parameters.groups != "instruction":  # what it holds is known
+        from assl_kit.data.synthetic import SOURCES, TASKS
+
         n_train = round(parameters.n_records * (1 - parameters.test_share))
+        groups = {"auto": len(TASKS), "task": len(TASKS), "source": len(SOURCES)}
+        facts = Facts(frozenset(COLUMNS), n_train, n_train, groups)
     else:
         names = ("data", "data_format", "n_records", "on_bad", "longest_answer", "base_model", "test_share", "seed")
         key = tuple(getattr(parameters, name) for name in names)
         if key not in known.data:
             records, longest = usable_records(parameters)
-            known.data[key] = set(records.columns), len(training_pool(records)), longest
-        columns, n_train, longest = known.data[key]
+            known.data[key] = facts_of(records), longest
+        facts, longest = known.data[key]
         parameters = parameters.model_copy(update={"longest_answer": longest})
-        column = parameters.score.removeprefix("column:")
-        if column != parameters.score and column not in columns:
-            raise ParameterError(f"the data has no column {column!r}", where="score")
-    check_enough(parameters, n_train)
-    n_select_of(parameters, n_train)
+    column = parameters.score.removeprefix("column:")
+    if column != parameters.score and column not in facts.columns:
+        raise ParameterError(f"the data has no column {column!r}", where="score")
+    check_enough(parameters, facts)
     return parameters
 
 
@@ -297,12 +307,3 @@ def usable_records(parameters: Parameters) -> tuple[pd.DataFrame, int]:
         raise DataError(error.what, where=error.where, hint=hint) from error
     tell_of(left_out, parameters.data)
     return records, longest
-
-
-def _run_name(name: str, profile: str, parameters: Parameters) -> str:
-    if not name:
-        stem = Path(parameters.data).name.split(".")[0]
-        name = profile if parameters.data == "embedded" else f"{profile}-{re.sub(r'[^-_0-9A-Za-z]+', '-', stem)}"
-    if not re.fullmatch(r"\w[-.\w]{0,99}", name):
-        raise ParameterError(f"{name!r} is no name for a run", hint="Use letters, digits, '-', '_' and '.'.")
-    return name

@@ -105,10 +105,34 @@ def run_lock(ws: Workspace) -> Iterator[None]:
 
 
 def is_running(ws: Workspace) -> bool:
-    """Whether a process holds the run's lock."""
-    if not (ws.folder / LOCK).is_file():
+    """Whether a process holds the run's lock; nothing is written, so that it can be asked of any folder.
+
+    Raises
+    ------
+    OSError
+        If the lock cannot be read.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: there asking takes the lock for a moment
+        return _is_locked(ws.folder / LOCK)
+    try:
+        lock = os.open(ws.folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    lock = FileLock(ws.folder / LOCK)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -17,6 +17,7 @@ from assl_kit.common.files import atomic_path, sha256_file
 from assl_kit.errors import AsslError
 
 from .kernel import KERNEL, kernel_starter, peak_of, stop_kernel
+from .place import check_place
 from .plan import ChainNotebook, Plan, make_plan
 from .resume import is_finished, notebook_key, remove_leftovers, run_lock
 
@@ -32,7 +33,7 @@ def run_chain(
     profile: str = DEFAULT_PROFILE,
     name: str = "",
     overrides: Mapping[str, Any] | None = None,
-    data: str = "",
+    data: str | None = None,
     *,
     notebooks_dir: str | os.PathLike | None = None,
     first: str = "00",
@@ -53,14 +54,15 @@ def run_chain(
         The run's folder under ``runs/``; default the profile's name, with the data's if it is your own.
     overrides : mapping, optional
         Parameters that differ from the profile: of `Parameters`, or declared by one of the notebooks.
-    data : str
+    data : str, optional
         A file, folder or hub id, as ``overrides["data"]``.
     notebooks_dir : path-like, optional
         Where the notebooks are; default `notebooks_folder`.
     first, last : str
         Numbers of the first and last notebook.
     force : bool
-        Execute finished notebooks too. Artifacts that are current are still not made again.
+        Execute finished notebooks too, and write over a run of other data. Artifacts that are current are still not
+        made again.
     say : callable
         Takes the lines of progress.
 
@@ -74,7 +76,9 @@ def run_chain(
     ParameterError, DataError
         Before anything is executed: an unknown, mistyped or unfit parameter, data that is not usable.
     WorkspaceError
-        Another process is at work in this run.
+        Another process is at work in this run, or its folder holds a run of other data.
+    OSError
+        The system refuses to read or write a file.
     NotebookError
         A cell failed. The executed copy shows where; the run's manifest says ``failed``.
 
@@ -91,6 +95,7 @@ def run_chain(
 
 def run_plan(plan: Plan, ws: Workspace, *, force: bool = False, say: Callable[[str], None] = print) -> Workspace:
     """Execute a checked plan in a workspace; see `run_chain`."""
+    check_place(ws, plan.parameters.data, force=force)
     with run_lock(ws), cluster(), kernel_starter(ws) as start_kernel:
         remove_leftovers(ws)
         ws.remember(plan.profile, plan.parameters)

@@ -21,10 +21,11 @@ from assl_kit.artifacts.parameters import DEFAULT_PROFILE, check_names, read_par
 from assl_kit.artifacts.store import STORE, STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.cluster import BACKEND, explained, total
-from assl_kit.common.files import write_json
+from assl_kit.common.files import check_open_files, check_writable, write_json
 from assl_kit.common.parallel import worker_settings
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
+from .place import refuse_other_data
 from .plan import Known, Plan, make_plan
 from .resume import run_lock
 from .run import run_plan
@@ -205,14 +206,16 @@ def run_sweep(
     ParameterError, DataError
         Before anything runs: a combination cannot be run.
     WorkspaceError
-        If the name is that of an ordinary run, or the sweep is running already.
+        If the name is that of an ordinary run, a job's folder holds a run of other data, or the sweep is running
+        already.
+    OSError
+        If the system refuses to read or write a file.
     AsslError
         If the Ray cluster cannot be reached or started.
     """
     jobs = plan_sweep(grid, name, notebooks_dir=notebooks_dir)
     ws = Workspace.open(runs_folder() / jobs[0].plan.name)
-    if (ws.folder / MANIFEST).is_file():
-        raise WorkspaceError("there is an ordinary run of this name", where=ws.display_path(), hint="Give --name.")
+    check_places(ws, jobs)
     with run_lock(ws), _workers(backend, n_jobs, len(jobs)) as (pool, threads):
         say(f"{ws.display_path()}: {len(jobs)} jobs, notebooks {grid.first} to {grid.last}")
         work = [(job, ws.folder / job.name, ws.folder / STORE_FOLDER, threads) for job in jobs]
@@ -224,6 +227,24 @@ def run_sweep(
     outcomes = [by_name[job.name] for job in jobs]
     write_json(ws.path_of(SWEEP), {"grid": grid.model_dump(by_alias=True), "jobs": [vars(item) for item in outcomes]})
     return ws, outcomes
+
+
+def check_places(ws: Workspace, jobs: list[Job]) -> None:
+    """Refuse a sweep whose jobs would write over runs of other data, or where no file can be made.
+
+    Raises
+    ------
+    WorkspaceError
+        If the name is that of an ordinary run, or a job's folder holds a run of other data.
+    OSError
+        If no file can be made in the sweep's folder, or too few opened.
+    """
+    if (ws.folder / MANIFEST).is_file():
+        raise WorkspaceError("there is an ordinary run of this name", where=ws.display_path(), hint="Give --name.")
+    for job in jobs:
+        refuse_other_data(Workspace.open(ws.folder / job.name), job.plan.parameters.data)
+    check_writable(ws.folder)
+    check_open_files()
 
 
 def _with_the_lost(outcomes: Iterator[Outcome], jobs: list[Job]) -> Iterator[Outcome]:

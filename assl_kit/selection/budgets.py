@@ -153,3 +153,43 @@ def cell_budgets(
         mine = np.flatnonzero(group_of == group)
         budgets[mine] = cluster_budgets(sizes[mine], int(wanted[group]), 1.0, capacities=caps[mine])
     return budgets
+
+
+def with_every_cluster(
+    budgets: np.ndarray, clusters: ArrayLike, groups: ArrayLike, capacities: ArrayLike
+) -> np.ndarray:
+    """Budgets of cells in which each cluster has at least one record, as far as their sum goes.
+
+    A cluster without any gets one for its largest cell, from the richest cell of the same group if that can spare one,
+    else from the richest of all; who gives keeps one in its cluster and its group.
+
+    Parameters
+    ----------
+    budgets, clusters, groups, capacities : arrays of shape (k,), int
+        Of each cell: its budget, its cluster, its group, and the most it can give.
+
+    Returns
+    -------
+    ndarray of shape (k,), int64
+        The same sum.
+
+    Examples
+    --------
+    >>> with_every_cluster(np.array([5, 0, 2]), [0, 1, 2], [0, 0, 1], [9, 9, 9]).tolist()
+    [4, 1, 2]
+    """
+    budgets, caps = budgets.copy(), np.asarray(capacities)
+    clusters, groups = np.asarray(clusters), np.asarray(groups)
+    for cluster in np.unique(clusters):
+        mine = np.flatnonzero((clusters == cluster) & (caps > 0))
+        if len(mine) == 0 or budgets[mine].any():
+            continue
+        poor = mine[np.argmax(caps[mine])]
+        giving = [i for i in np.flatnonzero(budgets) if budgets[clusters == clusters[i]].sum() > 1]
+        giving = [i for i in giving if groups[i] == groups[poor] or budgets[groups == groups[i]].sum() > 1]
+        if not giving:
+            break
+        richest = max(giving, key=lambda i: (groups[i] == groups[poor], budgets[i], -i))
+        budgets[richest] -= 1
+        budgets[poor] += 1
+    return budgets

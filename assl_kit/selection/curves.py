@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from assl_kit.errors import ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 CURVE_COLUMNS = ("a", "b", "c")
 OBJECTIVES = ("groups", "records")
@@ -80,6 +80,32 @@ def curve_budgets(
         else:
             heapq.heappop(heap)
     return budgets
+
+
+def curves_of(curves: pd.DataFrame | None, names: pd.Index) -> np.ndarray:
+    """``a``, ``b``, ``c`` of each group, in the order of ``names``: shape (groups, 3), float64.
+
+    Raises
+    ------
+    ParameterError
+        There are no curves, or a group has none.
+    DataError
+        A column is missing.
+
+    Examples
+    --------
+    >>> curves_of(pd.DataFrame({"a": [0.9], "b": [1.0], "c": [0.5]}, index=["qa"]), pd.Index(["qa"])).tolist()
+    [[0.9, 1.0, 0.5]]
+    """
+    if curves is None:
+        raise ParameterError("budget='curve' needs curves", hint="Give the learning curve of each group, or 'power'.")
+    curves = pd.DataFrame(curves)
+    if missing := [name for name in CURVE_COLUMNS if name not in curves]:
+        raise DataError(f"the curves have no column {missing[0]!r}", hint="Give a, b and c by group.")
+    curves = curves.set_axis(curves.index.astype(str))
+    if missing := [name for name in names if name not in curves.index]:
+        raise ParameterError(f"the group {missing[0]!r} has no learning curve", hint="Measure it, or use 'power'.")
+    return curves.loc[list(names), list(CURVE_COLUMNS)].to_numpy(np.float64)
 
 
 def objective_weights(objective: str | Mapping[Any, float], sizes: pd.Series) -> np.ndarray:

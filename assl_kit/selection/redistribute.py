@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.errors import ParameterError
 from assl_kit.space.rows import mean_direction
 
 from .adbscan import ADBSCAN
-from .budgets import cell_budgets
+from .budgets import cell_budgets, with_every_cluster
 from .cells import Space, pool_scores
-from .curves import CURVE_COLUMNS, objective_weights
+from .curves import curves_of, objective_weights
 from .mmr import check_weights, mmr_select, mmr_terms
 from .spreads import scaled_weights, term_spreads
 from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
@@ -60,6 +60,8 @@ class Redistributor(BaseEstimator):
         Share of each budget, in [0, 1], given as second copies, then third, to the sparsest picks that are not noise.
     max_repeat : int, default=1
         Most times a record is given. Above 1 a group may want more than it has, and gets copies for the rest.
+    every_cluster : bool, default=False
+        Give each cluster at least one record, as a run must, which trains an expert on each.
     min_samples, flattening, link_flattening, eps, noise
         As `assl_kit.ADBSCAN`, which is fitted in each cell alone; ``flattening`` is 0 by default: the radius follows
         the density entirely, and a pool is spread as its cell is.
@@ -100,6 +102,7 @@ class Redistributor(BaseEstimator):
         pool_factor: float = 1,
         repeat_share: float = 0,
         max_repeat: int = 1,
+        every_cluster: bool = False,
         min_samples: int = 10,
         flattening: float = 0,
         link_flattening: float = 0.75,
@@ -117,6 +120,7 @@ class Redistributor(BaseEstimator):
         self.pool_factor = pool_factor
         self.repeat_share = repeat_share
         self.max_repeat = max_repeat
+        self.every_cluster = every_cluster
         self.min_samples = min_samples
         self.flattening = flattening
         self.link_flattening = link_flattening
@@ -355,14 +359,16 @@ class Redistributor(BaseEstimator):
         options: dict[str, Any] = {"floor": space.grouped}
         if self.budget == "curve":
             counts = pd.Series(np.bincount(numbers, sizes).astype(np.int64), index=names)
-            options |= {"curves": _check_curves(curves, names), "weights": objective_weights(self.objective, counts)}
+            options |= {"curves": curves_of(curves, names), "weights": objective_weights(self.objective, counts)}
         extra = self.max_repeat - 1
         most, once = sizes * (1 + extra), sizes
         while True:
             budgets = cell_budgets(numbers, sizes, n_select, self.budget_power, most, distinct=once, **options)
             over = budgets > usable + extra * able
             if not over.any():
-                return budgets
+                if not self.every_cluster:
+                    return budgets
+                return with_every_cluster(budgets, space.cells["cluster"], numbers, usable + extra * able)
             most = np.where(over, usable + extra * able, most)
             once = np.where(over, usable, once)
 
@@ -378,19 +384,6 @@ class Redistributor(BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
                 raise ParameterError(f"{name} is {value!r}", hint=f"Give a number from {least} to {most}.")
-
-
-def _check_curves(curves: pd.DataFrame | None, names: pd.Index) -> np.ndarray:
-    """a, b, c of each group, in order."""
-    if curves is None:
-        raise ParameterError("budget='curve' needs curves", hint="Give the learning curve of each group, or 'power'.")
-    curves = pd.DataFrame(curves)
-    if missing := [name for name in CURVE_COLUMNS if name not in curves]:
-        raise DataError(f"the curves have no column {missing[0]!r}", hint="Give a, b and c by group.")
-    curves = curves.set_axis(curves.index.astype(str))
-    if missing := [name for name in names if name not in curves.index]:
-        raise ParameterError(f"the group {missing[0]!r} has no learning curve", hint="Measure it, or use 'power'.")
-    return curves.loc[list(names), list(CURVE_COLUMNS)].to_numpy(np.float64)
 
 
 def _summed(values: pd.Series, level: str, index: pd.Index) -> pd.Series:

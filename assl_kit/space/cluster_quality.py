@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
 from assl_kit.common.checks import whole
+from assl_kit.common.names import by_number
 from assl_kit.errors import DataError, ParameterError
 
 from .clusters import SemanticKMeans
@@ -116,7 +117,8 @@ def cluster_task_table(labels: ArrayLike, tasks: ArrayLike) -> pd.DataFrame:
     {'exam': 1, 'qa': 1}
     """
     labels, tasks = _paired(labels, tasks)
-    return pd.crosstab(pd.Series(labels, name="cluster"), pd.Series(tasks, name="task"))
+    table = pd.crosstab(pd.Series(labels, name="cluster"), pd.Series(tasks, name="task"))
+    return table[sorted(table.columns, key=by_number)]
 
 
 def cluster_task_agreement(labels: ArrayLike, tasks: ArrayLike) -> dict[str, float]:
@@ -176,7 +178,7 @@ def task_centroids(X: ArrayLike | torch.Tensor, tasks: ArrayLike) -> tuple[list[
     """
     X = check_rows(X, unit=True)
     _, tasks = _paired(np.arange(len(X)), tasks)
-    names = sorted(set(tasks.tolist()))
+    names = sorted(set(tasks.tolist()), key=by_number)
     centroids = [mean_direction(X, np.flatnonzero(tasks == name)) for name in names]
     return names, np.stack(centroids).astype(np.float32)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import write_text
+from assl_kit.common.names import by_number
 from assl_kit.common.packages import need
 from assl_kit.errors import DataError
 
@@ -199,7 +200,7 @@ def _places(xy: np.ndarray, records: pd.DataFrame) -> np.ndarray:
 
 def _style(values: pd.Series, group: str) -> dict:
     """Colour, name and legend of each trace under one colouring; the first of each group stands in the legend."""
-    names = sorted(set(values))
+    names = sorted(set(values), key=by_number if group == "task" else None)
     if group == "task":
         colours = task_colours(names)
     elif group == "cluster":

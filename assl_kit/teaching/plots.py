@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
+from assl_kit.common.names import by_number, in_order
+
 from .style import MARKERS, TASK_COLOURS, expert_colours, readable, styled_figure, task_colours
+
+_SAME = 5  # digits in which rows are compared: what differs less is the rounding of an encoder
 
 
 def _drawn_on(axes: Axes | None, width: float, height: float) -> tuple[Figure, Any]:
@@ -26,6 +30,8 @@ def _drawn_on(axes: Axes | None, width: float, height: float) -> tuple[Figure, A
 
 def project(X: np.ndarray, *, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
     """A 2-D map of embedding rows by t-SNE over cosine distance, started from PCA (for pictures only).
+
+    Where fewer than four rows differ there is nothing to map: they are put on a circle, equal rows on one place.
 
     Parameters
     ----------
@@ -42,6 +48,10 @@ def project(X: np.ndarray, *, seed: int = 0, perplexity: float = 30.0) -> np.nda
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    distinct, place = np.unique(X.round(_SAME), axis=0, return_inverse=True)
+    if len(distinct) < 4:
+        angles = 2 * np.pi * np.arange(len(distinct)) / len(distinct)
+        return np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)[place.ravel()]
     reduced = PCA(min(30, *X.shape), random_state=seed).fit_transform(X)
     perplexity = min(perplexity, max(2.0, (len(X) - 1) / 4))
     return TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=600).fit_transform(reduced)
@@ -70,6 +80,7 @@ def plot_route_map() -> Figure:
 def plot_long_tail(records: pd.DataFrame) -> Figure:
     """Records by source (bars with their counts), coloured by task: the long tail."""
     counts = records.groupby(["source", "task"]).size().unstack(fill_value=0)
+    counts = in_order(counts.T).T  # tasks in the order of the tables
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
     colours = task_colours(counts.columns)
     figure, axes = styled_figure(8.5, 0.24 * len(counts) + 1.2)
@@ -97,7 +108,7 @@ def plot_map(
 ) -> Figure:
     """A 2-D map whose points are coloured (and marked) by label."""
     texts = np.asarray(labels).astype(str)
-    names = sorted(set(texts.tolist()), key=lambda name: (name.isdigit() and len(name), name))
+    names = sorted(set(texts.tolist()), key=by_number)
     colours = colours or task_colours(names)
     figure, ax = _drawn_on(axes, 7.5, 5.0)
     size = float(np.clip(6000 / max(len(texts), 1), 9, 24))  # few points: larger ones
@@ -256,7 +267,9 @@ def plot_decision_map(
     """Questions on the map, coloured by the chosen expert; the fainter the point, the smaller the margin."""
     chosen, lead = np.asarray(experts), np.asarray(margin, dtype=float)
     figure, axes = styled_figure(7.5, 5.0)
-    alpha = 0.2 + 0.8 * np.clip(lead / (np.quantile(lead, 0.9) or 1.0), 0, 1)
+    finite = lead[np.isfinite(lead)]  # one expert alone has no runner-up, and leads without end
+    usual = np.quantile(finite, 0.9) if len(finite) else 1.0
+    alpha = 0.2 + 0.8 * np.clip(lead / (usual or 1.0), 0, 1)
     for expert in sorted(set(chosen.tolist())):
         here = chosen == expert
         colour = "black" if expert < 0 else expert_colours(expert + 1)[-1]

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from assl_kit.evaluation.referee import MEANS
+
 from .style import EXPERT_COLOURS, MARKERS, TASK_COLOURS, readable, styled_figure
 
 MOST_ROWS, MOST_CURVES = 40, 14
@@ -41,7 +43,7 @@ def plot_referee(result: Mapping[str, Any]) -> Figure:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     kinds = list(dict.fromkeys(_kind(row["against"]) for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    means = [task for task in ("mean", "mean without smallest") if task in tasks]
+    means = [task for task in MEANS if task in tasks]
     tasks = [*means, *(task for task in tasks if task not in means)][:MOST_ROWS]
     place = {task: number + (0.5 if number >= len(means) else 0.0) for number, task in enumerate(tasks)}
     height = 1.3 + (0.16 + 0.16 * max(1, len(arms))) * len(tasks)
@@ -84,7 +86,7 @@ def plot_verdict(verdict: Mapping[str, Any], *, title: str = "The referee's verd
     rows = pd.DataFrame(verdict["differences"])
     rows = rows[rows["against"].map(_kind) == "random"]
     means = rows[rows["task"] == "mean"].sort_values("difference", ascending=False).set_index("arm")
-    by_task = rows[~rows["task"].str.startswith("mean")].pivot(index="arm", columns="task", values="difference")
+    by_task = rows[~rows["task"].isin(MEANS)].pivot(index="arm", columns="task", values="difference")
     xlabel = "mean over tasks less that of random, 95 % interval"
     return plot_arms(means, by_task.loc[means.index], title=title, xlabel=xlabel)
 

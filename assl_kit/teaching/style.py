@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from assl_kit.common.names import by_number
+
 TASK_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A7A7A",
     "#882255", "#999933", "#332288", "#44AA99", "#AA4499", "#661100", "#6699CC",
@@ -27,6 +29,8 @@ CJK_FONTS = (
     "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "Arial Unicode MS",
 )  # fmt: skip
 
+LARGEST = 60.0
+"""Inches of a figure's side."""
 _STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -79,7 +83,7 @@ def task_colours(tasks: Iterable[str]) -> dict[str, str]:
     """
     from assl_kit.data.synthetic import TASKS
 
-    others = sorted({str(t) for t in tasks} - set(TASKS))
+    others = sorted({str(t) for t in tasks} - set(TASKS), key=by_number)
     order = [*TASKS, *others]
     return {task: TASK_COLOURS[i % len(TASK_COLOURS)] for i, task in enumerate(order)}
 
@@ -102,4 +106,5 @@ def styled_figure(
     families = [f for f in (cjk_font(),) if f] + ["DejaVu Sans"]
     style: dict[Any, Any] = _STYLE | {"font.sans-serif": families, "font.family": "sans-serif"}
     plt.rcParams.update(style)
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    size = min(width, LARGEST), min(height, LARGEST)  # a table of a thousand tasks would be no picture
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)

@@ -145,3 +145,15 @@ def _sentiments(n):
     records = pd.DataFrame({"task": ["sentiment"] * n, "output": ["积极", "消极"] * (n // 2)})
     wrong = ["积极" if i % 3 else "中性" for i in range(n)]
     return records, records["output"].tolist(), wrong
+
+
+def test_a_task_called_mean_is_not_taken_for_the_mean():
+    records = pd.DataFrame(
+        {"task": ["mean", "all", "mean", "task 10", "task 9"], "output": ["涨", "跌", "涨", "平", "平"]}
+    )
+    answers = ["涨", "涨", "跌", "平", "平"]
+    for table in (evaluate(records, answers), paired_difference(records, answers, ["涨"] * 5)):
+        assert table["task"].tolist() == ["all (task)", "mean (task)", "task 9", "task 10", "mean"]
+    table = evaluate(records, answers, metrics={"mean": "char_f1"}).set_index("task")
+    assert table["metric"]["mean (task)"] == "char_f1" and table["value"]["mean (task)"] == 0.5
+    assert table["value"]["mean"] == (0 + 0.5 + 1 + 1) / 4

@@ -414,3 +414,26 @@ def test_bad_curves():
         fit_curve("x", [], [], 10)
     with pytest.raises(ParameterError, match="2 sizes but 1 scores"):
         fit_curve("x", [1, 2], [0.1], 10)
+
+
+def test_a_group_called_mean_is_not_taken_for_the_mean():
+    from assl_kit.data.groups import NO_GROUP, assign_groups
+    from assl_kit.data.synthetic import make_corpus
+    from assl_kit.runner.choice import difference_table, score_table, verdicts
+    from assl_kit.teaching.referee_plots import plot_referee, plot_verdict
+
+    records = make_corpus(400)
+    records = records[records["task"].isin(["sentiment", "qa", "classification"])]
+    names = {"sentiment": "mean", "qa": "mean without smallest", "classification": "meaning"}
+    records = records.assign(task=records["task"].map(names))
+    chosen = records.loc[records["split"] == "train", "id"].head(30)
+    result = referee(records, {"mine": chosen}, n_draws=2).as_dict()
+    groups = ["mean (task)", "mean without smallest (task)", "meaning"]
+    assert list(result["about"]["questions"]) == groups
+    assert score_table(result)["task"].tolist() == [*groups, "mean", "mean without smallest"]
+    assert difference_table(result)["task"].tolist() == ["mean", "mean without smallest", *groups]
+    assert verdicts(result)[0].startswith("On the mean over tasks, mine is ")
+    assert len(plot_referee(result).axes[0].get_yticks()) == 5
+    assert [text.get_text() for text in plot_verdict(result).axes[1].get_xticklabels()] == groups
+    labels = assign_groups(pd.DataFrame({"task": ["all", "", "(none)", "qa"]}))
+    assert labels.tolist() == ["all (task)", "", f"{NO_GROUP} (task)", "qa"]

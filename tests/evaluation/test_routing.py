@@ -42,3 +42,18 @@ def test_regret_of_any_routing(n, k, seed):
 def test_regret_refuses_shapes_that_do_not_agree():
     with pytest.raises(ParameterError, match="shapes do not agree"):
         regret_table([1.0], [[1.0], [0.0]], ["a", "a"])
+
+
+def test_tasks_called_as_totals_stay_apart_from_them():
+    routing = routing_table(["all", "all", "qa"], [0, 1, 1], {"all": 0, "qa": 1})
+    assert routing.home_share.to_dict() == {"all (task)": 0.5, "qa": 1.0, "all": pytest.approx(2 / 3)}
+    assert routing.counts.index.tolist() == ["all (task)", "qa"]
+    table = regret_table([1, 0, 0.5], [[1, 0]] * 3, ["mean", "qa", "mean"])
+    assert table["task"].tolist() == ["mean (task)", "qa", "mean"]
+    assert table["routed"].tolist() == [0.75, 0.0, 0.375]
+
+
+def test_the_best_of_twelve_experts_is_found_by_its_place():
+    every = np.zeros((2, 12))
+    every[0, 10] = every[1, 2] = 1
+    assert regret_table([0, 0], every, ["任务10", "任务9"])["best_expert"].tolist() == [2, 10, None]

@@ -348,3 +348,18 @@ def test_threads_blocks_and_input_types_do_not_matter(tmp_path, monkeypatch):
         monkeypatch.setattr(points, name, value)
     for other, n_jobs in [(mapped, 3), (np.asfortranarray(X), 2), (X.astype(np.float64), None)]:
         pd.testing.assert_frame_equal(Redistributor(n_jobs=n_jobs).fit_select(other, clusters, 70).table, expected)
+
+
+def test_every_cluster_gets_a_record_where_that_is_asked_for():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat([0, 1, 2, 3], [60, 30, 4, 1])
+    X = np.eye(8)[clusters] + 0.1 * rng.normal(size=(95, 8))
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    groups = np.where(np.arange(95) % 2, "qa", "sentiment")
+    plain = Redistributor().fit_select(X, clusters, 6, groups=groups)
+    every = Redistributor(every_cluster=True).fit_select(X, clusters, 6, groups=groups)
+    assert (plain.budgets == 0).any() and (every.budgets >= 1).all()
+    assert every.budgets.sum() == 6 and set(every.table["group"]) == {"qa", "sentiment"}
+    enough = Redistributor().fit_select(X, clusters, 95, groups=groups)
+    same = Redistributor(every_cluster=True).fit_select(X, clusters, 95, groups=groups)
+    assert enough.table.equals(same.table)

@@ -154,3 +154,38 @@ def test_learning_curves_of_the_largest_groups_are_drawn():
     ]
     plot_learning_curves({"curves": [curve | {"group": "one", "sizes": [1], "scores": [0.0], "n_records": 1}]})
     plot_learning_curves({"curves": []})
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3, 4, 6])
+def test_rows_that_hardly_differ_have_a_map(kinds):
+    """t-SNE of constant rows ends the process."""
+    rows = np.eye(8, dtype=np.float32)[np.arange(40) % kinds]
+    rows += np.random.default_rng(0).normal(scale=1e-7, size=rows.shape).astype(np.float32)
+    xy = plots.project(rows)
+    assert xy.shape == (40, 2) and np.isfinite(xy).all()
+    if kinds < 4:
+        assert len(np.unique(xy, axis=0)) == kinds
+        assert (xy[:kinds] == xy[kinds : 2 * kinds]).all()
+    assert plots.project(rows[:1]).shape == (1, 2)
+
+
+def test_one_expert_without_a_runner_up_is_drawn():
+    figure = plots.plot_decision_map(np.zeros((3, 2)), [0, 0, 0], [np.inf] * 3)
+    assert figure.axes[0].collections[0].get_alpha().tolist() == [1, 1, 1]
+    mixed = plots.plot_decision_map(np.zeros((3, 2)), [0, 0, 0], [np.inf, 0.1, 0.0])
+    assert mixed.axes[0].collections[0].get_alpha().tolist() == pytest.approx([1, 1, 0.2], abs=0.2)
+
+
+def test_numbered_names_are_drawn_in_the_order_of_their_numbers():
+    labels = [str(k) for k in (10, 2, 0, 11, 1)]
+    legend = plots.plot_map(np.zeros((5, 2)), labels).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "1", "2", "10", "11"]
+    assert list(style.task_colours(["任务10", "任务9"]))[-2:] == ["任务9", "任务10"]
+
+
+def test_a_table_of_a_thousand_tasks_is_still_a_picture(tmp_path):
+    table = pd.DataFrame(np.ones((2, 1000)), columns=[f"t{k}" for k in range(1000)])
+    figure = plots.plot_matrix(table.iloc[:, :900], title="wide")
+    assert figure.get_size_inches().max() <= style.LARGEST
+    records = pd.DataFrame({"source": [f"s{k}" for k in range(900)], "task": "qa"})
+    assert plots.plot_long_tail(records).get_size_inches().max() <= style.LARGEST
