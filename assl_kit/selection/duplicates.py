@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from assl_kit.common.checks import real
-from assl_kit.data.records import prompts
+from assl_kit.data.records import user_prompt
 from assl_kit.errors import DataError
 from assl_kit.space.neighbors import make_points, nearest_within, reach
 from assl_kit.space.points import Points
@@ -265,7 +265,8 @@ def question_codes(records: pd.DataFrame) -> np.ndarray:
     >>> question_codes(validate_records(rows)).tolist()
     [0, 1, 0]
     """
-    codes = _codes(pd.Series(prompts(records), dtype=object))
+    asked = [user_prompt(*row) for row in zip(records["instruction"], records["input"], strict=True)]
+    codes = _codes(pd.Series(asked, dtype=object))
     for name in ("system", "history"):
         if name in records:
             codes = _joined(codes, _codes(records[name].astype(object).where(records[name].notna(), "")))

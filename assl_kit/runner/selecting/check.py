@@ -107,10 +107,9 @@ def check_file(
     parts = records[~is_test].reset_index(drop=True), records[is_test].reset_index(drop=True)
     X = None
     if similarity is not None and len(parts[0]) > 1:
-        columns = ["id", "instruction", "input"]
         texts = prompts(parts[0]) if encoder == "fit" else None
         fitted = load_encoder(encoder, texts=texts, dim=DIMENSIONS, seed=seed)
-        X = embedded(fitted, pd.concat([part[columns] for part in parts], ignore_index=True))
+        X = embedded(fitted, *parts)
     duplicates, leakage = _both(*parts, X, NEAR if similarity is None else similarity)
     train_places, test_places = (places[mask].to_numpy(dtype=object) for mask in (~is_test, is_test))
     remarks = [

@@ -29,21 +29,22 @@ FOR_FACTOR = 3
 """Records that are near a target, for each that is to be kept: the usual choice is made among them."""
 
 
-def embedded(encoder: SentenceTransformer, records: pd.DataFrame, *, progress: bool = False) -> np.ndarray:
-    """The unit rows of records' questions, block by block: (n, d) float32.
+def embedded(encoder: SentenceTransformer, *tables: pd.DataFrame, progress: bool = False) -> np.ndarray:
+    """The unit rows of records' questions, table after table and block by block: (n, d) float32.
 
     Raises
     ------
     DataError
         If a question has no embedding; names the record.
     """
-    texts, X = prompts(records), np.zeros((0, 0), np.float32)
+    texts, X = [prompt for table in tables for prompt in prompts(table)], np.zeros((0, 0), np.float32)
+    ids = [name for table in tables for name in table["id"]]
     starts = range(0, len(texts), BLOCK)
     for start in tqdm(starts, desc="embedding", unit="block", disable=not progress, leave=False):
         try:
             rows = encode(encoder, texts[start : start + BLOCK])
         except DataError as error:
-            where = f"one of the records {records['id'].iloc[start]!r} and the {BLOCK - 1:,} after it"
+            where = f"one of the records {ids[start]!r} and the {BLOCK - 1:,} after it"
             raise DataError(error.what, where=where, hint=error.hint) from error
         if not start:
             X = np.empty((len(texts), rows.shape[1]), np.float32)

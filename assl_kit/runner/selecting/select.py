@@ -230,10 +230,7 @@ class _Work:
         texts = prompts(self.train) if self.settings.encoder == "fit" else None
         encoder = load_encoder(self.settings.encoder, texts=texts, dim=DIMENSIONS, seed=self.settings.seed)
         self.fingerprint = encoder_fingerprint(encoder)
-        columns = ["id", "instruction", "input"]
-        return embedded(
-            encoder, pd.concat([part[columns] for part in parts], ignore_index=True), progress=self.progress
-        )
+        return embedded(encoder, *parts, progress=self.progress)
 
     def _near_target(self, X: np.ndarray, exclude: np.ndarray, wanted: int) -> pd.DataFrame | None:
         if self.plan.target is None:
