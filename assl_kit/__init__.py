@@ -22,6 +22,8 @@ _HOMES = {
     "experts.bank": ("ExpertBank",),
     "experts.router": ("CentroidRouter",),
     "experts.silversight": ("SilverSight",),
+    "runner.selecting.check": ("check_file",),
+    "runner.selecting.select": ("select_file",),
     "selection.adbscan": ("ADBSCAN",),
     "selection.mmr": ("mmr_select",),
     "selection.redistribute": ("Redistributor",),
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from .experts.bank import ExpertBank
     from .experts.router import CentroidRouter
     from .experts.silversight import SilverSight
+    from .runner.selecting.check import check_file
+    from .runner.selecting.select import select_file
     from .selection.adbscan import ADBSCAN
     from .selection.mmr import mmr_select
     from .selection.redistribute import Redistributor

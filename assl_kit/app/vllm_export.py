@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.common.hub import HUB_ID
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.experts.bank_check import ADAPTER_FILES, HUB_ID, check_match
+from assl_kit.experts.bank_check import ADAPTER_FILES, check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
 from assl_kit.model.identity import TINY_BASE, base_info, base_source, tokenizer_fingerprint, weight_files
 from assl_kit.model.loading import load_base

@@ -73,7 +73,8 @@ def load_records(
     config : str, optional
         The configuration of a hub dataset.
     test_share : float
-        Share of the test records in the embedded corpus, and in a source without splits (see `ensure_splits`).
+        Share of the test records in the embedded corpus, and in a source without splits (see `ensure_splits`; 0: such a
+        source stays without).
     on_bad : str
         What becomes of a record that is wrong: "refuse" refuses all of them with an error, "skip" leaves it out.
     left_out : list of LeftOut, optional
@@ -132,7 +133,7 @@ def load_records(
     if kind == "fineval" and (records["split"] == "test").all():  # parts of it that have no worked examples
         records["split"] = pd.Series("train", index=records.index, dtype=records["split"].dtype)
         has_split = False
-    if not has_split:
+    if not has_split and test_share:
         records = ensure_splits(records, test_share=test_share, seed=seed)
     return records if n_records is None else draw_records(records, n_records, seed)
 

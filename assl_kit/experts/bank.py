@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file
-from assl_kit.errors import BankError, ParameterError
+from assl_kit.common.hub import check_hub, upload
+from assl_kit.errors import BankError
 
+from .bank_card import bank_card
 from .bank_check import (
     ADAPTER_FILES,
     FORMAT,
     FORMAT_VERSION,
-    HUB_ID,
     check_files,
     check_match,
     locate,
@@ -259,24 +260,40 @@ class ExpertBank:
                 shutil.copyfile(self.path / name, temporary / name)
         return path
 
-    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        license: str = "unknown",
+        datasets: Sequence[str] = (),
+        scores: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """Upload the bank to ``repo_id`` (made if missing, private unless told otherwise); return the commit's address.
 
-        Only the listed files and `bank.json` are sent.
-        """
-        from huggingface_hub import HfApi
+        Only the listed files, `bank.json` and a card are sent: the bank's own README.md if it has one, else
+        :func:`assl_kit.experts.bank_card.bank_card` of ``license``, ``datasets`` and ``scores``.
 
-        if not HUB_ID.match(repo_id or ""):
-            raise ParameterError(f"a hub repository is named owner/name, not {repo_id!r}", where="repo_id")
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=str(self.path),
-            allow_patterns=["bank.json", *self.info["files"]],
-            commit_message="Upload expert bank",
+        Raises
+        ------
+        ParameterError
+            As `assl_kit.common.hub.upload`: no token, no network, HF_HUB_OFFLINE, a name that is none.
+        """
+        check_hub(repo_id, token)
+        card = self.path / "README.md"
+        return upload(
+            self.path,
+            repo_id,
+            ["bank.json", *self.info["files"], *(["README.md"] if card.is_file() else [])],
+            kind="model",
+            private=private,
+            token=token,
+            message="Upload expert bank",
+            texts={}
+            if card.is_file()
+            else {"README.md": bank_card(self.info, repo_id, license=license, datasets=datasets, scores=scores)},
         )
-        return str(commit)
 
 
 def clean_adapter_config(config: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from assl_kit.common.files import read_json, sha256_file
+from assl_kit.common.hub import HUB_ID
 from assl_kit.common.trust import check_encoder_folder, leads_out
 from assl_kit.errors import BankError, ParameterError
 
 FORMAT = "assl-kit expert bank"
 FORMAT_VERSION = 1
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 MAX_RANK = 4096
 _SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
 _NOT_PLAIN = (

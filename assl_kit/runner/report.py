@@ -21,6 +21,7 @@ from assl_kit.errors import AsslError, WorkspaceError
 from .choice import choice_blocks, highest_blocks
 from .manifest_rows import artifact_rows, notebook_rows
 from .page import render_page, show
+from .selecting.check import duplicate_blocks
 
 REPORT = "report.html"
 _COLUMNS = {
@@ -106,6 +107,7 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
                 yield "subheading", subtitle
             yield "table", frame.rename(columns=_COLUMNS)
     yield from choice_blocks(ws)
+    yield from duplicate_blocks(ws)
     yield from highest_blocks(ws, str(manifest["parameters"].get("score")))
     books = list(_executed(ws))
     for book in books:

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from helpers.banks import write_adapter
+from safetensors.numpy import load_file
 
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
@@ -24,21 +26,6 @@ ORIGIN = Provenance(
     min_similarity=0.25,
     metrics={"accuracy": 0.5},
 )
-
-
-def write_adapter(folder, seed):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    save_file({"a.lora_A.weight": rng.normal(size=(2, 3)).astype("f4")}, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": "/home/someone/models/my-base",
-        "target_modules": ["v_proj", "k_proj", "q_proj"],
-        "r": 16,
-        "inference_mode": False,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -214,26 +201,31 @@ def test_create_refuses_what_does_not_fit(bank, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_push_sends_only_listed_files(bank, monkeypatch):
+def test_push_sends_only_listed_files_and_a_card(bank, monkeypatch):
     calls = {}
 
     class Api:
         def __init__(self, token=None):
-            pass
+            calls["token"] = token
 
         def create_repo(self, repo_id, **options):
             calls["repo"] = (repo_id, options)
 
-        def upload_folder(self, **options):
-            calls["upload"] = options
-            return "https://example.org/commit"
+        def create_commit(self, repo_id, operations, **options):
+            calls["files"] = {operation.path_in_repo for operation in operations}
+            return SimpleNamespace(commit_url="https://example.org/commit")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert bank.push_to_hub("me/bank") == "https://example.org/commit"
-    assert calls["repo"] == ("me/bank", {"private": True, "exist_ok": True})
-    assert set(calls["upload"]["allow_patterns"]) == {"bank.json", *bank.info["files"]}
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    (bank.path / "stray.txt").write_text("mine", encoding="utf-8")
+    assert bank.push_to_hub("me/bank", token="mine") == "https://example.org/commit"
+    assert calls["repo"] == ("me/bank", {"repo_type": "model", "private": True, "exist_ok": True})
+    assert calls["files"] == {"bank.json", "README.md", *bank.info["files"]} and calls["token"] == "mine"
     with pytest.raises(ParameterError, match="owner/name"):
         bank.push_to_hub("not a name")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ParameterError, match="HF_HUB_OFFLINE is set"):
+        bank.push_to_hub("me/bank", token="mine")
 
 
 def test_a_cached_hub_bank_opens_offline(bank, tmp_path, monkeypatch):
