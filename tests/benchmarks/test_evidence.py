@@ -187,7 +187,7 @@ def test_the_committed_records_are_whole_and_of_three_seeds():
     assert (pooled["seeds"] >= 3).all() and (pooled["low"] <= pooled["high"]).all()
     tiny = evidence[(evidence["data"] == "embedded") & (evidence["base"] == "tiny")]
     assert tiny.loc[tiny["metric"] == "cluster nmi", "arm"].nunique() >= 4
-    assert {f"chosen {share} %" for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
+    assert {f"{way} {share} %" for way in ("default", "paper") for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
 
 
 def test_the_table_of_the_readme_is_that_of_the_records():
@@ -209,7 +209,7 @@ def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
     axes = plot_share_curve(pd.DataFrame(rows)).axes[0]
     assert axes.get_xticks().tolist() == [1, 10]
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert np.allclose(lines["chosen, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
+    assert np.allclose(lines["paper, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
 
 
 def test_a_verdict_needs_an_interval_on_one_side():
