@@ -133,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=0, help="processes; default 2 on a CPU, 1 on a GPU")
     parser.add_argument("--quick", action="store_true", help="a sixth of the records, for a try")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' and 'spaces' too")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' and 'spaces' too"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="for what is finished")
     parser.add_argument("--out", type=Path, default=RESULTS / "evidence.json")
     return parser
