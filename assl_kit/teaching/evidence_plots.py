@@ -18,7 +18,7 @@ _SEED_MARKERS = "osD^v"
 
 
 def plot_share_curve(evidence: pd.DataFrame) -> Figure:
-    """Mean over tasks against the share of the training data, chosen and at random; bands from least to most of seeds.
+    """Mean over tasks against the share of the training data, by way of choosing; bands from least to most of seeds.
 
     Parameters
     ----------
@@ -31,9 +31,11 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     """
     figure, axes = styled_figure(7.0, 4.0)
     measured: set[int] = set()
-    for kind, colour, marker in (("chosen", TASK_COLOURS[0], "o"), ("random", TASK_COLOURS[5], "s")):
+    kinds = (("default", TASK_COLOURS[0], "o"), ("paper", TASK_COLOURS[2], "^"), ("random", TASK_COLOURS[5], "s"))
+    for kind, colour, marker in kinds:
         arms = evidence["arm"].str.extract(rf"^{kind} (\d+) %$")[0].dropna().astype(int)
-        shares = sorted(set(arms))
+        if not (shares := sorted(set(arms))):
+            continue
         measured.update(shares)
         by_share = [of_seeds(evidence, f"{kind} {share} %") for share in shares]
         axes.plot(shares, [v.mean() for v in by_share], color=colour, marker=marker, label=f"{kind}, one LoRA")

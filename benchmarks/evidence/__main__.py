@@ -7,7 +7,7 @@ Every arm that is finished is kept under --work and not run again. Records of ot
 output file stay there. With --only some arms are measured, those of the full grid that a real base is spared among
 them: their records take the place of the same ones of before, and all others stay.
 
-    python -m benchmarks.evidence --data FOLDER --base gemma3-270m --only "chosen 10 %" "k-center 10 %"
+    python -m benchmarks.evidence --data FOLDER --base gemma3-270m --only "default 10 %" "k-center 10 %"
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from benchmarks.machine import RESULTS, ROOT, cores, versions
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+SPACES = "spaces"
+"""Given to --only: where questions go and how stable selections are, for which nothing is trained."""
 PACKAGES = ("assl-kit", "torch", "transformers", "peft", "trl")
 
 
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from .arms import done, full_grid, plan
     from .study import SETTINGS, Study
-    from .summary import records_of, records_of_arms
+    from .summary import records_of, records_of_arms, records_of_spaces
 
     options = _parser().parse_args(arguments)
     setting = SETTINGS["quick" if options.quick else options.base if options.base in SETTINGS else "gemma3-270m"]
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for seed in options.seeds
     ]
-    known = [name for _, name in full_grid(studies[0])]
+    known = [*(name for _, name in full_grid(studies[0])), SPACES]
     if unknown := [name for name in options.only if name not in known]:
         _parser().error(f"--only: there is no arm {unknown[0]!r}; there are {', '.join(known)}")
     start = time.perf_counter()
@@ -72,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
             pass
         print(f"trained and answered in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
         records = records_of_arms(studies) if options.only else records_of(studies, jobs)
+        if SPACES in options.only:
+            records += records_of_spaces(studies, jobs)
     _write(options.out, records, label, options.base, device, options.only)
     return 0
 
@@ -129,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=0, help="processes; default 2 on a CPU, 1 on a GPU")
     parser.add_argument("--quick", action="store_true", help="a sixth of the records, for a try")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' is one")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ARM", help="measure these arms; 'affinity' and 'spaces' too"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="for what is finished")
     parser.add_argument("--out", type=Path, default=RESULTS / "evidence.json")
     return parser

@@ -25,9 +25,10 @@ from .data import ENCODERS
 from .study import (
     BALANCED,
     CENTERS,
-    CHOSEN,
+    CHOICES,
     MEDOIDS,
     OURS,
+    PAPER,
     RANDOM,
     SHARES,
     STAGE_1,
@@ -48,18 +49,19 @@ def plan(study: Study, only: Sequence[str] = ()) -> list[Job]:
     if only:
         return [job for job in full_grid(study) if job[1] in only]
     s, full = study.setting, study.setting.grid == "full"
-    chosen = [("one", Choice(CHOSEN, share).label) for share in s.shares]
-    others = [("one", Choice(RANDOM, share).label) for share in s.shares]
+    ways = (OURS, PAPER, RANDOM)
+    by_share = [("one", Choice(way, share).label) for way in ways for share in reversed(s.shares)]
     jobs = [("one", "all data, 1 epoch"), ("bank", "experts by cluster")]
     if full:
         jobs[:0] = [("one", f"all data, {s.epochs} epochs")] * (s.epochs > 1) + [
             ("bank", "experts by cluster, all data")
         ]
-        ways = (OURS, BALANCED, MEDOIDS, CENTERS, STAGE_1, STAGE_2)
-        jobs += [("one", Choice(way).label) for way in (*ways, *s.trained_variants)]
+        jobs += [("one", Choice(way, equal_steps=True).label) for way in (OURS, BALANCED, RANDOM)]
+        others = (MEDOIDS, CENTERS, STAGE_1, STAGE_2)
+        jobs += [("one", Choice(way).label) for way in (*others, *s.trained_variants)]
         jobs += [("bank", "experts by task label"), ("bank", "experts by random split")]
         jobs += [("bank", f"experts by cluster, {encoder}") for encoder in s.trained_encoders]
-    jobs = [*jobs, *reversed(chosen), *reversed(others), ("base", "base"), ("affinity", "affinity")]
+    jobs = [*jobs, *by_share, ("one", Choice(BALANCED).label), ("base", "base"), ("affinity", "affinity")]
     return jobs if full else [*jobs[1:-1], jobs[0], jobs[-1]]  # what is dearest comes last
 
 
@@ -127,6 +129,8 @@ def _one(study: Study, name: str) -> None:
     rows, (model, tokenizer) = study.rows_of(name), load(study)
     start = time.perf_counter()
     epochs = study.setting.full_epochs if name == "all data, 1 epoch" else study.setting.epochs
+    if name in CHOICES and CHOICES[name].equal_steps:
+        epochs = max(1, round(study.setting.full_epochs * len(study.part("train")) / len(rows)))
     folder = study.work / "adapters" / slug(name)
     train_adapter(model, tokenizer, study.part("train").iloc[rows], folder, study.training(epochs=epochs))
     with adapted(model, folder) as answering:

@@ -43,7 +43,7 @@ VARIANTS = {
     "no repeats": {"max_repeat": 1, "repeat_share": 0.0},
 }
 #: Other ways of choosing, with a share each.
-CHOSEN, RANDOM, BALANCED, OURS = "chosen", "random", "balanced random", "default"
+PAPER, RANDOM, BALANCED, OURS = "paper", "random", "balanced random", "default"
 MEDOIDS, CENTERS, STAGE_1, STAGE_2 = "k-means medoids", "k-center", "stage 1 alone", "stage 2 alone"
 
 
@@ -51,22 +51,26 @@ MEDOIDS, CENTERS, STAGE_1, STAGE_2 = "k-means medoids", "k-center", "stage 1 alo
 class Choice:
     """How an arm chooses its training records.
 
-    ``way`` is one of the names above (``"chosen"`` is the paper's choice, ``"default"`` ours) or a name of `VARIANTS`.
+    ``way`` is one of the names above (``"paper"`` is the paper's choice, ``"default"`` ours) or a name of `VARIANTS`.
+    With ``equal_steps`` training goes on for as many steps as one pass over all data has.
     """
 
     way: str
     share: float = 0.1
+    equal_steps: bool = False
 
     @property
     def label(self) -> str:
         """The arm's name in records and figures."""
-        return self.way if self.way in VARIANTS else f"{self.way} {self.share:.0%}".replace("%", " %")
+        label = self.way if self.way in VARIANTS else f"{self.way} {self.share:.0%}".replace("%", " %")
+        return label + ", steps of all data" * self.equal_steps
 
 
 CHOICES = {
     choice.label: choice
     for choice in (
-        *(Choice(way, share) for way in (CHOSEN, RANDOM, BALANCED, OURS) for share in SHARES),
+        *(Choice(way, share) for way in (PAPER, RANDOM, BALANCED, OURS) for share in SHARES),
+        *(Choice(way, equal_steps=True) for way in (RANDOM, BALANCED, OURS)),
         *(Choice(way, share) for way in (MEDOIDS, CENTERS, STAGE_1, STAGE_2) for share in SHARES),
         *map(Choice, VARIANTS),
     )
@@ -177,8 +181,18 @@ class Study:
         return TrainingConfig(**(values | changes))
 
     # choosing --------------------------------------------------------------------------------------------------------
-    def choose(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None, **options):
-        """The two stages as the paper has them; give the `Selection`. ``rows``: choose among these rows only."""
+    def choose(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None):
+        """The default two stages; give the `Selection`. ``rows``: choose among these rows only."""
+        X, train = self.space(encoder)["train"], self.part("train")
+        clusters = self.clusters(encoder) if clusters is None else clusters
+        if rows is not None:
+            X, train = X[rows], train.iloc[rows].reset_index(drop=True)
+        groups = assign_groups(train, clusters).to_numpy()
+        size = max(K, round(share * len(X)))
+        return Redistributor().fit_select(X, clusters, size, groups=groups, ids=train["id"].to_numpy())
+
+    def choose_as_paper(self, share: float = 0.1, encoder: str = ENCODERS[0], rows=None, clusters=None, **options):
+        """The two stages as the paper has them, with changes; the rest as for `choose`."""
         X, raw = self.space(encoder)["train"], self.scores(whole=options.get("pool_factor", 0) >= len(self.records))
         ids = self.part("train")["id"].to_numpy()
         clusters = self.clusters(encoder) if clusters is None else clusters
@@ -212,13 +226,11 @@ class Study:
         if choice.way == STAGE_1:
             return Redistributor.paper(pool_factor=1).pool(X, self.clusters(), size)["row"].to_numpy()
         if choice.way == STAGE_2:
-            chosen = self.choose(choice.share, pool_factor=1e6)
+            chosen = self.choose_as_paper(choice.share, pool_factor=1e6)
         elif choice.way == OURS:
-            train = self.part("train")
-            groups, ids = assign_groups(train, self.clusters()).to_numpy(), train["id"].to_numpy()
-            chosen = Redistributor().fit_select(X, self.clusters(), size, groups=groups, ids=ids)
+            chosen = self.choose(choice.share)
         else:
-            chosen = self.choose(choice.share, **VARIANTS.get(choice.way, {}))
+            chosen = self.choose_as_paper(choice.share, **VARIANTS.get(choice.way, {}))
         return np.repeat(chosen.indices, chosen.repeats)
 
 
@@ -270,13 +282,9 @@ def _scores(study: Study, whole: bool) -> np.ndarray:
         train, s = study.part("train"), study.setting
         read = np.arange(len(train))
         if not whole:  # only the pool, as in a run of the chain; others count as average
-            read = (
-                Redistributor()
-                .pool(study.space()["train"], study.clusters(), round(0.1 * len(train)), ids=train["id"].to_numpy())[
-                    "row"
-                ]
-                .to_numpy()
-            )
+            size, ids = round(0.1 * len(train)), train["id"].to_numpy()
+            pool = Redistributor.paper().pool(study.space()["train"], study.clusters(), size, ids=ids)
+            read = pool["row"].to_numpy()
         warm = train.sample(min(s.warmup, len(train)), random_state=study.seed)
         with tempfile.TemporaryDirectory() as folder:
             warm_adapter = train_adapter(model, tokenizer, warm, Path(folder) / "warm", study.training(epochs=1))

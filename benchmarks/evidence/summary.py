@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,18 +25,25 @@ from .arms import read_answers
 from .data import ENCODERS
 from .study import VARIANTS, Study
 
-CHOSEN, ROUTED = "chosen 10 %", "experts by cluster"
+CHOSEN, PAPER, ROUTED = "default 10 %", "paper 10 %", "experts by cluster"
+STEPS = "steps of all data"
 #: Differences that answer the paper's claims: experiment, arm, against.
 DIFFERENCES = (
     [("selection", CHOSEN, other) for other in (
-        "all data, 1 epoch", "all data, 3 epochs", "random 10 %", "k-means medoids 10 %", "k-center 10 %",
-        "stage 1 alone 10 %", "stage 2 alone 10 %", "base", "majority or lead", "random 20 %", "random 30 %")]
-    + [("selection", f"chosen {p} %", f"random {p} %") for p in (1, 3, 5, 20, 30)]
+        "all data, 1 epoch", "all data, 3 epochs", "random 10 %", "balanced random 10 %", PAPER, "k-means medoids 10 %",
+        "k-center 10 %", "base", "majority or lead", "random 20 %", "random 30 %")]
+    + [("selection", f"default {p} %", f"random {p} %") for p in (1, 3, 5, 20, 30)]
+    + [("selection", f"default 10 %, {STEPS}", other) for other in (
+        f"random 10 %, {STEPS}", f"balanced random 10 %, {STEPS}", "all data, 1 epoch")]
+    + [("selection", "balanced random 10 %", "random 10 %")]
+    + [("selection", PAPER, other) for other in (
+        "all data, 1 epoch", "random 10 %", "stage 1 alone 10 %", "stage 2 alone 10 %")]
+    + [("selection", f"paper {p} %", f"random {p} %") for p in (1, 3, 5, 20, 30)]
     + [("experts", ROUTED, other) for other in (
         "all data, 1 epoch", "all data, 3 epochs", CHOSEN, "experts by task label", "experts by random split",
         "uniform merge", "two nearest merged", "Arrow", "base")]
     + [("experts", "experts by cluster, all data", "all data, 1 epoch")]
-    + [("A-DBSCAN", CHOSEN, name) for name in VARIANTS]
+    + [("A-DBSCAN", PAPER, name) for name in VARIANTS]
     + [("encoder", ROUTED, f"experts by cluster, {name}") for name in ENCODERS[1:]]
 )  # fmt: skip
 _BOOTSTRAPS = 5
@@ -44,10 +52,14 @@ _FIELDS = ("experiment", "data", "base", "arm", "task", "metric", "value", "seed
 
 def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
     """All records of some seeds of one data set on one base; ``seed`` is None where seeds are pooled."""
-    parts = [records_of_arms(studies), *map(_routing, studies)]
-    tasks = [(study, name) for study in studies for name in (*ENCODERS, *VARIANTS, "random choice")]
-    parts += Parallel(n_jobs=jobs)(delayed(_stability)(study, name) for study, name in tasks)
-    return list(itertools.chain(*parts))
+    return records_of_arms(studies) + records_of_spaces(studies, jobs)
+
+
+def records_of_spaces(studies: list[Study], jobs: int = 1) -> list[dict]:
+    """Of `records_of`, those for which nothing is trained: where questions go, how far a selection stays the same."""
+    tasks = [(study, name) for study in studies for name in (*ENCODERS, *VARIANTS, "paper", "random choice")]
+    parts = Parallel(n_jobs=jobs)(delayed(_stability)(study, name) for study, name in tasks)
+    return list(itertools.chain(*map(_routing, studies), *parts))
 
 
 def records_of_arms(studies: list[Study]) -> list[dict]:
@@ -319,7 +331,7 @@ def _affinity(study: Study) -> list[dict]:
 def _stability(study: Study, name: str) -> list[dict]:
     """How far a selection stays when nine tenths of the data are drawn, or k-means starts elsewhere."""
     encoder = name if name in ENCODERS else ENCODERS[0]
-    experiment, options = "encoder" if name in ENCODERS else "A-DBSCAN", VARIANTS.get(name, {})
+    experiment = "encoder" if name in ENCODERS else "A-DBSCAN"
     if encoder not in study.encoders:
         return []
     start, X = time.perf_counter(), study.space(encoder)["train"]
@@ -332,15 +344,16 @@ def _stability(study: Study, name: str) -> list[dict]:
         picks = [rng.permutation(n)[:size] for _ in range(_BOOTSTRAPS + 1)]
         values["jaccard: nine tenths drawn"] = np.mean([jaccard(picks[0], other) for other in picks[1:]])
         return [record(study, experiment, name, "all", metric, value) for metric, value in values.items()]
-    whole = study.choose(encoder=encoder, **options).indices
+    choose = study.choose if name in ENCODERS else partial(study.choose_as_paper, **VARIANTS.get(name, {}))
+    whole = choose(encoder=encoder).indices
     same, anew, ari = [], [], []
     for number, rows in enumerate(draws):
         kept = np.intersect1d(whole, rows)
-        fixed = study.choose(encoder=encoder, rows=rows, clusters=clusters[rows], **options).indices
+        fixed = choose(encoder=encoder, rows=rows, clusters=clusters[rows]).indices
         same.append(jaccard(rows[fixed], kept))
         other = SemanticKMeans(n_clusters=6, random_state=100 + number).fit(X[rows]).labels_
         ari.append(adjusted_rand_score(other, clusters[rows]))
-        refit = study.choose(encoder=encoder, rows=rows, clusters=other, **options).indices
+        refit = choose(encoder=encoder, rows=rows, clusters=other).indices
         anew.append(jaccard(rows[refit], kept))
     values["jaccard: nine tenths drawn, same clusters"] = np.mean(same)
     values["jaccard: nine tenths drawn"] = np.mean(anew)
@@ -350,7 +363,9 @@ def _stability(study: Study, name: str) -> list[dict]:
         values["ari: clusters of nine tenths drawn"] = np.mean(ari)
         values["ari: clusters over k-means seeds"] = np.mean([adjusted_rand_score(a, b) for a, b in pairs])
         values["nmi: clusters with the default encoder's"] = normalized_mutual_info_score(clusters, study.clusters())
-    if name != ENCODERS[0]:
+    if name in VARIANTS:
+        values["jaccard: with the paper's preset"] = jaccard(whole, study.choose_as_paper().indices)
+    elif name != ENCODERS[0]:
         values["jaccard: with the default selection"] = jaccard(whole, study.choose().indices)
     else:
         other = [study.choose(clusters=labels).indices for labels in starts]

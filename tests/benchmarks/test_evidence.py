@@ -33,7 +33,7 @@ def answered(study):
     jobs = [
         ("base", "base"),
         ("one", "random 10 %"),
-        ("one", "chosen 10 %"),
+        ("one", "paper 10 %"),
         ("bank", "experts by cluster"),
         ("affinity", "affinity"),
     ]
@@ -46,7 +46,7 @@ def answered(study):
 
 def test_every_arm_of_a_size_has_exactly_that_size(study):
     for arm in (
-        "chosen 10 %",
+        "paper 10 %",
         "random 10 %",
         "k-means medoids 10 %",
         "k-center 10 %",
@@ -57,12 +57,12 @@ def test_every_arm_of_a_size_has_exactly_that_size(study):
         rows = study.rows_of(arm)
         assert len(rows) == 18 and rows.min() >= 0 and rows.max() < 180, arm
     assert len(study.rows_of("all data, 1 epoch")) == 180
-    assert len(study.rows_of("chosen 5 %")) == 9
+    assert len(study.rows_of("paper 5 %")) == 9
 
 
 def test_a_study_answers_and_is_not_done_twice(study, answered):
     ids = set(study.questions["id"])
-    for arm in ("base", "random 10 %", "chosen 10 %", "experts by cluster"):
+    for arm in ("base", "random 10 %", "paper 10 %", "experts by cluster"):
         assert set(answered[arm]["answers"]) == ids
     compared = set(study.questions["id"][study.compared()])
     assert {"single expert-0", "uniform merge", "two nearest merged", "Arrow"} <= set(answered)
@@ -79,8 +79,8 @@ def test_its_records_say_what_was_measured(study, answered):
     records += summary._differences([study], [answered])
     assert all(set(record) >= FIELDS for record in records)
     by = {(r["experiment"], r["arm"], r["task"], r["metric"]): r for r in records if r["seed"] is not None}
-    assert 0 <= by["selection", "chosen 10 %", "mean", "mean"]["value"] <= 1
-    assert by["selection", "chosen 10 %", "mean", "mean"]["n_train"] == 18
+    assert 0 <= by["selection", "paper 10 %", "mean", "mean"]["value"] <= 1
+    assert by["selection", "paper 10 %", "mean", "mean"]["n_train"] == 18
     routed, best = (
         by["regret", "experts by cluster", "mean", name]["value"] for name in ("routed", "best single expert")
     )
@@ -89,15 +89,15 @@ def test_its_records_say_what_was_measured(study, answered):
     assert -1 <= rho["low"] <= rho["high"] <= 1
     pooled = [r for r in records if r["seed"] is None]
     assert {(r["arm"], r["against"]) for r in pooled} >= {
-        ("chosen 10 %", "random 10 %"),
+        ("paper 10 %", "random 10 %"),
         ("experts by cluster", "Arrow"),
     }
     assert all(r["low"] <= r["high"] and r["seeds"] == 1 for r in pooled)
 
 
 def test_the_same_study_chooses_the_same(study):
-    default = study.rows_of("chosen 10 %")
-    assert np.array_equal(default, study.rows_of("chosen 10 %"))
+    default = study.rows_of("paper 10 %")
+    assert np.array_equal(default, study.rows_of("paper 10 %"))
     assert not np.array_equal(np.sort(default), np.sort(study.rows_of("flattening 1")))
 
 
@@ -124,8 +124,8 @@ def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
 def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, capsys):
     real = replace(study, setting=replace(study.setting, grid="core", shares=(0.1,)))
     assert ("one", "k-center 10 %") not in arms.plan(real)
-    only = arms.plan(real, ["k-center 10 %", "chosen 3 %", "affinity"])
-    assert only == [("one", "k-center 10 %"), ("one", "chosen 3 %"), ("affinity", "affinity")]
+    only = arms.plan(real, ["k-center 10 %", "paper 3 %", "affinity"])
+    assert only == [("one", "k-center 10 %"), ("one", "paper 3 %"), ("affinity", "affinity")]
     with pytest.raises(SystemExit):
         evidence.main(["--only", "k-centre 10 %"])
     assert "there is no arm 'k-centre 10 %'; there are all data, 3 epochs, " in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_stage_2_alone_reads_the_score_of_every_record(study):
     real = replace(study, work=study.work / "real", setting=replace(study.setting, grid="core"))
     pool, whole = real.scores(), real.scores(whole=True)
     assert len(set(pool)) < len(set(whole)) == 180
-    real.rows_of("chosen 10 %")
+    real.rows_of("paper 10 %")
     assert len(real.rows_of("stage 2 alone 10 %")) == 18
 
 
@@ -187,7 +187,7 @@ def test_the_committed_records_are_whole_and_of_three_seeds():
     assert (pooled["seeds"] >= 3).all() and (pooled["low"] <= pooled["high"]).all()
     tiny = evidence[(evidence["data"] == "embedded") & (evidence["base"] == "tiny")]
     assert tiny.loc[tiny["metric"] == "cluster nmi", "arm"].nunique() >= 4
-    assert {f"chosen {share} %" for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
+    assert {f"{way} {share} %" for way in ("default", "paper") for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
 
 
 def test_the_table_of_the_readme_is_that_of_the_records():
@@ -200,7 +200,7 @@ def test_the_table_of_the_readme_is_that_of_the_records():
 
 
 def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
-    arms = {"chosen 1 %": (0.2, 0.3), "chosen 10 %": (0.5, 0.7), "random 10 %": (0.4, 0.4), "base": (0.1, 0.1)}
+    arms = {"paper 1 %": (0.2, 0.3), "paper 10 %": (0.5, 0.7), "random 10 %": (0.4, 0.4), "base": (0.1, 0.1)}
     rows = [
         {"arm": arm, "task": "mean", "metric": "mean", "seed": seed, "value": value}
         for arm, values in arms.items()
@@ -209,7 +209,7 @@ def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():
     axes = plot_share_curve(pd.DataFrame(rows)).axes[0]
     assert axes.get_xticks().tolist() == [1, 10]
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert np.allclose(lines["chosen, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
+    assert np.allclose(lines["paper, one LoRA"], [0.25, 0.6]) and np.allclose(lines["random, one LoRA"], [0.4])
 
 
 def test_a_verdict_needs_an_interval_on_one_side():
