@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -94,7 +95,10 @@ def system_message(error: OSError) -> str:
     'the system refuses: No space left on device (runs/tiny/a.json). Free some room, or set ASSL_RUNS to another disk.'
     """
     path = error.filename2 if error.filename2 is not None else error.filename
-    where = f" ({from_here(Path(os.fsdecode(path)))})" if isinstance(path, str | bytes | os.PathLike) else ""
+    where = ""
+    if isinstance(path, str | bytes | os.PathLike):
+        meant = re.sub(r"\.([^/\\]+)\.pid\d+\.\w{8}([/\\]\1)?$", r"\1", os.fsdecode(path))  # of `atomic_path`
+        where = f" ({from_here(Path(meant))})"
     hint = _HINTS.get(error.errno or 0, "Look at the place that is named.")
     return f"the system refuses: {error.strerror or error or type(error).__name__}{where}. {hint}"
 

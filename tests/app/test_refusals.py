@@ -13,6 +13,7 @@ import pytest
 from helpers.notebooks import write_notebook
 
 from assl_kit.app.cli import main
+from assl_kit.app.console import system_message
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import MANIFEST, Workspace
 from assl_kit.errors import AsslError
@@ -100,6 +101,12 @@ def test_a_run_that_is_done_but_has_no_report_is_exit_code_1(assl, monkeypatch):
 
     monkeypatch.setattr("assl_kit.runner.report.write_report", refused)
     is_one_message(assl("run"), errno.ENOSPC, code=1)
+
+
+def test_the_file_that_is_named_is_the_one_that_was_meant():
+    for path in ("runs/x/.a.b.json.pid7.ab12_c3d", "runs/x/.a.b.json.pid7.ab12_c3d/a.b.json", "runs/x/a.b.json"):
+        assert "(runs/x/a.b.json)" in system_message(OSError(errno.EROFS, "Read-only file system", path))
+    assert system_message(OSError("odd")) == "the system refuses: odd. Look at the place that is named."
 
 
 # real places ---------------------------------------------------------------------------------------------------------
