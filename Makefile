@@ -17,6 +17,9 @@ FOR_TESTS := $(VENV)/.for-tests
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
+# two processes; a file's tests stay together, since they share what was trained
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
+
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
 .PHONY: run test test-lowest test-newest lab lint notebooks exercises bench evidence install clean
@@ -25,7 +28,7 @@ run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
 
 test: lint $(FOR_TESTS)
-	$(QUIET) $(BIN)/python -m pytest -q
+	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS)
@@ -40,13 +43,13 @@ test-lowest:
 	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt \
 		-e ".[$$(.venv-lowest/bin/python .ci/lowest.py --extras)]"
-	$(QUIET) .venv-lowest/bin/python -m pytest -q
+	$(QUIET) .venv-lowest/bin/python -m pytest -q $(SIDE_BY_SIDE)
 
 # torch stays the tested one; make test-newest TORCH=torch takes the newest of it too
 test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install -q "$(TORCH)" -e ".[$$(.venv-newest/bin/python .ci/lowest.py --extras)]"
-	$(QUIET) .venv-newest/bin/python -m pytest -q
+	$(QUIET) .venv-newest/bin/python -m pytest -q $(SIDE_BY_SIDE)
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks/00_start_here.ipynb
