@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from assl_kit.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from rouge_score.rouge_scorer import RougeScorer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METHODS = ("nll", "ifd", "rouge_gap", "column:NAME")
@@ -128,24 +126,11 @@ def _column(records: pd.DataFrame, name: str) -> np.ndarray:
     return numbers
 
 
-class _Characters:
-    """The characters of a text that are not white space, in lower case."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return [character for character in text.lower() if not character.isspace()]
-
-
-@lru_cache(maxsize=1)
-def _scorer() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], tokenizer=_Characters())
-
-
 def rouge_l(reference: str, prediction: str) -> float:
-    """ROUGE-L (F1) of a prediction, on characters.
+    """ROUGE-L (F1) of a prediction, on characters: of the longest common subsequence, precision and recall.
 
-    The default tokenizer of ``rouge-score`` keeps only Latin letters and digits, which is wrong for Chinese.
+    The package ``rouge-score`` gives the same numbers, a thousand times slower; its own tokenizer keeps only Latin
+    letters and digits, which is wrong for Chinese.
 
     Parameters
     ----------
@@ -162,4 +147,11 @@ def rouge_l(reference: str, prediction: str) -> float:
     >>> rouge_l("净利润增长", "净利润下降")
     0.6
     """
-    return float(_scorer().score(reference, prediction)["rougeL"].fmeasure)
+    from rapidfuzz.distance import LCSseq
+
+    right, written = ("".join(text.lower().split()) for text in (reference, prediction))
+    common = LCSseq.similarity(right, written)
+    if not common:
+        return 0.0
+    precision, recall = common / len(written), common / len(right)
+    return 2 * precision * recall / (precision + recall)

@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.models import make_test_base
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from assl_kit.data.records import prompts
 from assl_kit.errors import DataError, ParameterError
@@ -95,3 +98,46 @@ def test_rouge_l_on_chinese():
 @pytest.mark.parametrize(("reference", "prediction"), [("", "甲"), ("甲", ""), ("", ""), ("  ", "甲"), ("甲", "乙")])
 def test_rouge_l_of_nothing_is_zero(reference, prediction):
     assert rouge_l(reference, prediction) == 0.0
+
+
+TEXTS = st.text(st.sampled_from("甲乙丙丁AaBb12,。 \n\t\u3000é😀"), max_size=40)
+
+
+class Characters:
+    """What `rouge-score` is to count: characters that are not white space, in lower case."""
+
+    def tokenize(self, text):
+        return [character for character in text.lower() if not character.isspace()]
+
+
+def common_length(a, b):
+    """Of the longest common subsequence, by the textbook's table."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        previous = row
+        row = [0]
+        for j, y in enumerate(b):
+            row.append(previous[j] + 1 if x == y else max(previous[j + 1], row[j]))
+    return row[-1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, TEXTS)
+def test_rouge_l_is_that_of_the_textbook_and_of_rouge_score(reference, prediction):
+    value = rouge_l(reference, prediction)
+    assert value == RougeScorer(["rougeL"], tokenizer=Characters()).score(reference, prediction)["rougeL"].fmeasure
+    a, b = (Characters().tokenize(text) for text in (reference, prediction))
+    assert value == pytest.approx(2 * common_length(a, b) / max(len(a) + len(b), 1), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_rouge_l_of_long_answers_is_that_of_rouge_score(random):
+    reference, prediction = ("".join(random.choices("的一是在不了有和人这中大为", k=300)) for _ in range(2))
+    value = RougeScorer(["rougeL"], tokenizer=Characters()).score(reference, prediction)["rougeL"].fmeasure
+    assert rouge_l(reference, prediction) == value
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_rouge_l_takes_any_text(reference, prediction):
+    assert 0 <= rouge_l(reference, prediction) == rouge_l(prediction, reference) <= 1
