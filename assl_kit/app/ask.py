@@ -53,13 +53,14 @@ def route(text: str, run: str, bank: Path | None, as_json: bool) -> None:
     """Show which expert the question TEXT goes to ("-": what stands on the standard input)."""
     from assl_kit.experts.bank import ExpertBank
     from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+    from assl_kit.space.static_encoder import known_shares
 
     _check_question(text)
     folder = bank or experts_folder(open_run(run))
     opened = ExpertBank.from_pretrained(folder)
     encoder = load_encoder(str(opened.encoder_path or opened.encoder["id"]))
     opened = ExpertBank.from_pretrained(folder, encoder=encoder_fingerprint(encoder))
-    routes = opened.router().route(encode(encoder, [text]))
+    routes = opened.router().route(encode(encoder, [text]), known=known_shares(encoder, [text]))
     order = routes.similarities[0].argsort()[::-1]
     rows = [(opened.names[k], float(routes.similarities[0, k])) for k in order]
     chosen, margin = int(routes.experts[0]), float(routes.margin[0])
@@ -68,7 +69,8 @@ def route(text: str, run: str, bank: Path | None, as_json: bool) -> None:
         print_json({"answers": name, "margin": margin, "similarities": dict(rows)})
         return
     print_table(("expert", "similarity"), rows)
-    print(f"{name} answers, margin {margin:.3f}")
+    why = "" if chosen >= 0 else f": nothing similar was learnt, no similarity reaches {opened.min_similarity:.3f}"
+    print(f"{name} answers, margin {margin:.3f}{why}")
 
 
 @click.command()
@@ -91,7 +93,10 @@ def ask(text: str, run: str, bank: Path | None, top_k: int, as_json: bool) -> No
         return
     for piece in pieces:
         print(piece, end="", flush=True)
-    who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture) or "base"
+    who = " + ".join(f"expert-{k}" + (f" × {share:.2f}" if share < 1 else "") for k, share in mixture)
+    if not mixture:
+        floor = silversight.router.min_similarity
+        who = f"the base answered, since nothing similar was learnt: below {floor:.3f}"
     print(f"\n({who}, similarity {similarity:.3f}, margin {margin:.3f})")
 
 

@@ -189,7 +189,7 @@ class Chat:
 
     def _panels(self, question: str) -> Iterator[Panels]:
         embedding = encode(self.silversight.encoder, [question])
-        routes = self.silversight.router.route(embedding)
+        routes = self.silversight.route([question])
         expert = int(routes.experts[0])
         panels = Panels(route=self._route(routes), records=self._nearest(expert, embedding[0]))
         yield panels

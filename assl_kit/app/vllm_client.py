@@ -18,12 +18,14 @@ import json
 import os
 import re
 import sys
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +99,31 @@ class Routes:
     def route(self, questions: Sequence[str | list[dict]]) -> list[tuple[str, float]]:
         """Model name and similarity of each question, or conversation: the question counts, and what was before it."""
         texts = [q if isinstance(q, str) else "\n".join(m["content"] for m in [q[-1], *q[:-1]]) for q in questions]
-        similarities = np.clip(self.embed(texts) @ self.centroids.T, -1, 1).astype(np.float32)
+        known = np.array([self._known(text) for text in texts])[:, None]
+        similarities = (np.clip(self.embed(texts) @ self.centroids.T, -1, 1) * known + 0.0).astype(np.float32)
         nearest = similarities.argmax(axis=1)
         best = similarities[np.arange(len(nearest)), nearest]
         below = best < np.float32(self.floor)
         return [(self.base if low else self.names[k], float(s)) for k, s, low in zip(nearest, best, below, strict=True)]
+
+    def _known(self, text: str) -> float:
+        """How much of a text a fitted encoder knows: assl-kit's `known_shares`, in short."""
+        if [type(module).__name__ for module in self.encoder] != ["StaticEmbedding", "Normalize"]:
+            return 1.0
+        static: Any = self.encoder[0]
+        encoding = static.tokenizer.encode(text, add_special_tokens=False)
+        lengths = static.embedding.weight.detach()[encoding.ids].norm(dim=1).tolist()
+        words: dict[int, list[tuple[str, bool]]] = {}
+        for word, (start, end), length in zip(encoding.word_ids, encoding.offsets, lengths, strict=True):
+            words.setdefault(word, []).append((text[start:end], length > 1.001e-3))
+        total, known = 0, 0
+        for tokens in words.values():
+            sizes = [sum(map(str.isalnum, part)) for part, _ in tokens]
+            in_han = any(unicodedata.name(character, "").startswith("CJK UNIFIED") for character in tokens[0][0])
+            whole = all(there for _, there in tokens) and min(sizes[:-1], default=3) >= 3
+            total += sum(sizes)
+            known += sum(size for size, (_, there) in zip(sizes, tokens, strict=True) if (there if in_han else whole))
+        return known / max(total, 1)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -168,7 +168,7 @@ def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
         encoder={"id": p.encoder, "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]},
         encoder_model=encoder,
         weights={"relevance": p.mmr_relevance, "score": p.mmr_score, "diversity": p.mmr_diversity},
-        min_similarity=p.min_similarity,
+        min_similarity=p.floor,
     )
     logs = ws.path_of(LOGS) if p.tensorboard else None
     bank = train_experts(
@@ -230,7 +230,7 @@ def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
         prompts(test),
         strategy=p.strategy,
         **p.lengths,
-        min_similarity=p.min_similarity,
+        min_similarity=p.floor,
         batch_size=generation_batch(silversight.model),
     )
     table = pd.DataFrame(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -112,7 +112,9 @@ class Parameters(BaseModel):
     max_length: int = _field(512, "longest record in tokens; longer prompts lose their start", ge=16, le=1 << 20)
     max_new_tokens: int = _field(40, "longest generated answer in tokens", ge=1, le=1 << 16)
     # routing and evaluation
-    min_similarity: float = _field(-1.0, "below this cosine the base answers alone (-1 = never)", ge=-1, le=1)
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = _field(
+        "auto", "below this similarity the base answers alone (-1: never); 'auto': what 1 % of the chosen fall below"
+    )
     strategy: Literal["auto", "grouped", "mixed", "single"] = _field("auto", "how routed batches are generated")
     n_test: int = _field(0, "test records per task at most (0 = all)", ge=0)
     affinity_records: int = _field(24, "records per task that measure how tasks help each other (0 = skip)", ge=0)
@@ -143,6 +145,11 @@ class Parameters(BaseModel):
     def lengths(self) -> Lengths:
         """How much of a prompt is read and the longest answer, in tokens, by the names that all that answers takes."""
         return {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
+
+    @property
+    def floor(self) -> float | None:
+        """``min_similarity`` if it is a number; None: the bank's, which is chosen from the training records."""
+        return None if self.min_similarity == "auto" else self.min_similarity
 
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
@@ -285,7 +292,7 @@ def validate(values: Mapping[str, Any], *, where: str | None = None) -> Paramete
     try:
         return Parameters(**values)
     except ValidationError as error:
-        raise ParameterError("; ".join(map(_explain, error.errors())), where=where) from None
+        raise ParameterError("; ".join(dict.fromkeys(map(_explain, error.errors()))), where=where) from None
 
 
 def check_names(names: Iterable[str], known: Iterable[str] = NAMES, *, where: str | None = None) -> None:
@@ -328,7 +335,7 @@ def parse_assignment(name: str, text: str) -> Any:
     (0.002, '12', 'abc')
     """
     field = Parameters.model_fields.get(name)
-    if field is not None and field.annotation not in (int, float, bool):
+    if field is not None and field.annotation not in (int, float, bool) and name != "min_similarity":
         return text
     try:
         return json.loads(text)
@@ -353,10 +360,12 @@ def describe() -> list[dict[str, Any]]:
 
 def _explain(finding: ErrorDetails) -> str:
     """One pydantic finding in plain words."""
-    name = ".".join(str(part) for part in finding["loc"])
+    name = str(finding["loc"][0]) if finding["loc"] else ""  # of a union each kind of value has a finding of its own
     value, kind, context = finding["input"], finding["type"], finding.get("ctx", {})
     if not name:
         return str(context.get("error", finding["msg"]))
+    if name == "min_similarity":
+        return f"min_similarity must be a number from -1 to 1, or 'auto', got {value!r}"
     annotation: Any = Parameters.model_fields[name].annotation
     if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
         wanted = KINDS.get(annotation, "one of the allowed values")

@@ -51,8 +51,9 @@ class Provenance:
         Saved into the bank, as ``encoder/``: for an encoder that exists nowhere else.
     weights : mapping, optional
         The λ of the selection: ``relevance``, ``score``, ``diversity``.
-    min_similarity : float
-        Below it the base answers alone; see `CentroidRouter`.
+    min_similarity : float, optional
+        Below it the base answers alone; see `CentroidRouter`. None: `train_experts` chooses it from the records, by
+        `least_usual_similarity`; a bank that is put together otherwise has none (−1).
     metrics, training : mapping, optional
         Results, and the settings of training; JSON-able.
     """
@@ -61,7 +62,7 @@ class Provenance:
     encoder: Mapping[str, Any]
     encoder_model: SentenceTransformer | None = None
     weights: Mapping[str, float] | None = None
-    min_similarity: float = -1.0
+    min_similarity: float | None = None
     metrics: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
 
@@ -165,7 +166,8 @@ class ExpertBank:
 
         from assl_kit.version import __version__
 
-        router = CentroidRouter(centroids, min_similarity=origin.min_similarity)
+        floor = -1.0 if origin.min_similarity is None else origin.min_similarity
+        router = CentroidRouter(centroids, min_similarity=floor)
         experts = list(experts) if experts is not None else [{} for _ in adapters]
         if not len(adapters) == len(experts) == len(router.centroids_):
             raise BankError(

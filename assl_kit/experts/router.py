@@ -168,13 +168,16 @@ class CentroidRouter:
         k, d = self.centroids_.shape
         return f"CentroidRouter({k} experts, dimension {d}, min_similarity={self.min_similarity:g})"
 
-    def route(self, E: ArrayLike, *, min_similarity: float | None = None) -> Routes:
+    def route(self, E: ArrayLike, *, known: ArrayLike | None = None, min_similarity: float | None = None) -> Routes:
         """Choose an expert for each row.
 
         Parameters
         ----------
         E : array of shape (n, d)
             Embedded questions; scaled to unit length here.
+        known : array of shape (n,), optional
+            How much of each question its embedding speaks for, in [0, 1]:
+            :func:`assl_kit.space.static_encoder.known_shares`. Similarities are multiplied by it. By default 1.
         min_similarity : float, optional
             Overrides the router's own for this call.
 
@@ -185,7 +188,8 @@ class CentroidRouter:
         Raises
         ------
         DataError
-            If the dimension differs from the centroids', or a row is zero or not finite (the message names it).
+            If the dimension differs from the centroids', a row is zero or not finite (the message names it), or
+            ``known`` does not fit.
 
         Examples
         --------
@@ -203,10 +207,11 @@ class CentroidRouter:
             )
         similarities = np.empty((len(E) if E.ndim == 2 else 0, k), dtype=np.float32)
         E = unit_rows64(E, "E")
+        weights = _shares(known, len(E))
         centroids = self.centroids_.astype(np.float64)
         for start in range(0, len(E), _BLOCK):
             block = slice(start, start + _BLOCK)
-            similarities[block] = np.clip(E[block] @ centroids.T, -1.0, 1.0)
+            similarities[block] = np.clip(E[block] @ centroids.T, -1.0, 1.0) * weights[block, None] + 0.0
         nearest = similarities.argmax(axis=1) if len(E) else np.zeros(0, dtype=np.int64)
         best = similarities[np.arange(len(E)), nearest]
         if k == 1:
@@ -215,6 +220,13 @@ class CentroidRouter:
             margin = best - np.partition(similarities, k - 2, axis=1)[:, k - 2]
         experts = np.where(best < np.float32(floor), -1, nearest).astype(np.int64)
         return Routes(experts, best, margin, similarities)
+
+
+def _shares(known: ArrayLike | None, n: int) -> np.ndarray:
+    shares = np.ones(n) if known is None else np.asarray(known, dtype=np.float64)
+    if shares.shape != (n,) or not ((shares >= 0) & (shares <= 1)).all():
+        raise DataError(f"known must be {n} numbers from 0 to 1, one for each question", where="known")
+    return shares
 
 
 def check_min_similarity(value: float) -> float:
@@ -256,7 +268,15 @@ def expert_centroids(
     >>> expert_centroids([[1, 0], [0, 1], [0, 1]], [0, 1, 1]).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    X = unit_rows64(X, "X")
+    means = _sums(unit_rows64(X, "X"), clusters, repeats, n_clusters)
+    length = np.linalg.norm(means, axis=1)
+    if (length < 1e-9).any():
+        raise DataError(f"the rows of cluster {int(length.argmin())} cancel out, so it has no direction")
+    return (means / length[:, None]).astype(np.float32)
+
+
+def _sums(X: np.ndarray, clusters: ArrayLike, repeats: ArrayLike | None, n_clusters: int | None) -> np.ndarray:
+    """The sum of each cluster's unit rows, repeats counted."""
     clusters = np.asarray(clusters)
     repeats = np.ones(len(X)) if repeats is None else np.asarray(repeats, dtype=np.float64)
     if clusters.shape != (len(X),) or repeats.shape != (len(X),):
@@ -273,7 +293,66 @@ def expert_centroids(
     empty = np.flatnonzero(np.bincount(clusters, weights=repeats, minlength=k) == 0)
     if len(empty):
         raise DataError(f"cluster {empty[0]} has no record, so its expert has no centroid", hint="Use fewer clusters.")
-    length = np.linalg.norm(means, axis=1)
-    if (length < 1e-9).any():
-        raise DataError(f"the rows of cluster {int(length.argmin())} cancel out, so it has no direction")
-    return (means / length[:, None]).astype(np.float32)
+    return means
+
+
+def least_usual_similarity(
+    X: ArrayLike,
+    clusters: ArrayLike,
+    repeats: ArrayLike | None = None,
+    n_clusters: int | None = None,
+    *,
+    known: ArrayLike | None = None,
+    share: float = 0.01,
+) -> float:
+    """The ``min_similarity`` below which so small a share of the experts' own questions would lie, were they new.
+
+    Each row is left out of its centroid before its similarity to the nearest one is taken.
+
+    Parameters
+    ----------
+    X, clusters, repeats, n_clusters
+        As in `expert_centroids`.
+    known : array of shape (n,), optional
+        As in :meth:`CentroidRouter.route`.
+    share : float
+        In [0, 1]: the quantile.
+
+    Returns
+    -------
+    float
+        Rounded down to thousandths, and at least 0.001: a question that is like nothing goes to the base. At most half
+        of the middle similarity: of records that are all but the same a new wording would lie below any of theirs.
+
+    Raises
+    ------
+    DataError, ParameterError
+        As `expert_centroids`; or if the share is out of range.
+
+    Notes
+    -----
+    Ours: the paper sends every question to an expert.
+
+    Examples
+    --------
+    >>> least_usual_similarity([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]], [0, 0, 1, 1])
+    0.405
+    """
+    X, clusters, share = unit_rows64(X, "X"), np.asarray(clusters), real("share", share, 0, 1)
+    sums = _sums(X, clusters, repeats, n_clusters)
+    weights = np.ones(len(X)) if repeats is None else np.asarray(repeats, dtype=np.float64)
+    centroids = expert_centroids(X, clusters, repeats, n_clusters).astype(np.float64)
+    nearest = np.empty(len(X))
+    for start in range(0, len(X), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rows, homes = X[block], clusters[block]
+        others = sums[homes] - weights[block, None] * rows
+        length = np.linalg.norm(others, axis=1)
+        cosines = rows @ centroids.T
+        alone = length < 1e-9  # the only row of its cluster is near to no other of it
+        own = np.einsum("ij,ij->i", rows, others) / np.where(alone, 1, length)
+        cosines[np.arange(len(rows)), homes] = np.where(alone, -1, own)
+        nearest[block] = cosines.max(axis=1)
+    nearest *= _shares(known, len(X))
+    least, usual = np.quantile(nearest, [share, 0.5])
+    return max(float(np.floor(1000 * min(least, usual / 2)) / 1000), 0.001)

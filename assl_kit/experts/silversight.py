@@ -17,6 +17,7 @@ from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.model.streaming import stream_answers
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+from assl_kit.space.static_encoder import known_shares
 
 from .adapters import load_adapters
 from .bank import ExpertBank
@@ -189,7 +190,8 @@ class SilverSight:
         questions = as_questions(questions)
         if not questions:
             return self.router.route(self.bank.centroids[:0], min_similarity=min_similarity)
-        return self.router.route(encode(self.encoder, questions), min_similarity=min_similarity)
+        known = known_shares(self.encoder, questions)
+        return self.router.route(encode(self.encoder, questions), known=known, min_similarity=min_similarity)
 
     def generate(
         self,

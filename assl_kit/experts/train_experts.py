@@ -15,10 +15,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from assl_kit.common.names import by_number
+from assl_kit.data.records import prompts
 from assl_kit.errors import AsslError, BankError, DataError
+from assl_kit.space.static_encoder import known_shares
 
 from .bank import ExpertBank, Provenance
-from .router import check_min_similarity, expert_centroids
+from .router import check_min_similarity, expert_centroids, least_usual_similarity
 from .training.adapter import TrainingResult, train_adapter
 from .training.config import TrainingConfig, quantization_of, settings_of
 from .training.data import encode_records, plan_training
@@ -26,6 +28,7 @@ from .training.session import Job, Session
 from .training_table import training_results
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -80,8 +83,16 @@ class Chosen:
 
     def centroids(self) -> np.ndarray:
         """The expert embeddings, (k, d)."""
-        clusters, copies = self.selection["cluster"].to_numpy(), self.selection["copies"].to_numpy()
-        return expert_centroids(self.embeddings, clusters, copies, self.n_clusters)
+        return expert_centroids(self.embeddings, *self._places(), self.n_clusters)
+
+    def min_similarity(self, encoder: SentenceTransformer | None = None) -> float:
+        """What all but a hundredth of the records would reach if they were new: `least_usual_similarity`."""
+        asked = prompts(self.selection[["id"]].merge(self.records, on="id", how="left"))
+        known = None if encoder is None else known_shares(encoder, asked)
+        return least_usual_similarity(self.embeddings, *self._places(), self.n_clusters, known=known)
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.selection["cluster"].to_numpy(), self.selection["copies"].to_numpy()
 
 
 @dataclass(frozen=True)
@@ -156,13 +167,17 @@ def train_experts(
     arXiv 2404.04949: six experts, one per cluster, routed by the centroid of each cluster's smoothed data.
     """
     config, workplace, bank_dir = config or TrainingConfig(), workplace or Workplace(), Path(bank_dir)
-    check_min_similarity(origin.min_similarity)
+    if origin.min_similarity is not None:
+        check_min_similarity(origin.min_similarity)
     centroids = chosen.centroids()
     if origin.encoder["dim"] != centroids.shape[1]:
         dim = origin.encoder["dim"]
         raise BankError(f"the encoder gives {dim} dimensions, the embeddings have {centroids.shape[1]}")
     origin = replace(
         origin,
+        min_similarity=chosen.min_similarity(origin.encoder_model)
+        if origin.min_similarity is None
+        else origin.min_similarity,
         encoder_model=origin.encoder_model if origin.encoder["id"] == "fit" else None,
         training=asdict(config) | {"quantization": quantization_of(model)},
     )

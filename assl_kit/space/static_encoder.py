@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from assl_kit.errors import DataError
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sentence_transformers import SentenceTransformer
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 
 UNKNOWN = "[UNK]"  # the token of characters that the fitted texts do not have
+_WEAK = 1e-3  # length of the vectors of tokens that the fitted texts do not have
+_LONG = 3  # letters of the pieces of a known word
 
 
 def fit_static_encoder(
@@ -54,7 +57,7 @@ def fit_static_encoder(
     -------
     sentence_transformers.SentenceTransformer
         ``StaticEmbedding`` and ``Normalize``, on the CPU. The same texts and settings give the same bits. Any text
-        with a character that is not white space gets a unit vector.
+        with a character that is not white space gets a unit vector; how much of it is known says :func:`known_shares`.
 
     Raises
     ------
@@ -147,10 +150,11 @@ def _token_vectors(counts: csr_matrix, dim: int, seed: int, unknown: int) -> np.
         vectors = np.zeros((v, dim))
         vectors[:, :rank] = weights[:, None] * components.T * (strengths > 1e-6 * strengths[0])
         typical = total @ vectors
-    # Characters never seen, and tokens that only occur inside longer ones, point weakly to where a typical text is.
+    # Characters never seen, and tokens that only occur inside longer ones, point weakly to where a typical text is: a
+    # record of nothing else needs a place too. It is no likeness to anything; see `known_shares`.
     vectors[unknown] = 0
     lost = np.linalg.norm(vectors, axis=1) < 1e-9
-    vectors[lost] = 1e-3 * typical / np.linalg.norm(typical)
+    vectors[lost] = _WEAK * typical / np.linalg.norm(typical)
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
@@ -160,10 +164,9 @@ def static_rows(encoder: SentenceTransformer, texts: list[str]) -> np.ndarray | 
     None for encoders other than those of `fit_static_encoder`, with anything set besides, or on a GPU.
     """
     import torch
-    from sentence_transformers.models import Normalize, StaticEmbedding
 
     options = (encoder.default_prompt_name, getattr(encoder, "truncate_dim", None))
-    if [type(module) for module in encoder] != [StaticEmbedding, Normalize] or options != (None, None):
+    if not _is_static(encoder) or options != (None, None):
         return None
     static, normalize = encoder
     if static.embedding.weight.device.type != "cpu":
@@ -171,3 +174,70 @@ def static_rows(encoder: SentenceTransformer, texts: list[str]) -> np.ndarray | 
     with torch.inference_mode():
         features = (static.preprocess if hasattr(static, "preprocess") else static.tokenize)(texts)
         return normalize(static(features))["sentence_embedding"].numpy()
+
+
+def _is_static(encoder: SentenceTransformer) -> bool:
+    """Whether it has the modules of an encoder of `fit_static_encoder`."""
+    from sentence_transformers.models import Normalize, StaticEmbedding
+
+    return [type(module) for module in encoder] == [StaticEmbedding, Normalize]
+
+
+def known_shares(encoder: SentenceTransformer, texts: Sequence[Prompt]) -> np.ndarray:
+    """How much of each text the encoder knows: of its letters and digits, those in words of the fitted texts.
+
+    Unknown tokens all but vanish beside known ones in an embedding, and alone they lie where a typical text does, near
+    every centroid. A similarity means something as far as the text is known, so the router multiplies by this share.
+
+    Parameters
+    ----------
+    encoder : sentence_transformers.SentenceTransformer
+    texts : sequence of str or list of dict, length n
+        As :func:`assl_kit.space.encoder.encode` takes them.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        In [0, 1]; 0 without letters and digits. 1 for encoders other than those of `fit_static_encoder`, which know
+        the characters of every text.
+
+    Notes
+    -----
+    Ours. A run of Han characters has no spaces, so each of its tokens counts by itself. A word of other letters counts
+    as a whole, if all of its tokens are known and all but the last have three letters: a tokenizer puts words that it
+    was fitted on together from long pieces, and spells others. The "a" of an answer A is no part of "bake".
+
+    Examples
+    --------
+    >>> encoder = fit_static_encoder(["股价上涨", "股价下跌", "央行降准"], dim=3)
+    >>> known_shares(encoder, ["股价", "股价 hello", "hello"]).round(2).tolist()
+    [1.0, 0.29, 0.0]
+    """
+    lines = as_texts_of(texts)
+    if not _is_static(encoder):
+        return np.ones(len(lines))
+    static = encoder[0]
+    encodings = static.tokenizer.encode_batch(lines, add_special_tokens=False)
+    weights = static.embedding.weight.detach().cpu().numpy()
+    shares = [_known_share(line, encoding, weights) for line, encoding in zip(lines, encodings, strict=True)]
+    return np.array(shares, dtype=np.float64)
+
+
+def _known_share(text: str, encoding: Encoding, weights: np.ndarray) -> float:
+    has_vector = np.linalg.norm(weights[encoding.ids], axis=1) > 1.001 * _WEAK
+    words: dict[int, list[tuple[str, bool]]] = {}
+    for word, (start, end), there in zip(encoding.word_ids, encoding.offsets, has_vector.tolist(), strict=True):
+        words.setdefault(word, []).append((text[start:end], there))
+    total = known = 0
+    for tokens in words.values():
+        sizes = [sum(map(str.isalnum, part)) for part, _ in tokens]
+        total += sum(sizes)
+        if any(map(_is_han, tokens[0][0])):
+            known += sum(size for size, (_, there) in zip(sizes, tokens, strict=True) if there)
+        elif all(there for _, there in tokens) and min(sizes[:-1], default=_LONG) >= _LONG:
+            known += sum(sizes)
+    return known / max(total, 1)
+
+
+def _is_han(character: str) -> bool:
+    return unicodedata.name(character, "").startswith("CJK UNIFIED")

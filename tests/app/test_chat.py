@@ -127,6 +127,7 @@ def test_no_text_becomes_html(chat, monkeypatch):
     bank.info = bank.info | {"experts": [expert | {"tasks": {HOSTILE: 3}} for expert in bank.info["experts"]]}
     chat.title = HOSTILE
     monkeypatch.setattr(chat.silversight, "bank", bank)
+    monkeypatch.setattr(chat.silversight.router, "min_similarity", -1.0)  # an expert answers what it does not know
     monkeypatch.setattr(chat.silversight, "stream", lambda *_, **__: (piece for piece in HOSTILE))
     for panels in chat.ask(HOSTILE):
         for html in vars(panels).values():

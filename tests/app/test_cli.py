@@ -317,10 +317,12 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     import assl_kit.artifacts.build_experts as build
     from assl_kit.experts.router import CentroidRouter
 
-    routes = CentroidRouter([[1, 0], [0, 1]]).route([[0.72, 0.7]])
+    router = CentroidRouter([[1, 0], [0, 1]], min_similarity=0.25)
     told = []
     silversight = SimpleNamespace(
-        route=lambda questions: routes, stream=lambda text, **options: told.append(options) or iter(["积", "极"])
+        route=lambda questions: router.route([[0.72, 0.7]], known=[float("hello" not in questions[0])]),
+        stream=lambda text, **options: told.append(options) or iter(["积", "极"]),
+        router=router,
     )
     lengths = {"max_length": 90, "max_new_tokens": 5}
     run = SimpleNamespace(current_parameters=lambda: SimpleNamespace(lengths=lengths))
@@ -334,6 +336,9 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
     assert told == [{"top_k": 1} | lengths, {"top_k": 2} | lengths]
     code, _, err = assl("ask", "情绪如何？", "--run", "mine", "--top-k", 3)
     assert code == 2 and "top_k must be a whole number from 1 to 2" in err
+    code, out, _ = assl("ask", "hello", "--run", "mine")
+    line = "(the base answered, since nothing similar was learnt: below 0.250, similarity 0.000, margin 0.000)"
+    assert code == 0 and out.splitlines()[1] == line
 
 
 def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from assl_kit.experts.bank import ExpertBank, Provenance
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+from assl_kit.space.static_encoder import known_shares
 
 TEXTS = ["判断这条财经新闻的情感：股价上涨。", "央行下调存款准备金率，释放资金。", "为基金经理的新闻写一个标题。"]
 
@@ -253,7 +254,7 @@ def test_the_script_alone_sends_each_question_to_its_expert(exported, tmp_path):
     rows = [json.dumps({"instruction": q[:5], "input": q[5:]}, ensure_ascii=False) for q in questions[:3]]
     (tmp_path / "q.jsonl").write_text("\n".join([*rows, "", *questions[3:]]) + "\n", encoding="utf-8")
     with serving() as server:
-        done = client(exported, "--server", server.address, "--file", tmp_path / "q.jsonl", "--min-similarity", 0.9)
+        done = client(exported, "--server", server.address, "--file", tmp_path / "q.jsonl", "--min-similarity", 0.4)
     assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["question"] for a in answers[3:]] == questions[3:] and answers[0][
@@ -284,7 +285,9 @@ def test_the_script_alone_streams(exported):
 def test_the_client_routes_as_the_package_does(exported, bank):
     encoder = load_encoder(str(bank.encoder_path))
     questions = [a[i:] + b[:j] for a in TEXTS for b in TEXTS for i in range(0, 9, 4) for j in range(1, 9, 3)]
-    routes = bank.router().route(encode(encoder, questions))
+    questions += ["hello world", "股价 hello", "央行 24% 释放资金", "？！"]
+    routes = bank.router().route(encode(encoder, questions), known=known_shares(encoder, questions))
+    assert 0 in routes.similarity and -1 in routes.experts
     names = ["base" if k < 0 else bank.names[k] for k in routes.experts]
     found = vllm_client.Routes(exported).route(questions)
     assert [name for name, _ in found] == names

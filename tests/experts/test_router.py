@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.experts.router import CentroidRouter, expert_centroids
+from assl_kit.experts.router import CentroidRouter, expert_centroids, least_usual_similarity
 
 
 def unit(n, d, seed=0):
@@ -142,3 +142,32 @@ def test_mixtures_refuse_numbers_out_of_range(wrong):
     routes = CentroidRouter(np.eye(2)).route(np.eye(2))
     with pytest.raises(ParameterError, match="top_k|temperature"):
         routes.mixtures(**wrong)
+
+
+def test_unknown_words_are_no_evidence():
+    router = CentroidRouter(np.eye(3), min_similarity=0.1)
+    E = np.array([[1.0, 0, 0], [1.0, 0, 0], [0.6, 0.8, 0]])
+    routes = router.route(E, known=[1, 0, 0.5])
+    assert routes.experts.tolist() == [0, -1, 1]
+    np.testing.assert_allclose(routes.similarity, [1, 0, 0.4], atol=1e-6)
+    np.testing.assert_allclose(routes.margin, [1, 0, 0.1], atol=1e-6)
+    for bad in ([1, 1], [1, 1, 2], [1, np.nan, 1], [-0.1, 1, 1]):
+        with pytest.raises(DataError, match="known must be 3 numbers from 0 to 1"):
+            router.route(E, known=bad)
+
+
+def test_the_least_usual_similarity_leaves_each_row_out_of_its_centroid():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 5)) + np.repeat(3 * np.eye(3, 5), 20, axis=0)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    clusters, copies = np.repeat(np.arange(3), 20), rng.integers(1, 4, 60)
+    nearest = []
+    for row in range(60):
+        rest = np.arange(60) != row
+        nearest.append((expert_centroids(X[rest], clusters[rest], copies[rest], 3) @ X[row]).max())
+    for share in (0.05, 0.2, 1.0):
+        expected = min(np.quantile(nearest, share), np.median(nearest) / 2)
+        value = least_usual_similarity(X, clusters, copies, 3, share=share)
+        assert value == pytest.approx(expected, abs=2e-3) and value <= expected + 1e-6
+    assert least_usual_similarity(X, clusters, copies, 3, known=np.zeros(60)) == 0.001
+    assert least_usual_similarity(np.eye(3), np.arange(3)) == 0.001  # alone in its cluster, a row is like nothing
