@@ -50,3 +50,7 @@ class BankError(AsslError, ValueError):
 
 class WorkspaceError(AsslError, RuntimeError):
     """A run's folder lacks an artifact, or holds one that does not match its manifest."""
+
+
+class NotebookError(AsslError, RuntimeError):
+    """A cell of a notebook failed, or its kernel died. The executed copy is kept."""

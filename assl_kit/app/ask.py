@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from assl_kit.artifacts.build_experts import experts_folder
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, near
 from assl_kit.artifacts.store import STORE_FOLDER
-from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, find_run, runs_folder
+from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, experts_folder, find_run, runs_folder
 from assl_kit.common.limits import MAX_LINE
 from assl_kit.common.names import by_number, first_unwritable
 from assl_kit.errors import ParameterError, WorkspaceError

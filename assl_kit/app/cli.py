@@ -21,7 +21,7 @@ import click
 
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from assl_kit.artifacts.workspace import Workspace, runs_folder
-from assl_kit.errors import AsslError, WorkspaceError
+from assl_kit.errors import AsslError, NotebookError, WorkspaceError
 from assl_kit.version import __version__
 
 from . import ask
@@ -140,12 +140,15 @@ def _print_plan(ws: Workspace, plan: Plan, force: bool, as_json: bool) -> None:
                 "run": ws.display_path(),
                 "profile": plan.profile,
                 "changed": changed,
+                "test_questions_a_task": plan.parameters.n_test or "all",
                 "notebooks": books,
                 "artifacts": artifacts,
             }
         )
         return
     print(f"{ws.display_path()}, profile {plan.profile}. Nothing is run.")
+    n_test = plan.parameters.n_test
+    print(f"At most {n_test} test questions a task (-p n_test 0: all)." if n_test else "All test questions are asked.")
     values = [{"parameter": name, "value": str(value)} for name, value in changed.items()]
     for rows in filter(None, (values, books, artifacts)):
         print_table(rows[0], [row.values() for row in rows])
@@ -286,8 +289,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what cannot be printed here is written as \\u….
             stream.reconfigure(errors="backslashreplace")
-    from assl_kit.runner.run import NotebookError
-
     try:
         try:
             app(prog_name="assl")

@@ -17,15 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from assl_kit.artifacts.build_experts import experts_folder
 from assl_kit.artifacts.parameters import load_profile, read_parameters, resolve
-from assl_kit.artifacts.workspace import Workspace, runs_folder
+from assl_kit.artifacts.workspace import Workspace, experts_folder, runs_folder
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import atomic_path
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.errors import DataError, NotebookError, ParameterError
 from assl_kit.runner.manifest_rows import artifact_rows, notebook_rows
 from assl_kit.runner.plan import Plan
-from assl_kit.runner.run import NotebookError
 
 DRIVE = Path("/content/drive")
 _NEED_GPU = ("t4", "paper")

@@ -10,15 +10,11 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from assl_kit.runner.page import show
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.text import Text
 
 _ELSEWHERE = "Set ASSL_RUNS to a folder that can be written."
 _HINTS = {
@@ -36,6 +32,11 @@ _HINTS = {
 
 def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:
     """Print a table on stdout; wide where there is no screen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from assl_kit.runner.page import show
+
     table = Table()
     for column in columns:
         table.add_column(_text(column))
@@ -49,6 +50,8 @@ def print_table(columns: Iterable, rows: Iterable[Iterable]) -> None:
 
 def _text(value: Any) -> Text:
     """A cell as it is: without rich's markup, and without control characters that would command the terminal."""
+    from rich.text import Text
+
     return Text("".join(char if char.isprintable() else " " for char in str(value)))
 
 
@@ -68,9 +71,14 @@ def plain(value: Any) -> Any:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import pandas as pd
     >>> plain({"a": pd.DataFrame({"x": [1.5, float("nan")]}), "b": np.int64(3), "c": Path("d") / "e"})
     {'a': [{'x': 1.5}, {'x': None}], 'b': 3, 'c': 'd/e'}
     """
+    import numpy as np
+    import pandas as pd
+
     if isinstance(value, pd.DataFrame):
         return [plain(row) for row in value.to_dict("records")]
     if isinstance(value, Mapping):

@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from assl_kit.artifacts.build_evaluation import ROUTED
-from assl_kit.artifacts.build_experts import experts_folder
-from assl_kit.artifacts.workspace import Workspace
+from assl_kit.artifacts.workspace import Workspace, experts_folder
 from assl_kit.errors import ParameterError
 
 from .ask import open_run
@@ -77,6 +75,7 @@ def push_folder(
 
 def _scores(ws: Workspace) -> list[dict[str, Any]]:
     """The routed experts' score in each task of a run's test."""
+    from assl_kit.artifacts.build_evaluation import ROUTED
     from assl_kit.runner.report import read_metrics
 
     rows = read_metrics(ws).get("table") or []

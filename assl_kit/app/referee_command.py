@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assl_kit.artifacts.build_evaluation import CHOSEN
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, resolve
 from assl_kit.artifacts.workspace import Workspace, find_run
 from assl_kit.common.checks import real, whole
@@ -99,6 +98,7 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
 
     All that can be refused is refused before the long work.
     """
+    from assl_kit.artifacts.build_evaluation import CHOSEN
     from assl_kit.data.groups import NO_GROUP, assign_groups
     from assl_kit.data.loading import load_records
     from assl_kit.data.splits import ensure_splits
@@ -154,6 +154,7 @@ def _choose(train: pd.DataFrame, n_select: int, seed: int) -> list[str]:
 
 def _read_selections(selections: tuple[str, ...]) -> dict[str, list[str]]:
     """The ids of each ``NAME=FILE``, copies repeated."""
+    from assl_kit.artifacts.build_evaluation import CHOSEN
     from assl_kit.evaluation import referee as method
 
     ids_by_name: dict[str, list[str]] = {}

@@ -19,7 +19,6 @@ from assl_kit.common.files import write_json
 from assl_kit.common.names import by_number
 from assl_kit.common.parallel import worker_settings
 from assl_kit.data.splits import sample_by_task, training_pool
-from assl_kit.errors import WorkspaceError
 from assl_kit.model.batches import is_small
 from assl_kit.space.embeddings import rows_of
 
@@ -204,20 +203,6 @@ def _silversight(experts: Path, encoder: Path, p: Parameters) -> SilverSight:
     bank = ExpertBank.from_pretrained(experts)
     model, tokenizer = run_base(p)
     return SilverSight(model, tokenizer, encoder_in(encoder, p), bank, base=base_info(model, tokenizer, p.base_model))
-
-
-def experts_folder(ws: Workspace) -> Path:
-    """The folder of a run's bank.
-
-    Raises
-    ------
-    WorkspaceError
-        If the run has none yet.
-    """
-    if not ws.has("experts"):
-        hint = "Let notebook 06 finish first: it trains them."
-        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
-    return ws.path_of("experts")
 
 
 def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:

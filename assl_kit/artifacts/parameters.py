@@ -116,7 +116,7 @@ class Parameters(BaseModel):
         "auto", "below this similarity the base answers alone (-1: never); 'auto': what 1 % of the chosen fall below"
     )
     strategy: Literal["auto", "grouped", "mixed", "single"] = _field("auto", "how routed batches are generated")
-    n_test: int = _field(0, "test records per task at most (0 = all)", ge=0)
+    n_test: int = _field(0, "test records per task at most (0 = all; of your own data 50)", ge=0)
     affinity_records: int = _field(24, "records per task that measure how tasks help each other (0 = skip)", ge=0)
     referee_draws: int = _field(5, "random draws that the referee compares the chosen records with (0 = skip)", ge=0)
     regret_per_task: int = _field(15, "test records per task that every expert answers (0 = skip)", ge=0)

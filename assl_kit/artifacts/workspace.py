@@ -363,3 +363,17 @@ def _read(reader: Callable[[Path], Any], path: Path, name: str) -> Any:
         raise WorkspaceError(
             f"{name} cannot be read ({reason})", where=name, hint="Delete it and run again."
         ) from error
+
+
+def experts_folder(ws: Workspace) -> Path:
+    """The folder of a run's bank.
+
+    Raises
+    ------
+    WorkspaceError
+        If the run has none yet.
+    """
+    if not ws.has("experts"):
+        hint = "Let notebook 06 finish first: it trains them."
+        raise WorkspaceError("the run has no experts yet", where=ws.display_path(), hint=hint)
+    return ws.path_of("experts")

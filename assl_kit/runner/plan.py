@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 PLACES = ("profile", "workspace")
 #: First and last notebook where none is named; a folder may begin after the one and end before the other.
 BOUNDS = ("00", "09")
+#: Test questions a task of a user's own data where neither profile nor user says how many: each arm answers them all.
+OWN_TEST = 50
 #: The least values of parameters that only single notebooks declare.
 LEAST = {"n_draws": 1}
 
@@ -206,6 +208,8 @@ def make_plan(
     asked = {**(overrides or {}), **({} if data is None else {"data": data})}
     if asked.get("data", "embedded") != "embedded":
         asked.setdefault("n_records", 0)  # own data is taken whole unless a number is asked for
+        if not usual["n_test"]:
+            asked.setdefault("n_test", OWN_TEST)
     defaults = {name: value for book in notebooks for name, value in book.own.items()}
     check_names(asked, (*NAMES, *defaults))
     of_notebooks = {n: _fitting(n, value, defaults[n]) for n, value in asked.items() if n in defaults}

@@ -14,7 +14,7 @@ from assl_kit.artifacts.parameters import DEFAULT_PROFILE
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.cluster import cluster
 from assl_kit.common.files import atomic_path, sha256_file
-from assl_kit.errors import AsslError
+from assl_kit.errors import AsslError, NotebookError
 
 from .kernel import KERNEL, kernel_starter, peak_of, stop_kernel
 from .place import check_place
@@ -23,10 +23,6 @@ from .resume import is_finished, notebook_key, remove_leftovers, run_lock
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
-
-
-class NotebookError(AsslError, RuntimeError):
-    """A cell of a notebook failed, or its kernel died. The executed copy is kept."""
 
 
 def run_chain(

@@ -213,7 +213,7 @@ def known_shares(encoder: SentenceTransformer, texts: Sequence[Prompt]) -> np.nd
     >>> known_shares(encoder, ["股价", "股价 hello", "hello"]).round(2).tolist()
     [1.0, 0.29, 0.0]
     """
-    lines = as_texts_of(texts)
+    lines = prompt_texts(texts)
     if not _is_static(encoder):
         return np.ones(len(lines))
     static = encoder[0]

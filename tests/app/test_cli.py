@@ -355,3 +355,16 @@ def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):
     code, out, _ = assl("export", "vllm", "bank", "served", "--base", "some/base")
     assert code == 0 and out.splitlines()[0] == "2 experts in served" and "served/serve.sh" in out
     assert told == [{"base": "some/base", "encoder": None}]
+
+
+def test_help_loads_nothing_heavy():
+    """People wait for it; so the number of modules is bounded, not a time that depends on the machine."""
+    script = (
+        "import sys\nsys.argv = ['assl', '--help']\n"
+        "from assl_kit.app.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = 'torch transformers sentence_transformers sklearn scipy pandas numpy pyarrow numba joblib'.split()\n"
+        "print('heavy:', [name for name in heavy if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Usage: assl" in done.stdout and done.stderr.strip() == "heavy: []"

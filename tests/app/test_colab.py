@@ -25,9 +25,8 @@ from assl_kit.app import colab
 from assl_kit.artifacts.parameters import profile_names
 from assl_kit.common.device import Device
 from assl_kit.common.files import write_json
-from assl_kit.errors import DataError, ParameterError, WorkspaceError
+from assl_kit.errors import DataError, NotebookError, ParameterError, WorkspaceError
 from assl_kit.runner.plan import given_values, make_plan
-from assl_kit.runner.run import NotebookError
 from assl_kit.teaching.environment import check_environment
 
 NOTEBOOK = ROOT / "colab" / "run_all.ipynb"

@@ -50,7 +50,7 @@ def run_here(monkeypatch) -> None:
                     if "parameters" in cell.metadata.get("tags", []):
                         shown |= values
         except Exception as error:
-            raise runner.NotebookError(f"{type(error).__name__}: {error}", where=book.name) from error
+            raise NotebookError(f"{type(error).__name__}: {error}", where=book.name) from error
         finally:
             plt.close("all")
             book_read.cells.append(nbformat.v4.new_markdown_cell(printed.getvalue()))

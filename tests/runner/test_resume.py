@@ -21,10 +21,10 @@ import assl_kit.runner.run as runner
 from assl_kit.artifacts.steps import STEPS, state_of
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, temporary_owner, write_json
-from assl_kit.errors import WorkspaceError
+from assl_kit.errors import NotebookError, WorkspaceError
 from assl_kit.runner.plan import find_notebooks, make_plan, notebooks_folder, read_notebook
 from assl_kit.runner.resume import inputs_of, is_finished, is_running, remove_leftovers, run_lock
-from assl_kit.runner.run import NotebookError, run_chain
+from assl_kit.runner.run import run_chain
 
 SMALL = {
     "n_records": 200,

@@ -11,9 +11,9 @@ import pytest
 from helpers.notebooks import texts, write_notebook
 
 import assl_kit.runner.run as runner
-from assl_kit.errors import DataError, ParameterError
+from assl_kit.errors import DataError, NotebookError, ParameterError
 from assl_kit.runner.plan import find_notebooks, make_plan, read_notebook
-from assl_kit.runner.run import NotebookError, run_chain
+from assl_kit.runner.run import run_chain
 
 FIRST = 'profile = "tiny"\nworkspace = ""\nn_clusters: int = 6  # how many experts\nlearning_rate = 0.002'
 
