@@ -225,7 +225,7 @@ def known_shares(encoder: SentenceTransformer, texts: Sequence[Prompt]) -> np.nd
 
 def _known_share(text: str, encoding: Encoding, weights: np.ndarray) -> float:
     has_vector = np.linalg.norm(weights[encoding.ids], axis=1) > 1.001 * _WEAK
-    words: dict[int, list[tuple[str, bool]]] = {}
+    words: dict[int | None, list[tuple[str, bool]]] = {}
     for word, (start, end), there in zip(encoding.word_ids, encoding.offsets, has_vector.tolist(), strict=True):
         words.setdefault(word, []).append((text[start:end], there))
     total = known = 0

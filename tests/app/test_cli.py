@@ -172,6 +172,7 @@ def test_programs_read_json(assl, tmp_path):
     code, out, err = assl("run", "-p", "shown", 7, "--json")
     assert json.loads(out) == {"run": "runs/tiny", "results": None, "report": str(tmp_path / "runs/tiny/report.html")}
     assert code == 0 and "00_only" in err and "done" in err
+    assert "At most 7 test questions a task" in assl("run", "-p", "n_test", 7, "--dry-run")[1]
     code, out, _ = assl("run", "-p", "shown", 7, "--dry-run")
     assert "cached" in out and "Nothing is run" in out
     assert "run" in assl("run", "-p", "shown", 8, "--dry-run")[1]

@@ -131,3 +131,14 @@ def test_unknown_names_are_checked_against_any_list():
     check_names(["a"], ["a", "b"])
     with pytest.raises(ParameterError, match="unknown parameters 'seeed', 'epoch'. Did you mean 'seed'.*'epochs'"):
         check_names(["seeed", "epoch"])
+
+
+def test_min_similarity_is_chosen_from_the_records_or_a_number():
+    assert resolve().min_similarity == "auto" and resolve().floor is None
+    number = resolve(min_similarity=parse_assignment("min_similarity", "0.25"))
+    assert number.min_similarity == number.floor == 0.25
+    assert resolve(min_similarity=parse_assignment("min_similarity", "-1")).floor == -1
+    assert parse_assignment("min_similarity", "auto") == "auto"
+    for bad in ("often", 2, -1.5, True):
+        with pytest.raises(ParameterError, match="^min_similarity must be a number from -1 to 1, or 'auto', got"):
+            resolve(min_similarity=bad)

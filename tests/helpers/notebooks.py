@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 
+from assl_kit.errors import NotebookError
+
 KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 

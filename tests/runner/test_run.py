@@ -130,6 +130,14 @@ def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
     assert plan.name == "tiny-my-data"
     assert plan.parameters.data == str(here / "my data.jsonl")
     assert plan.parameters.n_records == 0  # all of them
+    assert plan.parameters.n_test == 50 and make_plan("tiny", notebooks_dir=here / "nb").parameters.n_test == 0
+    for n_test in (0, 7):
+        asked = make_plan("tiny", "", {"n_test": n_test}, "my data.jsonl", notebooks_dir=here / "nb")
+        assert asked.parameters.n_test == n_test
+    assert (
+        make_plan("cpu-llm", "", {"base_model": "tiny"}, "my data.jsonl", notebooks_dir=here / "nb").parameters.n_test
+        == 10
+    )
     part = make_plan("tiny", "", {"n_records": 80}, "my data.jsonl", notebooks_dir=here / "nb")
     assert part.parameters.n_records == 80
     make_plan("tiny", "", {"score": "column:weight"}, "my data.jsonl", notebooks_dir=here / "nb")
