@@ -135,7 +135,9 @@ def test_own_data_is_read_whole_and_found_from_the_runs_folder(here, no_kernel):
         asked = make_plan("tiny", "", {"n_test": n_test}, "my data.jsonl", notebooks_dir=here / "nb")
         assert asked.parameters.n_test == n_test
     assert (
-        make_plan("cpu-llm", "", {"base_model": "tiny"}, "my data.jsonl", notebooks_dir=here / "nb").parameters.n_test
+        make_plan(
+            "cpu-llm", "", {"base_model": "tiny", "n_select": 12}, "my data.jsonl", notebooks_dir=here / "nb"
+        ).parameters.n_test
         == 10
     )
     part = make_plan("tiny", "", {"n_records": 80}, "my data.jsonl", notebooks_dir=here / "nb")
