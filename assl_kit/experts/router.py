@@ -350,8 +350,8 @@ def least_usual_similarity(
         length = np.linalg.norm(others, axis=1)
         cosines = rows @ centroids.T
         alone = length < 1e-9  # the only row of its cluster is near to no other of it
-        own = np.einsum("ij,ij->i", rows, others) / np.where(alone, 1, length)
-        cosines[np.arange(len(rows)), homes] = np.where(alone, -1, own)
+        to_the_others = np.einsum("ij,ij->i", rows, others) / np.where(alone, 1, length)
+        cosines[np.arange(len(rows)), homes] = np.where(alone, -1, to_the_others)
         nearest[block] = cosines.max(axis=1)
     nearest *= _shares(known, len(X))
     least, usual = np.quantile(nearest, [share, 0.5])
