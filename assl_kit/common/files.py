@@ -97,7 +97,7 @@ def check_writable(folder: str | os.PathLike) -> None:
             os.stat(there / ("x" * _LONGEST_PART))
         while not _is_there(there):
             there = there.parent
-        with tempfile.NamedTemporaryFile(prefix=".assl-probe-", dir=there) as file:
+        with tempfile.NamedTemporaryFile(prefix=f".probe.pid{os.getpid()}.", dir=there) as file:
             file.write(bytes(1 << 20))
             file.flush()
             os.fsync(file.fileno())

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
 
 from assl_kit.common.device import pick_device
-from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.common.files import (
+    atomic_path,
+    check_writable,
+    read_json,
+    sha256_file,
+    sha256_of,
+    temporary_owner,
+    write_json,
+)
 from assl_kit.errors import AsslError, BankError, DataError, ParameterError, WorkspaceError
 from assl_kit.teaching.environment import check_environment
 
@@ -65,3 +74,15 @@ def test_environment_is_complete():
     table = check_environment(("notebooks", "train", "dev"))
     assert (table["status"] == "OK").all(), table[table["status"] != "OK"]
     assert {"python", "torch", "trl", "papermill", "nbval"} <= set(table["package"])
+
+
+def test_a_trial_file_of_a_killed_process_is_known_as_such(tmp_path, monkeypatch):
+    """A run removes what killed processes left behind; the file that tries a folder belongs to it."""
+    owners = []
+
+    def fsync(handle):
+        owners.extend(temporary_owner(path.name) for path in tmp_path.iterdir())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    check_writable(tmp_path / "runs" / "x")
+    assert owners == [os.getpid()] and not list(tmp_path.iterdir())
