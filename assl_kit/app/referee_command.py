@@ -99,7 +99,7 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
     All that can be refused is refused before the long work.
     """
     from assl_kit.artifacts.build_evaluation import CHOSEN
-    from assl_kit.data.groups import NO_GROUP, assign_groups
+    from assl_kit.data.groups import with_groups
     from assl_kit.data.loading import load_records
     from assl_kit.data.splits import ensure_splits
     from assl_kit.evaluation import referee as method
@@ -111,8 +111,7 @@ def _of_records(source: str, *, share: float, selections: tuple[str, ...], draws
     ids_by_name = _read_selections(selections)
     _tell(f"reading {source}")
     records = ensure_splits(load_records(source, seed=seed), seed=seed)
-    groups = assign_groups(records)
-    judge = Judge(records.assign(group=groups.where(groups != "", NO_GROUP).to_numpy()), by="group", seed=seed)
+    judge = Judge(with_groups(records), by="group", seed=seed)
     for name, ids in ids_by_name.items():
         if len(judge.rows_of(ids, f"selection {name!r}")) > len(judge.train):
             what = f"{len(ids):,} records are chosen, copies counted, but the training pool has {len(judge.train):,}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from assl_kit.common.files import write_text
 from assl_kit.common.names import apart_from_totals
+from assl_kit.data.conversations import OPTIONAL
 from assl_kit.data.groups import assign_groups
-from assl_kit.data.records import OPTIONAL, LeftOut, TooLong
+from assl_kit.data.records import LEFT_OUT, LeftOut, TooLong, write_left_out
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import DataError, ParameterError
 
@@ -20,7 +19,6 @@ from .parameters import Parameters
 from .parents import Parents
 from .workspace import Workspace
 
-LEFT_OUT = "left_out.jsonl"
 LEAST_TRAIN = 10
 """Training records that every notebook can work with."""
 _NOTED = 100
@@ -41,7 +39,7 @@ def _note(ws: Workspace, left_out: list[LeftOut]) -> None:
     """Put what was left out into the file `LEFT_OUT`, and the first of it into the manifest, for the report."""
     file, rows = ws.path_of(LEFT_OUT), [asdict(one) for one in left_out]
     if rows:
-        write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_left_out(left_out, file)
         print(f"{len(rows):,} left out: {LEFT_OUT} lists them.")
     else:
         file.unlink(missing_ok=True)

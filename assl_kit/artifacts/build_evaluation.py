@@ -9,7 +9,7 @@ import pandas as pd
 
 from assl_kit.common.files import write_json
 from assl_kit.common.names import by_number
-from assl_kit.data.groups import NO_GROUP, assign_groups
+from assl_kit.data.groups import with_groups
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.errors import DataError
 
@@ -37,7 +37,7 @@ def build_curves(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
     if not wants_curves(p):
         write_json(path, {"curves": []})
         return
-    train = _grouped(parents, training_pool(parents["records"]), p)
+    train = with_groups(training_pool(parents["records"]), by=p.groups)
     measured = learning_curves(hold_out(train.assign(split="train"), by="group", seed=p.seed), by="group", seed=p.seed)
     curves = pd.DataFrame([curve.as_dict() for curve in measured]).set_index("group")
     # A group too small to be measured, or whose answers no cheap learner can learn, rises as the middle one does.
@@ -56,7 +56,7 @@ def build_referee(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     if not p.referee_draws:
         write_json(path, {"skipped": "referee_draws is 0"})
         return
-    records, selection = _grouped(parents, parents["records"], p), parents["selection"]
+    records, selection = with_groups(parents["records"], by=p.groups), parents["selection"]
     chosen = selection["id"].repeat(selection["copies"]).tolist()
     try:
         verdict = referee(records, {CHOSEN: chosen}, by="group", n_draws=p.referee_draws, curves=True, seed=p.seed)
@@ -64,14 +64,6 @@ def build_referee(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
         write_json(path, {"skipped": str(error)})
         return
     write_json(path, verdict.as_dict())
-
-
-def _grouped(parents: Parents, records: pd.DataFrame, p: Parameters) -> pd.DataFrame:
-    """Records with the group that each belongs to; where only clusters divide them, test records have none of their own
-    and all are one group."""
-    by = p.groups if p.groups != "cluster" else "auto"
-    groups = assign_groups(records, by=by)
-    return records.assign(group=groups.where(groups != "", NO_GROUP).to_numpy())
 
 
 def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:

@@ -13,6 +13,8 @@ Message: TypeAlias = dict[str, str]
 Prompt: TypeAlias = "str | list[Message]"
 """One user turn as text, or several turns as messages; the last of them is the user's."""
 
+OPTIONAL = ("system", "history")
+"""Columns that are there only if a record has them: the system message; earlier turns, see `read_history`."""
 _TURNS = ("user", "assistant")
 _HINT = "Messages are an optional system one, then user and assistant in turn; the last one is the user's."
 

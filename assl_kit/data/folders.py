@@ -15,9 +15,10 @@ from assl_kit.common.columns import tidy
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
+from .conversations import OPTIONAL
 from .published.repositories import answered, is_cfbenchmark
 from .readers import READERS, hub_parts, iter_part, kind_of, stem_and_ending
-from .records import COLUMNS, OPTIONAL, SPLIT_NAMES, LeftOut, TooLong, validated
+from .records import COLUMNS, SPLIT_NAMES, LeftOut, TooLong, validated
 from .schemas import NothingToRead
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")

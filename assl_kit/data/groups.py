@@ -78,6 +78,30 @@ def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, b
     return pd.Series(np.asarray(clusters), index=records.index, name="cluster").astype(str).astype(object)
 
 
+def with_groups(records: pd.DataFrame, *, by: str = "auto") -> pd.DataFrame:
+    """Records with their groups in the column ``group``, for the referee; those without a label are "(none)".
+
+    Test records have no clusters: "cluster" is taken for "auto", and records that nothing else divides are one group.
+
+    Parameters
+    ----------
+    records : DataFrame of n rows
+    by : str
+        As in `assign_groups`.
+
+    Returns
+    -------
+    DataFrame of n rows
+
+    Examples
+    --------
+    >>> with_groups(pd.DataFrame({"task": ["qa", None, "sentiment"]}))["group"].tolist()
+    ['qa', '(none)', 'sentiment']
+    """
+    groups = assign_groups(records, by="auto" if by == "cluster" else by)
+    return records.assign(group=groups.where(groups != MISSING, NO_GROUP).to_numpy())
+
+
 def _labels(column: pd.Series, kind: str) -> pd.Series:
     labels = column.astype(object).where(column.notna(), MISSING).astype(str).str.strip()
     labels = labels.mask(labels == UNKNOWN, MISSING).astype(object)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from assl_kit.common import limits
+from assl_kit.common.hub import is_offline
 from assl_kit.common.limits import DamagedFile, first_bytes, open_records, parquet_rows, parse_json
 from assl_kit.common.packages import need, reason
 from assl_kit.common.trust import check_dataset_folder
@@ -123,6 +123,17 @@ def iter_json_list(path: Path, *, skip: bool = False) -> Iterator[tuple[str, Any
         yield f"{path}, record {number}", item
 
 
+def separator_of(head: str) -> str:
+    """What stands between the cells of a table, by its first line: a comma, a semicolon or a tab.
+
+    Examples
+    --------
+    >>> separator_of("instruction;input;output")
+    ';'
+    """
+    return max(",;\t", key=head.count)
+
+
 def iter_csv(path: Path, *, skip: bool = False, delimiter: str | None = None) -> Iterator[tuple[str, Any]]:
     """(place, row) of a table of comma, semicolon or tab separated values, plain or packed; its first line names them.
 
@@ -131,7 +142,7 @@ def iter_csv(path: Path, *, skip: bool = False, delimiter: str | None = None) ->
     try:
         with io.TextIOWrapper(open_records(path), encoding="utf-8-sig", newline="") as handle:
             head = handle.readline(limits.MAX_LINE)
-            separator = delimiter or max(",;\t", key=head.count)
+            separator = delimiter or separator_of(head)
             names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise DataError(f"the table has more than one column {repeated[0]!r}", where=f"{path}:1")
@@ -179,7 +190,6 @@ READERS: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {
 
 def hub_parts(name: str, config: str | None) -> dict[str, Any]:
     """The parts of a dataset on the hub, in its cache, or in a local folder, by name; its code is never run."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     need("datasets", "a dataset of the hub", "hub")
     import datasets
 
@@ -191,7 +201,7 @@ def hub_parts(name: str, config: str | None) -> dict[str, Any]:
         data = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises many kinds; all mean that there is nothing to read
         hint = "Check the name, the network, and which configuration is meant (config=...)."
-        if offline:
+        if is_offline():
             hint = "HF_HUB_OFFLINE is set and the dataset is not in the cache: load it once online, or give a file."
         raise DataError(f"the dataset cannot be loaded: {reason(error)}", where=name, hint=hint) from error
     return dict(data) if isinstance(data, dict) else {"train": data}

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,15 @@ import pandas as pd
 
 from assl_kit.common import limits
 from assl_kit.common.columns import is_missing, printable, tidy
-from assl_kit.common.files import atomic_path
+from assl_kit.common.files import atomic_path, write_text
 from assl_kit.errors import DataError
 
-from .conversations import Prompt, conversation, read_history
+from .conversations import OPTIONAL, Prompt, conversation, read_history
 from .schemas import Mapper, Misfit, NothingToRead, UnknownForm
 
 COLUMNS = ("id", "instruction", "input", "output", "task", "source", "split")
-OPTIONAL = ("system", "history")
-"""Columns that are there only if a record has them: the system message; earlier turns, see `validate_records`."""
+LEFT_OUT = "left_out.jsonl"
+"""The file in which a run and a selection list what was left out."""
 SPLITS = ("train", "dev", "test")
 SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev",
@@ -53,6 +53,11 @@ class LeftOut:
     place: str
     id: str | None
     reason: str
+
+
+def write_left_out(left_out: Iterable[LeftOut], path: str | os.PathLike) -> None:
+    """Write what was left out as JSON lines, atomically."""
+    write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in left_out))
 
 
 class BadRecords(DataError):

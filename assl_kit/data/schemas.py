@@ -10,6 +10,8 @@ from typing import Any
 
 from assl_kit.errors import DataError
 
+from .conversations import OPTIONAL
+
 Record = dict[str, Any]
 Form = Callable[[Record], Record]
 
@@ -30,7 +32,6 @@ _ANSWERED = (
     "答案",
 )
 _CHOICES = ("choices", "options")
-_OPTIONAL = ("system", "history")
 _LETTERS = "ABCDEFGHIJ"
 _ROLES = {
     "system": "system", "developer": "system", "human": "user", "user": "user", "prompter": "user",
@@ -119,7 +120,7 @@ class Mapper:
         if len(there) == 2 or (self._plain and (there or "input" in names)):
             if {"sub_task", "history"}.issubset(names):
                 return _cflue_application
-            return _plain if set(_OPTIONAL).intersection(names) else _as_it_is
+            return _plain if set(OPTIONAL).intersection(names) else _as_it_is
         if dialogue := _first(DIALOGUES, names):
             return lambda record: _dialogue(record, dialogue)
         return _question_form(names)

@@ -16,6 +16,7 @@ from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_text
 from assl_kit.common.limits import check_size
 from assl_kit.common.trust import inside
+from assl_kit.data.records import LEFT_OUT
 from assl_kit.errors import AsslError, WorkspaceError
 
 from .choice import choice_blocks, highest_blocks
@@ -141,7 +142,7 @@ def _left_out(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         return
     rows = pd.DataFrame(note.get("first") or [], dtype=object)
     yield "heading", "Left out of the data"
-    yield "text", f"{note['count']:,} in all; left_out.jsonl lists them, here are the first {len(rows)}."
+    yield "text", f"{note['count']:,} in all; {LEFT_OUT} lists them, here are the first {len(rows)}."
     yield "table", rows
 
 

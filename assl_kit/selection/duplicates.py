@@ -11,6 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from assl_kit.common.checks import real
+from assl_kit.data.conversations import OPTIONAL
 from assl_kit.data.records import user_prompt
 from assl_kit.errors import DataError
 from assl_kit.space.neighbors import make_points, nearest_within, reach
@@ -19,14 +20,29 @@ from assl_kit.space.points import Points
 NEAR = 0.95
 """Similarity of questions from which on records with the same answer count as near duplicates."""
 _FEW = 32  # rows of one answer that are compared pair by pair
-_STEP, _CHUNK = (
-    4096,
-    512,
-)  # rows looked at together: against all kept before, and among themselves; never change a result
+# Rows looked at together: against all kept before, and among themselves. They never change a result.
+_STEP, _CHUNK = 4096, 512
+
+
+class _Matches:
+    """What finds of both kinds count by: ``exact``, and ``of``, which is -1 where there is no match."""
+
+    of: np.ndarray
+    exact: np.ndarray
+
+    @property
+    def n_exact(self) -> int:
+        """Records that match letter by letter."""
+        return int(self.exact.sum())
+
+    @property
+    def n_near(self) -> int:
+        """Other records that are near their match."""
+        return int((~self.exact & (self.of >= 0)).sum())
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class Duplicates(_Matches):
     """Which records repeat an earlier one.
 
     Attributes
@@ -50,23 +66,13 @@ class Duplicates:
     threshold: float | None
 
     @property
-    def n_exact(self) -> int:
-        """Records whose question and answer stand earlier."""
-        return int(self.exact.sum())
-
-    @property
-    def n_near(self) -> int:
-        """Other records that are near an earlier one."""
-        return int((~self.exact & (self.of >= 0)).sum())
-
-    @property
     def n_conflicting(self) -> int:
         """Records whose question stands elsewhere with another answer."""
         return int(self.conflicting.sum())
 
 
 @dataclass(frozen=True)
-class Leakage:
+class Leakage(_Matches):
     """Which test records ask what a training record asks.
 
     Attributes
@@ -88,16 +94,6 @@ class Leakage:
     exact: np.ndarray
     same_answer: np.ndarray
     threshold: float | None
-
-    @property
-    def n_exact(self) -> int:
-        """Test records whose question is a training record's."""
-        return int(self.exact.sum())
-
-    @property
-    def n_near(self) -> int:
-        """Other test records whose question is near a training record's."""
-        return int((~self.exact & (self.of >= 0)).sum())
 
 
 def find_duplicates(
@@ -267,7 +263,7 @@ def question_codes(records: pd.DataFrame) -> np.ndarray:
     """
     asked = [user_prompt(*row) for row in zip(records["instruction"], records["input"], strict=True)]
     codes = _codes(pd.Series(asked, dtype=object))
-    for name in ("system", "history"):
+    for name in OPTIONAL:
         if name in records:
             codes = _joined(codes, _codes(records[name].astype(object).where(records[name].notna(), "")))
     return codes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from assl_kit.data.conversations import OPTIONAL
 from assl_kit.data.records import block_starts, prompts, read_block
 from assl_kit.errors import DataError
 
@@ -138,7 +139,7 @@ def embed_block(
     DataError
         If a text cannot be embedded; the message names the record.
     """
-    block = read_block(records, number, ("id", "instruction", "input", "system", "history"))
+    block = read_block(records, number, ("id", "instruction", "input", *OPTIONAL))
     try:
         rows = encode(encoder, prompts(block))
     except DataError as error:

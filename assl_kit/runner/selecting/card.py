@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from assl_kit.common.cards import as_text, front_matter, table
+from assl_kit.data.records import LEFT_OUT
 
 from ..choice import difference_table, remarks, score_table, verdicts
 from ..page import show
@@ -108,8 +109,8 @@ def _files(about: Mapping[str, Any]) -> Iterator[list[str]]:
     if "dataset_info.json" in about["files"]:
         yield ["dataset_info.json", f"describes them to LLaMA-Factory as {about['name']}"]
     yield ["reasons.parquet", "for each record of the source: its cluster, group, weight, rank, and who stands for it"]
-    if "left_out.jsonl" in about["files"]:
-        yield ["left_out.jsonl", "records that could not be read, and why"]
+    if LEFT_OUT in about["files"]:
+        yield [LEFT_OUT, "records that could not be read, and why"]
     yield ["selection.json", "all of this for programs"]
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from assl_kit.data.conversations import OPTIONAL, read_history
 from assl_kit.data.records import user_prompt
 
 from .raw import Raw
 
 STEM = "selected"
 """Name of the file of chosen records, without its ending."""
+_SAID = ("instruction", "input", "output")
 _KEPT = ("id", "task", "source")
 _ASKED = ("instruction", "prompt", "question", "query", "input", "指令", "问题")
 _ANSWERED = ("output", "response", "completion", "answer", "target", "输出", "回答", "答案")
@@ -100,11 +102,11 @@ def dataset_info(name: str, written: Written) -> dict[str, Any] | None:
 
 # one record in each form ----------------------------------------------------------------------------------------------
 def _rows(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    names = [name for name in part.columns if name in ("instruction", "input", "output", "system", "history", *_KEPT)]
+    names = [name for name in part.columns if name in (*_SAID, *OPTIONAL, *_KEPT)]
     for values in zip(*(part[name] for name in names), strict=True):
         row = dict(zip(names, values, strict=True))
         row["system"] = row["system"] if isinstance(row.get("system"), str) else ""
-        row["history"] = json.loads(row["history"]) if isinstance(row.get("history"), str) and row["history"] else []
+        row["history"] = read_history(row.get("history"), "a record")
         yield row
 
 
@@ -113,7 +115,7 @@ def _named(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _alpaca(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("instruction", "input", "output", "system", "history")} | _named(row)
+    return {name: row[name] for name in (*_SAID, *OPTIONAL)} | _named(row)
 
 
 def _turns(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -139,9 +141,9 @@ def _sharegpt(row: dict[str, Any]) -> dict[str, Any]:
 def _restored(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Records that are not of one file: the fields that each had, with turns as a list again."""
     for row in part.to_dict("records"):
-        history = row.get("history")
+        history = read_history(row.get("history"), "a record")
         kept = {str(name): _plain(value) for name, value in row.items() if not _is_missing(value)}
-        yield kept | ({"history": json.loads(history)} if isinstance(history, str) and history else {})
+        yield kept | ({"history": history} if history else {})
 
 
 def _is_missing(value: Any) -> bool:
@@ -197,7 +199,7 @@ def _write_table(path: Path, part: pd.DataFrame) -> Written:
 
     table = pa.Table.from_pandas(part, preserve_index=False)
     if "history" in part:
-        turns = [json.loads(text) if isinstance(text, str) and text else [] for text in part["history"]]
+        turns = [read_history(text, "a record") for text in part["history"]]
         at = table.schema.get_field_index("history")
         table = table.set_column(at, "history", pa.array(turns, pa.list_(pa.list_(pa.string()))))
     pq.write_table(table.replace_schema_metadata(None), path)
@@ -235,5 +237,5 @@ def _pair_info(name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
     columns = {"prompt": asked, "response": answered}
     if asked != "input" and "input" in texts:
         columns["query"] = "input"
-    columns |= {part: part for part in ("system", "history") if record.get(part) is not None}
+    columns |= {part: part for part in OPTIONAL if record.get(part) is not None}
     return {"file_name": name, "formatting": "alpaca", "columns": columns}

@@ -17,7 +17,7 @@ from assl_kit.common.limits import open_records, parquet_rows, parse_json
 from assl_kit.data.folders import folder_parts, is_saved_dataset
 from assl_kit.data.published.cfleb import is_cfleb
 from assl_kit.data.published.fineval import is_fineval
-from assl_kit.data.readers import kind_of
+from assl_kit.data.readers import kind_of, separator_of
 from assl_kit.data.records import LeftOut
 
 Piece = tuple[str, bytes]  #: the place of a record within its file, and its bytes
@@ -235,7 +235,7 @@ def _look(path: Path) -> RawFile:
     with open_records(path) as handle:
         head = next(_numbered(handle), (0, b""))[1]
     if kind in ("csv", "tsv"):
-        separator = "\t" if kind == "tsv" else max(",;\t", key=head.decode("utf-8").count)
+        separator = "\t" if kind == "tsv" else separator_of(head.decode("utf-8"))
         return RawFile(path, "csv", separator)
     with open_records(path) as handle:
         start = handle.read(1 << 16).removeprefix(_BOM).lstrip()[:1]

@@ -16,8 +16,8 @@ from assl_kit.artifacts.build_evaluation import CHOSEN
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json, write_text
 from assl_kit.common.hub import upload
 from assl_kit.common.trust import inside
-from assl_kit.data.groups import assign_groups
-from assl_kit.data.records import prompts
+from assl_kit.data.groups import assign_groups, with_groups
+from assl_kit.data.records import LEFT_OUT, prompts, write_left_out
 from assl_kit.data.splits import ensure_splits
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 from assl_kit.selection.duplicates import NEAR, Duplicates, Leakage, find_duplicates, find_leakage
@@ -274,12 +274,7 @@ class _Work:
                 rest = exclude | held
                 again = min(max(round(wanted * (1 - held_out / len(records))), 1), int((~rest).sum()))
                 ids = self.train["id"].iloc[np.sort(self._choose(X, again, where, rest).indices)]
-            groups = assign_groups(records)
-            judge = Judge(
-                records.assign(group=groups.where(groups != "", "(none)").to_numpy()),
-                by="group",
-                seed=self.settings.seed,
-            )
+            judge = Judge(with_groups(records), by="group", seed=self.settings.seed)
             self.tell(f"asking the referee: {DRAWS} random draws, {len(judge.held):,} questions")
             verdict = referee(
                 judge, {CHOSEN: ids.tolist()}, n_draws=DRAWS, seed=self.settings.seed, progress=self.progress
@@ -342,8 +337,7 @@ class _Work:
                 )
             table.to_parquet(folder / "reasons.parquet", index=False)
             if plan.left_out:
-                lines = pd.DataFrame([vars(left) for left in plan.left_out])
-                lines.to_json(folder / "left_out.jsonl", orient="records", lines=True, force_ascii=False)
+                write_left_out(plan.left_out, folder / LEFT_OUT)
             names = sorted([*(file.name for file in folder.iterdir()), "README.md"])
             about = {
                 "format": MARK,
