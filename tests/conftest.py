@@ -44,3 +44,46 @@ def program(marker, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     yield folder / "evil_module.py"
     sys.modules.pop("evil_module", None)
+
+
+@pytest.fixture
+def assl(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder: (exit code, stdout, stderr)."""
+    from assl_kit.app.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASSL_BACKEND", "")  # what a command sets is forgotten after the test
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def one_notebook(monkeypatch, tmp_path):
+    """A chain of one notebook, which prints a number."""
+    from helpers.notebooks import write_notebook
+
+    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
+    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory):
+    """A small language model with random weights, as a folder."""
+    from helpers.models import make_test_base
+
+    return make_test_base(tmp_path_factory.mktemp("base") / "small")
+
+
+@pytest.fixture(scope="module")
+def base(base_folder):
+    """The model of `base_folder` and its tokenizer."""
+    from assl_kit.model.loading import load_base
+
+    return load_base(str(base_folder), device="cpu")

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from .arms import done, full_grid, plan
     from .study import SETTINGS, Study
-    from .summary import records_of, records_of_arms, records_of_spaces
+    from .summary import records_of_arms, records_of_spaces
 
     options = _parser().parse_args(arguments)
     setting = SETTINGS["quick" if options.quick else options.base if options.base in SETTINGS else "gemma3-270m"]
@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         for _ in tqdm(pool(delayed(_run)(*item) for item in todo), total=len(todo), desc="arms"):
             pass
         print(f"trained and answered in {(time.perf_counter() - start) / 60:.0f} minutes", flush=True)
-        records = records_of_arms(studies) if options.only else records_of(studies, jobs)
-        if SPACES in options.only:
+        records = records_of_arms(studies)
+        if not options.only or SPACES in options.only:
             records += records_of_spaces(studies, jobs)
     _write(options.out, records, label, options.base, device, options.only)
     return 0

@@ -50,20 +50,18 @@ _BOOTSTRAPS = 5
 _FIELDS = ("experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds")
 
 
-def records_of(studies: list[Study], jobs: int = 1) -> list[dict]:
-    """All records of some seeds of one data set on one base; ``seed`` is None where seeds are pooled."""
-    return records_of_arms(studies) + records_of_spaces(studies, jobs)
-
-
 def records_of_spaces(studies: list[Study], jobs: int = 1) -> list[dict]:
-    """Of `records_of`, those for which nothing is trained: where questions go, how far a selection stays the same."""
+    """Records for which nothing is trained: where questions go, how far a selection stays the same."""
     tasks = [(study, name) for study in studies for name in (*ENCODERS, *VARIANTS, "paper", "random choice")]
     parts = Parallel(n_jobs=jobs)(delayed(_stability)(study, name) for study, name in tasks)
     return list(itertools.chain(*map(_routing, studies), *parts))
 
 
 def records_of_arms(studies: list[Study]) -> list[dict]:
-    """Of `records_of`, those that come from training: of the arms answered so far, and the affinity if measured."""
+    """Records that come from training: of the arms answered so far, and the affinity if measured.
+
+    ``seed`` is None where seeds are pooled.
+    """
     answers = [read_answers(study) for study in studies]
     parts = [
         _arms(study, of_study) + _affinity(study) + _regret(study, of_study)

@@ -12,27 +12,14 @@ from helpers.notebooks import write_notebook
 
 import assl_kit.runner.run as runner
 from assl_kit import __version__
-from assl_kit.app.cli import main
 
 GOOD = {"instruction": "判断情绪。", "input": "股价上涨", "output": "积极"}
 
 
 @pytest.fixture
-def assl(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ASSL_BACKEND", "")  # what a command sets is forgotten after the test
-    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
-    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+def assl(assl, one_notebook):
+    """The command, where the chain has one notebook."""
+    return assl
 
 
 def lines(*records) -> str:

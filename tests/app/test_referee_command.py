@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 
 import pandas as pd
 import pytest
 
-from assl_kit.app.cli import main
 from assl_kit.app.referee_command import read_ids
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import require
@@ -21,18 +20,9 @@ SMALL = {"n_records": 400, "encoder_dim": 16, "min_samples": 4, "n_clusters": 3,
 
 
 @pytest.fixture
-def assl(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assl", "referee", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+def assl(assl):
+    """The command ``assl referee``."""
+    return partial(assl, "referee")
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers.notebooks import write_notebook
 
-from assl_kit.app.cli import main
 from assl_kit.app.console import system_message
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import MANIFEST, Workspace
@@ -25,21 +23,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the 
 
 
 @pytest.fixture
-def assl(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ASSL_BACKEND", "")
-    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
-    write_notebook(tmp_path / "nb" / "00_only.ipynb", "print(1)")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+def assl(assl, one_notebook):
+    """The command, where the chain has one notebook."""
+    return assl
 
 
 def refuses(monkeypatch, number, after=0):

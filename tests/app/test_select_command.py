@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from helpers.records import put, put_lines
 
-from assl_kit.app.cli import main
 from assl_kit.data.synthetic import make_corpus
-
-
-@pytest.fixture
-def assl(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -58,16 +58,6 @@ def answers_of(row):
     return [turn[1] for turn in (json.loads(row["history"]) if row["history"] else [])] + [row["output"]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_test_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(str(folder), device="cpu")
-
-
 def gemma_like(base):
     """The model with a tokenizer of Gemma's turns, whose template refuses a system message."""
     model, tokenizer = base[0], deepcopy(base[1])
@@ -209,8 +199,8 @@ def test_a_broken_history_is_named_before_training(base):
         encode_records(*base, records, 128)
 
 
-def test_silversight_answers_conversations(folder, tmp_path):
-    model, tokenizer = load_base(str(folder), device="cpu")
+def test_silversight_answers_conversations(base_folder, tmp_path):
+    model, tokenizer = load_base(str(base_folder), device="cpu")
     records = talks(12).assign(source="s", split="train")
     asked = prompts(records)
     encoder = load_encoder("fit", texts=asked, dim=6, vocab_size=300)

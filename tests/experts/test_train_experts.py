@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.models import make_test_base
 from safetensors.torch import load_file
 
 from assl_kit.common.files import sha256_file
@@ -24,7 +23,6 @@ from assl_kit.experts.training.data import encode_records, training_order
 from assl_kit.experts.training.session import Session
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
-from assl_kit.model.loading import load_base
 from assl_kit.model.tokens import chat_prompt
 
 QUICK = TrainingConfig(epochs=2, learning_rate=5e-3, batch_size=4, max_length=128, checkpoint_steps=3)
@@ -43,12 +41,6 @@ def some_records(n=16, shift=0):
             "split": "train",
         }
     )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = make_test_base(tmp_path_factory.mktemp("base") / "small")
-    return load_base(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")

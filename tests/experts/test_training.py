@@ -35,12 +35,6 @@ HELD = replace(QUICK, epochs=4, holdout_share=0.25, patience=2)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = make_test_base(tmp_path_factory.mktemp("base") / "small")
-    return load_base(str(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def tiny():
     return load_base("tiny", device="cpu")
 

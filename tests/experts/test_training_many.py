@@ -33,12 +33,6 @@ SIZES = (20, 13, 30)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = make_test_base(tmp_path_factory.mktemp("base") / "small")
-    return load_base(str(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def tables():
     return [some_records(n, shift=7 * k) for k, n in enumerate(SIZES)]
 

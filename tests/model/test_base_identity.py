@@ -16,18 +16,8 @@ from assl_kit.model.tokens import chat_prompt
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_test_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(str(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def adapted(folder):
-    return with_two_adapters(folder)
+def adapted(base_folder):
+    return with_two_adapters(base_folder)
 
 
 def test_test_base_keeps_qwen_tokenizer_after_loading(base):
@@ -39,10 +29,10 @@ def test_test_base_keeps_qwen_tokenizer_after_loading(base):
     assert tokenizer.tokenize("2023") == ["2", "0", "2", "3"]  # Qwen splits digits one by one
 
 
-def test_base_info_is_stable_and_sees_a_change(folder, base, adapted, tmp_path):
+def test_base_info_is_stable_and_sees_a_change(base_folder, base, adapted, tmp_path):
     info = base_info(*base)
     assert info["id"] == "small" and info["revision"] is None and len(info["fingerprint"]) == 64
-    assert base_info(*load_base(str(folder), device="cpu", dtype="bfloat16")) == info
+    assert base_info(*load_base(str(base_folder), device="cpu", dtype="bfloat16")) == info
     assert base_info(*adapted)["fingerprint"] == info["fingerprint"]
     other = make_test_base(tmp_path / "other", seed=1)
     changed = base_info(*load_base(str(other), device="cpu"))
@@ -76,25 +66,25 @@ def test_unknown_names(name, message):
         load_base(name, device="cpu")
 
 
-def test_unknown_dtype_and_device(folder):
+def test_unknown_dtype_and_device(base_folder):
     with pytest.raises(ParameterError, match="dtype"):
-        load_base(str(folder), device="cpu", dtype="float8")
+        load_base(str(base_folder), device="cpu", dtype="float8")
     with pytest.raises(ParameterError, match="device"):
-        load_base(str(folder), device="tpu")
+        load_base(str(base_folder), device="tpu")
 
 
-def test_pickled_weights_are_refused(folder, base, tmp_path):
+def test_pickled_weights_are_refused(base_folder, base, tmp_path):
     pickled = tmp_path / "pickled"
-    shutil.copytree(folder, pickled)
+    shutil.copytree(base_folder, pickled)
     (pickled / "model.safetensors").unlink()
     torch.save(base[0].state_dict(), pickled / "pytorch_model.bin")
     with pytest.raises(ParameterError, match="safetensors"):
         load_base(str(pickled), device="cpu")
 
 
-def test_remote_code_is_refused(folder, tmp_path):
+def test_remote_code_is_refused(base_folder, tmp_path):
     other = tmp_path / "remote"
-    shutil.copytree(folder, other)
+    shutil.copytree(base_folder, other)
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
     config["model_type"] = "unheard_of"
     config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
@@ -104,9 +94,9 @@ def test_remote_code_is_refused(folder, tmp_path):
         load_base(str(other), device="cpu")
 
 
-def test_chat_template_is_needed(folder, tmp_path):
+def test_chat_template_is_needed(base_folder, tmp_path):
     bare = tmp_path / "bare"
-    shutil.copytree(folder, bare)
+    shutil.copytree(base_folder, bare)
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(ParameterError, match="no chat template"):
         load_base(str(bare), device="cpu")

@@ -24,11 +24,6 @@ ANSWERS = ["积极" * (1 + i % 3) for i in range(11)]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(str(make_test_base(tmp_path_factory.mktemp("base") / "small")), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
     from peft import LoraConfig, get_peft_model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.models import PROMPTS, make_test_base, with_two_adapters
+from helpers.models import PROMPTS, with_two_adapters
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.model.generation import generate_answers
@@ -14,18 +14,8 @@ from assl_kit.model.tokens import chat_prompt
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_test_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(str(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def adapted(folder):
-    return with_two_adapters(folder)
+def adapted(base_folder):
+    return with_two_adapters(base_folder)
 
 
 def plain_greedy(model, tokenizer, prompt, n):
@@ -48,8 +38,8 @@ def test_generate_is_plain_greedy_in_order(base, batch_size):
     assert generate_answers(*base, PROMPTS, max_new_tokens=12, batch_size=batch_size) == expected
 
 
-def test_generate_ignores_the_models_own_sampling_fields(folder):
-    model, tokenizer = load_base(str(folder), device="cpu")
+def test_generate_ignores_the_models_own_sampling_fields(base_folder):
+    model, tokenizer = load_base(str(base_folder), device="cpu")
     expected = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=12)
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.do_sample = True
@@ -57,8 +47,8 @@ def test_generate_ignores_the_models_own_sampling_fields(folder):
     assert generate_answers(model, tokenizer, PROMPTS, max_new_tokens=12) == expected
 
 
-def test_generate_stops_at_the_end_token(folder):
-    model, tokenizer = load_base(str(folder), device="cpu")
+def test_generate_stops_at_the_end_token(base_folder):
+    model, tokenizer = load_base(str(base_folder), device="cpu")
     steps = []
     model.register_forward_hook(lambda module, args, out: steps.append(1))
     with torch.no_grad():  # every token but the end gets an equal, lower logit

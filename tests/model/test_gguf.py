@@ -76,13 +76,8 @@ def write_gguf(file, folder, *, chat_template=CHATML, quantise=True, split=None)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_test_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(scope="module")
-def file(folder, tmp_path_factory):
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "small-q8_0.gguf", folder)
+def file(base_folder, tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "small-q8_0.gguf", base_folder)
 
 
 @pytest.fixture
@@ -91,9 +86,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_a_gguf_base_is_the_base_it_was_written_from(folder, file, cache):
-    plain = write_gguf(cache.parent / "plain.gguf", folder, quantise=False)
-    original = load_base(str(folder), device="cpu")
+def test_a_gguf_base_is_the_base_it_was_written_from(base_folder, file, cache):
+    plain = write_gguf(cache.parent / "plain.gguf", base_folder, quantise=False)
+    original = load_base(str(base_folder), device="cpu")
     exact = load_base(str(plain), device="cpu")
     prompts, answers = ["你好", "央行下调存款准备金率。"], ["积极", "A"]
     losses = answer_nll(*original, prompts, answers)
@@ -123,7 +118,7 @@ def test_a_damaged_cache_is_made_again(file, cache):
     load_base(str(file), device="cpu")
 
 
-def test_identity_is_the_files(file, folder, cache, tmp_path):
+def test_identity_is_the_files(file, base_folder, cache, tmp_path):
     name = str(file)
     base = load_base(name, device="cpu")
     info = base_info(*base, name)
@@ -135,7 +130,7 @@ def test_identity_is_the_files(file, folder, cache, tmp_path):
     assert base_info(*load_base(str(elsewhere), device="cpu"))["fingerprint"] == info["fingerprint"]
     other = write_gguf(tmp_path / "other.gguf", make_test_base(tmp_path / "seed1", seed=1))
     assert base_info(*load_base(str(other), device="cpu"))["fingerprint"] != info["fingerprint"]
-    assert base_info(*load_base(str(folder), device="cpu"))["fingerprint"] != info["fingerprint"]
+    assert base_info(*load_base(str(base_folder), device="cpu"))["fingerprint"] != info["fingerprint"]
 
 
 def test_generation_stops_at_every_end_of_turn(file, cache):
@@ -187,11 +182,11 @@ def test_other_files_are_refused(tmp_path, data, message):
         load_base(str(tmp_path / "a.gguf"))
 
 
-def test_missing_files_and_parts(folder, tmp_path):
+def test_missing_files_and_parts(base_folder, tmp_path):
     with pytest.raises(ParameterError, match="no GGUF file"):
         load_base(str(tmp_path / "none.gguf"))
     with pytest.raises(ParameterError, match="one of 3 parts"):
-        load_base(str(write_gguf(tmp_path / "a-00001-of-00003.gguf", folder, split=3)))
+        load_base(str(write_gguf(tmp_path / "a-00001-of-00003.gguf", base_folder, split=3)))
 
 
 def test_an_unknown_architecture_is_an_error_of_ours(tmp_path, cache):
@@ -203,8 +198,8 @@ def test_an_unknown_architecture_is_an_error_of_ours(tmp_path, cache):
     assert not list((cache / "bases").iterdir())
 
 
-def test_a_template_is_needed(folder, tmp_path, cache):
-    bare = write_gguf(tmp_path / "bare.gguf", folder, chat_template=None)
+def test_a_template_is_needed(base_folder, tmp_path, cache):
+    bare = write_gguf(tmp_path / "bare.gguf", base_folder, chat_template=None)
     with pytest.raises(ParameterError, match="no chat template"):
         load_base(str(bare))
     tokenizer = load_base(str(bare), chat_template="Q: {{ messages[0]['content'] }} A:")[1]

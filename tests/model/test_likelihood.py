@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.models import PROMPTS, make_test_base
+from helpers.models import PROMPTS
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.model.likelihood import answer_nll
@@ -13,16 +13,6 @@ from assl_kit.model.loading import load_base
 from assl_kit.model.tokens import chat_prompt
 
 ANSWERS = ["积极", "消极", "基金经理看好消费板块的估值修复。", "A", "", "dividend"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_test_base(tmp_path_factory.mktemp("base") / "small")
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(str(folder), device="cpu")
 
 
 def slow_nll(model, tokenizer, prompt, answer, max_length=512):
@@ -79,8 +69,8 @@ def test_answer_nll_bad_input(base):
         answer_nll(*base, ["a"], ["b"], batch_size=0)
 
 
-def test_answer_nll_names_a_loss_that_is_not_finite(folder):
-    model, tokenizer = load_base(str(folder), device="cpu")
+def test_answer_nll_names_a_loss_that_is_not_finite(base_folder):
+    model, tokenizer = load_base(str(base_folder), device="cpu")
     with torch.no_grad():
         model.get_input_embeddings().weight[0, 0] = float("nan")
     with pytest.raises(DataError, match="not finite"):

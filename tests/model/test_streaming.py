@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from helpers.models import make_test_base
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.model.generation import generate_answers
@@ -21,12 +20,6 @@ PROMPTS = [
     "A",
     "央行下调存款准备金率。",
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A random model: most of what it says are broken bytes."""
-    return load_base(str(make_test_base(tmp_path_factory.mktemp("base"))), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -46,11 +46,6 @@ def tokenizer_with(folder, template, special=(), added=(), **changes):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return load_base(str(make_test_base(tmp_path_factory.mktemp("base") / "small")), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     folder = make_test_base(tmp_path_factory.mktemp("tokenizers") / "small")
     turns = ("<bos>", "<start_of_turn>", "<end_of_turn>")

@@ -12,7 +12,6 @@ import pytest
 from helpers.notebooks import write_notebook
 
 import assl_kit.runner.sweep as sweep
-from assl_kit.app.cli import main
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_json
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
@@ -46,16 +45,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def assl(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["assl", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
-
-
-def test_a_sweep_shares_tells_failures_draws_and_goes_on(here, monkeypatch, capsys):
-    code, out, err = assl(monkeypatch, capsys, "sweep", "grid.yaml", "--jobs", 2, "--json")
+def test_a_sweep_shares_tells_failures_draws_and_goes_on(here, assl):
+    code, out, err = assl("sweep", "grid.yaml", "--jobs", 2, "--json")
     assert code == 1  # one job failed
     told = json.loads(out)
     assert [job["status"] for job in told["jobs"]] == ["done", "done", "done", "failed"]
@@ -75,7 +66,7 @@ def test_a_sweep_shares_tells_failures_draws_and_goes_on(here, monkeypatch, caps
     # again, with nothing changed: only what failed is run
     copies = [job / "notebooks" / "03_space.ipynb" for job in jobs]
     before = [(copy.stat().st_mtime_ns, copy.read_bytes()) for copy in copies]
-    code, out, _ = assl(monkeypatch, capsys, "sweep", "grid.yaml", "--jobs", 2)
+    code, out, _ = assl("sweep", "grid.yaml", "--jobs", 2)
     assert code == 1 and "Page: runs/grid/sweep.html" in out
     after = [(copy.stat().st_mtime_ns, copy.read_bytes()) for copy in copies]
     assert after[:3] == before[:3] and after[3][0] > before[3][0]
@@ -229,7 +220,9 @@ def test_the_table_and_the_pictures(tmp_path):
     assert plot_sweep(table[table["status"] == "failed"], "seed", ["seed", "encoder"]) is None
 
 
-def test_a_worker_that_is_killed_fails_the_jobs_it_takes_along_and_finished_ones_are_kept(here, monkeypatch, capsys):
+def test_a_worker_that_is_killed_fails_the_jobs_it_takes_along_and_finished_ones_are_kept(
+    here, monkeypatch, capsys, assl
+):
     finished = here / "runs" / "k" / "n_clusters-3" / "manifest.json"
     write_notebook(
         here / "nb" / "03_space.ipynb",
@@ -241,7 +234,7 @@ def test_a_worker_that_is_killed_fails_the_jobs_it_takes_along_and_finished_ones
         parameters='profile = "tiny"\nworkspace = ""\nn_clusters = 6',
     )
     (here / "k.yaml").write_text("grid: {n_clusters: [3, 4]}\nfrom: 3\nto: 3", encoding="utf-8")
-    code, out, error = assl(monkeypatch, capsys, "sweep", "k.yaml", "--jobs", "2", "--name", "k", "--json")
+    code, out, error = assl("sweep", "k.yaml", "--jobs", "2", "--name", "k", "--json")
     assert code == 1 and "Traceback" not in error  # work had begun, so not 2
     told = json.loads(out)
     kept = json.loads((here / "runs" / "k" / "sweep.json").read_text(encoding="utf-8"))
