@@ -13,15 +13,16 @@ GROUPINGS = ("auto", "task", "source", "instruction", "cluster")
 MISSING = ""  #: the group of records whose label is missing
 NO_GROUP = "(none)"  #: what tables call it
 UNKNOWN = "unknown"  #: what `validate_records` fills in where no record has a task
-FEW = 200  #: instructions are few when there are at most so many …
-LEAST = 10  #: … and at least so many records of each, on average
+FEW = 200  #: instructions are few when there are at most so many
+LEAST = {"task": 2, "source": 2, "instruction": 10}  #: records of each, on average, without which they divide nothing
 
 
 def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, by: str = "auto") -> pd.Series:
     """The group of each record, for `assl_kit.Redistributor`: its task, source, instruction or cluster.
 
     ``"auto"`` takes the first of these that there are several of: tasks; sources; instructions, if they are few (at
-    most 200, and 10 records of each on average); clusters.
+    most 200, and 10 records of each on average); clusters. Where nearly every record has a task of its own (fewer than
+    two records each on average), tasks say nothing; sources likewise.
 
     Parameters
     ----------
@@ -51,10 +52,10 @@ def assign_groups(records: pd.DataFrame, clusters: ArrayLike | None = None, *, b
 
     Examples
     --------
-    >>> records = pd.DataFrame({"task": ["qa", None, "sentiment"], "source": ["a", "a", "b"]})
+    >>> records = pd.DataFrame({"task": ["qa", "qa", None, "news", "news"], "source": ["a", "a", "b", "b", "b"]})
     >>> groups = assign_groups(records)
     >>> groups.name, groups.tolist()
-    ('task', ['qa', '', 'sentiment'])
+    ('task', ['qa', 'qa', '', 'news', 'news'])
     >>> assign_groups(records.assign(task="qa")).name
     'source'
     """
@@ -95,8 +96,8 @@ def with_groups(records: pd.DataFrame, *, by: str = "auto") -> pd.DataFrame:
 
     Examples
     --------
-    >>> with_groups(pd.DataFrame({"task": ["qa", None, "sentiment"]}))["group"].tolist()
-    ['qa', '(none)', 'sentiment']
+    >>> with_groups(pd.DataFrame({"task": ["qa", "qa", None, "news", "news"]}))["group"].tolist()
+    ['qa', 'qa', '(none)', 'news', 'news']
     """
     groups = assign_groups(records, by="auto" if by == "cluster" else by)
     return records.assign(group=groups.where(groups != MISSING, NO_GROUP).to_numpy())
@@ -111,4 +112,4 @@ def _labels(column: pd.Series, kind: str) -> pd.Series:
 def _divides(labels: pd.Series, name: str) -> bool:
     known = labels[labels != MISSING]
     count = known.nunique()
-    return count > 1 and (name != "instruction" or (count <= FEW and len(known) >= LEAST * count))
+    return count > 1 and len(known) >= LEAST[name] * count and (name != "instruction" or count <= FEW)

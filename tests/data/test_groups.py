@@ -54,3 +54,10 @@ def test_bad_groupings_are_named():
         assign_groups(records(), by="cluster")
     with pytest.raises(DataError, match="40 records"):
         assign_groups(records(), np.zeros(39))
+
+
+def test_a_task_of_its_own_for_every_record_divides_nothing():
+    records = pd.DataFrame({"task": [f"t{i}" for i in range(12)], "source": list("aabbccaabbcc")})
+    assert assign_groups(records).name == "source"
+    assert assign_groups(records.drop(columns="source"), np.arange(12) % 3).name == "cluster"
+    assert assign_groups(records, by="task").nunique() == 12  # where a person asks for them

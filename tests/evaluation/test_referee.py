@@ -435,5 +435,5 @@ def test_a_group_called_mean_is_not_taken_for_the_mean():
     assert verdicts(result)[0].startswith("On the mean over tasks, mine is ")
     assert len(plot_referee(result).axes[0].get_yticks()) == 5
     assert [text.get_text() for text in plot_verdict(result).axes[1].get_xticklabels()] == groups
-    labels = assign_groups(pd.DataFrame({"task": ["all", "", "(none)", "qa"]}))
+    labels = assign_groups(pd.DataFrame({"task": ["all", "", "(none)", "qa"]}), by="task")
     assert labels.tolist() == ["all (task)", "", f"{NO_GROUP} (task)", "qa"]
