@@ -1,5 +1,6 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
 # make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
+# make test-slow  what takes minutes: a run that is killed at twenty moments
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
@@ -17,21 +18,26 @@ FOR_TESTS := $(VENV)/.for-tests
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 QUIET := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 
-# two processes; a file's tests stay together, since they share what was trained
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+# two processes; a file's tests stay together, since they share what was trained; tests/conftest.py sets the order
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-lowest test-newest lab lint notebooks exercises bench evidence install clean
+.PHONY: run test test-slow test-lowest test-newest lab lint notebooks exercises bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
 
+# the notebooks run beside the tests; what they say comes last
 test: lint $(FOR_TESTS)
-	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
-	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	@folder=$$(mktemp -d); trap 'kill $$books 2>/dev/null; rm -rf "$$folder"' EXIT; \
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
-		--nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS)
+		--nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS) > "$$folder/notebooks" 2>&1 & books=$$!; \
+	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --durations=20 -m "not slow"; tests=$$?; \
+	wait $$books; books=$$?; cat "$$folder/notebooks"; exit $$((tests | books))
+
+test-slow: $(FOR_TESTS)
+	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check

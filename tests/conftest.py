@@ -17,6 +17,12 @@ import pytest  # noqa: E402
 from helpers import ROOT  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a long or slow test come first, else one process would end with them while the other has nothing."""
+    first = {item.path for item in items if item.get_closest_marker("long") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in first)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real records beside the checkout; tests that need it are skipped where it is absent."""

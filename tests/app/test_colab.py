@@ -29,6 +29,8 @@ from assl_kit.errors import DataError, NotebookError, ParameterError, WorkspaceE
 from assl_kit.runner.plan import given_values, make_plan
 from assl_kit.teaching.environment import check_environment
 
+pytestmark = pytest.mark.long
+
 NOTEBOOK = ROOT / "colab" / "run_all.ipynb"
 CELLS = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
 CHECK, INSTALL, PARAMETERS = (cell.source for cell in CELLS[:3])

@@ -38,6 +38,8 @@ from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.space.embeddings import embed_block, mapped_rows, read_embeddings, write_embeddings
 from assl_kit.space.encoder import load_encoder
 
+pytestmark = pytest.mark.long
+
 SMALL = {"n_records": 360, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3, "select_share": 0.2}
 FEW = {"epochs": 1, "warmup_records": 0, "score": "column:given", "max_length": 128}
 

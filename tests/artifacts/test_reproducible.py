@@ -16,6 +16,8 @@ from helpers import ROOT
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.experts.bank import ExpertBank
 
+pytestmark = pytest.mark.long
+
 SMALL = {
     "n_records": 240,
     "n_clusters": 3,

@@ -16,6 +16,8 @@ from benchmarks.evidence import arms, data, summary
 from benchmarks.evidence import study as studies
 from benchmarks.evidence import table as readme_table
 
+pytestmark = pytest.mark.long
+
 FIELDS = {"experiment", "data", "base", "arm", "task", "metric", "value", "seed", "n_train", "device", "seconds"}
 
 

@@ -15,6 +15,8 @@ import benchmarks.kernels.__main__ as kernels
 from benchmarks.kernels import checks, data, plots, systems, table
 from benchmarks.kernels.systems import SYSTEMS, knn_torch, mmr_matvec
 
+pytestmark = pytest.mark.long
+
 FIELDS = {
     "kernel", "system", "n", "d", "k", "data", "device", "seconds", "seconds_all", "ratio_to_gemm", "peak_mb",
     "agrees", "note",

@@ -30,6 +30,8 @@ from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll
 from assl_kit.model.loading import load_base
 
+pytestmark = pytest.mark.long
+
 WEIGHTS = "adapter_model.safetensors"
 HELD = replace(QUICK, epochs=4, holdout_share=0.25, patience=2)
 

@@ -16,6 +16,8 @@ import pytest
 from helpers import ROOT
 from helpers.browser import WAIT, chromium, chromium_path, watched
 
+pytestmark = pytest.mark.long
+
 BOOK = ROOT / "notebooks" / "04_adbscan.ipynb"
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},

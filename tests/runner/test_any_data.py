@@ -13,6 +13,8 @@ from assl_kit.runner.compare import compare_runs
 from assl_kit.runner.report import write_report
 from assl_kit.runner.run import run_chain
 
+pytestmark = pytest.mark.long
+
 SMALL = {"epochs": 1, "warmup_records": 0, "affinity_records": 0, "full_epochs": 0, "regret_per_task": 1, "n_test": 2,
          "max_new_tokens": 4, "max_length": 96, "encoder_dim": 16, "referee_draws": 2, "n_draws": 1}  # fmt: skip
 TASKS = ("all", "mean", "Total", "other", "task 2", "task 10")

@@ -239,6 +239,7 @@ def at_work_in(folder):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels of a killed runner end by themselves, later")
 @pytest.mark.timeout(1500)
+@pytest.mark.slow
 def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
     """Real kernels, records, space, selection, experts and measures; kill -9 for the runner at random moments."""
     whole, said = run(chain, name="whole")
