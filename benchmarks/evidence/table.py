@@ -15,11 +15,14 @@ BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 
 
 def table(evidence: pd.DataFrame) -> str:
-    """The table as Markdown: a claim a row, its data sets one below the other."""
+    """The table as Markdown: a row a claim and data set, the claim once."""
     lines = ["| paper says | data, base | we measured | verdict |", "|---|---|---|---|"]
-    for claim, rows in verdicts(evidence).groupby("claim", sort=False):
-        cells = ("<br>".join(rows[column]) for column in ("data", "measured", "verdict"))
-        lines.append(f"| {claim} | {' | '.join(cells)} |")
+    rows = verdicts(evidence)
+    claims = rows["claim"].mask(rows["claim"].duplicated(), "")
+    lines += [
+        f"| {' | '.join(cells)} |"
+        for cells in zip(claims, rows["data"], rows["measured"], rows["verdict"], strict=True)
+    ]
     return "\n".join(lines)
 
 
