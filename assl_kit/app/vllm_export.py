@@ -148,7 +148,8 @@ def _largest_rank(bank: ExpertBank) -> int:
         config = read_json(path / ADAPTER_FILES[0])
         rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
         if rank > RANKS[-1]:
-            raise BankError(f"vLLM cannot serve an adapter with rank {rank}", where=path.name, hint="Train a lower one.")
+            what = f"vLLM cannot serve an adapter with rank {rank}"
+            raise BankError(what, where=path.name, hint=f"Train one of at most {RANKS[-1]}.")
         largest = max(largest, rank)
     return largest
 

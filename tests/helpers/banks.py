@@ -31,7 +31,7 @@ def write_adapter(folder: Path, seed: int = 0) -> Path:
 
 
 def plant(bank: Path, expert: str, name: str, shape: tuple[int, ...] = (32,)) -> None:
-    """Put one more tensor into an expert's file (both halves, if it is a `lora_A`), and let `bank.json` vouch for it."""
+    """Put one more tensor into an expert's file, a `lora_A` with its half, and let `bank.json` vouch for it."""
     file = bank / expert / "adapter_model.safetensors"
     tensors = load_file(file)
     if name.endswith("lora_A.weight"):
