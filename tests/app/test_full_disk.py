@@ -269,7 +269,7 @@ def test_libraries_that_tell_of_a_full_disk_in_their_own_words(small_disk):
 
 # a look --------------------------------------------------------------------------------------------------------------
 class Watch:
-    """Refuses whatever would change a folder, and remembers it; an audit hook cannot be taken away, but put to sleep."""
+    """Refuses whatever would change a folder, and keeps it. An audit hook cannot be taken away, but it can sleep."""
 
     def __init__(self):
         self.folder, self.changes = None, []

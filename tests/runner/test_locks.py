@@ -1,4 +1,4 @@
-"""Locks of a run, its manifest and a sweep's store: plain files, whatever a folder from elsewhere holds in their place."""
+"""Locks of a run, its manifest and a sweep's store: plain files, whatever a stranger's folder holds instead."""
 
 from __future__ import annotations
 
