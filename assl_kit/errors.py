@@ -83,8 +83,8 @@ def refusal(error: BaseException | None) -> OSError | None:
         number = getattr(error, "errno", None)
         if isinstance(number, int):  # of ZeroMQ
             return OSError(number, os.strerror(number))
-        if told := told_refusal(str(error)):
-            return told
+        if (in_words := told_refusal(str(error))) is not None:
+            return in_words
         error = (error.__cause__ or error.__context__) if isinstance(error, RuntimeError) else None
     return None
 

@@ -204,6 +204,18 @@ def test_a_sweep_at_every_moment(here, disk, tmp_path):
     assert every_moment(disk, attempt) >= 10
 
 
+def test_a_training_by_several_processes_is_refused_in_one_message(here, disk, tmp_path, monkeypatch, capsys):
+    from assl_kit.app import train_bank
+
+    assert here("run", "--name", "x")[0] == 0
+    monkeypatch.setattr(train_bank, "is_current", lambda *_: True)
+    monkeypatch.setattr(train_bank, "require", lambda ws, *_: ws.update_manifest("training", {}))
+    monkeypatch.setattr(sys, "argv", ["train_bank", "x"])
+    with disk.full_after(0), pytest.raises(SystemExit) as caught:
+        train_bank.main()
+    is_one_message((caught.value.code, *capsys.readouterr()))
+
+
 # real disks ----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def small_disk(tmp_path):
