@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from typing import Any
+
+#: What the operating system says against a place: no room, no permission, a name that cannot be, too many files.
+PLACE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE, errno.ENFILE, errno.EIO,
+)  # fmt: skip
 
 
 class AsslError(Exception):
@@ -54,3 +63,45 @@ class WorkspaceError(AsslError, RuntimeError):
 
 class NotebookError(AsslError, RuntimeError):
     """A cell of a notebook failed, or its kernel died. The executed copy is kept."""
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The operating system's refusal that an error is, or that a library has made another error of; else None.
+
+    Examples
+    --------
+    >>> refusal(OSError(errno.ENOENT, "No such file or directory")).errno == errno.ENOENT
+    True
+    >>> refusal(ValueError("I/O error: No space left on device (os error 28)")).errno == errno.ENOSPC
+    True
+    >>> refusal(KeyError("a")) is None
+    True
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        number = getattr(error, "errno", None)
+        if isinstance(number, int):  # of ZeroMQ
+            return OSError(number, os.strerror(number))
+        if (in_words := told_refusal(str(error))) is not None:
+            return in_words
+        error = (error.__cause__ or error.__context__) if isinstance(error, RuntimeError) else None
+    return None
+
+
+def told_refusal(text: str) -> OSError | None:
+    """The refusal of a place that a library tells of in its own words; None where it tells of none.
+
+    Examples
+    --------
+    >>> told_refusal("OSError: [Errno 30] Read-only file system: 'a.json'").errno == errno.EROFS
+    True
+    >>> told_refusal("[Errno 2] No such file or directory") is None
+    True
+    """
+    number = re.search(r"(?:\[[Ee]rrno |os error )(\d+)", text)
+    if number is not None and int(number[1]) in PLACE_ERRORS:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if re.search(r"enforce fail at inline_container|PytorchStreamWriter failed", text):  # torch.save, without a number
+        return OSError(errno.EIO, "a file of torch could not be written whole; the disk may be full")
+    return None

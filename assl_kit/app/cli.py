@@ -2,7 +2,7 @@
 
 Exit codes: 0 all went well; 1 a notebook or a job failed, the report of a run could not be written, or the run was
 interrupted; 2 the parameters, the data or the command are wrong; nothing was begun; 3 the system refused to read or
-write a file: no permission, no room, a folder that cannot be.
+write a file, in a notebook too: no permission, no room, a folder that cannot be; or the memory did not suffice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import click
 
 from assl_kit.artifacts.parameters import DEFAULT_PROFILE, profile_names, read_parameter_file
 from assl_kit.artifacts.workspace import Workspace, runs_folder
-from assl_kit.errors import AsslError, NotebookError, WorkspaceError
+from assl_kit.common.packages import reason
+from assl_kit.errors import AsslError, NotebookError, WorkspaceError, refusal
 from assl_kit.version import __version__
 
 from . import ask
@@ -188,13 +189,14 @@ def sweep(grid: Path, name: str, jobs: int, dry_run: bool, backend: str | None, 
 # look -----------------------------------------------------------------------------------------------------------------
 @app.command()
 @click.argument("run")
+@click.option("--no-write", is_flag=True, help="Print the results alone; nothing is written.")
 @json_option
-def report(run: str, as_json: bool) -> None:
+def report(run: str, no_write: bool, as_json: bool) -> None:
     """Write the HTML report of RUN again and print its results."""
     from assl_kit.runner.report import write_report
 
     ws = open_run(run)
-    _print_run(ws, write_report(ws), as_json)
+    _print_run(ws, None if no_write else write_report(ws), as_json)
 
 
 @app.command()
@@ -295,11 +297,17 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except NotebookError as error:
-        sys.exit(complain(error, 1))
+        sys.exit(complain(error, 3 if isinstance(error.__cause__, OSError) else 1))
     except AsslError as error:
         sys.exit(complain(error, 2))
+    except MemoryError as error:
+        what = f"the memory does not suffice: {reason(error)}"
+        sys.exit(complain(AsslError(what, hint="Close other programs, or take less data."), 3))
+    except RecursionError:
+        what = "what was given is nested too deeply to be read"
+        sys.exit(complain(AsslError(what, hint="Look at the file or the value that was given."), 2))
     except Exception as error:
-        refused = _refusal(error)
+        refused = refusal(error)
         if refused is None:
             raise
         if error is refused and refused.errno in (errno.ENOSPC, errno.EPIPE):
@@ -313,24 +321,11 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
-    """The system's refusal that an error is, or that another library has made another error of."""
-    import zmq
-
-    while error is not None:
-        if isinstance(error, OSError):
-            return error
-        if isinstance(error, zmq.ZMQError):
-            return OSError(error.errno, error.strerror)
-        error = (error.__cause__ or error.__context__) if isinstance(error, RuntimeError) else None
-    return None
-
-
 def _say(as_json: bool) -> Callable[[str], None]:
     return functools.partial(print, flush=True, file=sys.stderr if as_json else sys.stdout)
 
 
-def _print_run(ws: Workspace, page: Path, as_json: bool) -> None:
+def _print_run(ws: Workspace, page: Path | None, as_json: bool) -> None:
     from assl_kit.runner.report import read_metrics, results_table
 
     metrics = read_metrics(ws)
@@ -338,7 +333,8 @@ def _print_run(ws: Workspace, page: Path, as_json: bool) -> None:
         print_json({"run": ws.display_path(), "results": metrics.get("table"), "report": page})
         return
     print_frame(results_table(metrics))
-    print(f"Report: {from_here(page)}")
+    if page is not None:
+        print(f"Report: {from_here(page)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import sys
 from assl_kit.artifacts.build_experts import LOGS, WORK, run_base, training_config
 from assl_kit.artifacts.steps import is_current, read, require
 from assl_kit.artifacts.workspace import Workspace, find_run
-from assl_kit.errors import AsslError, WorkspaceError
+from assl_kit.errors import AsslError, WorkspaceError, refusal
+
+from .console import complain, system_message
 
 
 def train_bank(run: str, *, progress: bool = False) -> Workspace:
@@ -90,6 +92,11 @@ def main() -> None:
         ws = train_bank(parser.parse_args().run, progress=True)
     except AsslError as error:
         sys.exit(f"assl_kit.app.train_bank: {error}")
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        sys.exit(complain(AsslError(system_message(refused)), 3))
     if int(os.environ.get("RANK", 0)) == 0:
         from assl_kit.experts.bank import ExpertBank
         from assl_kit.experts.training_table import training_table

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
 from assl_kit.common.hub import HUB_ID
+from assl_kit.common.trust import check_model_folder
 from assl_kit.errors import BankError, ParameterError
+from assl_kit.experts.adapter_form import ADAPTER_FILES
+from assl_kit.experts.adapters import check_layers
 from assl_kit.experts.bank import ExpertBank
-from assl_kit.experts.bank_check import ADAPTER_FILES, check_match
+from assl_kit.experts.bank_check import check_match
 from assl_kit.model.gguf import conversion_record, is_gguf
 from assl_kit.model.identity import TINY_BASE, base_info, base_source, tokenizer_fingerprint, weight_files
 from assl_kit.model.loading import load_base
 from assl_kit.model.templates import fold_system, stop_thinking
 from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FORMAT = "assl-kit vLLM export"
 FORMAT_VERSION = 1
 PROBE = ("公司上半年净利润同比增长32%，股价上涨。", "央行下调存款准备金率。", "What is a bond?")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: what vLLM's --max-lora-rank takes
-_TENSOR = re.compile(r"\.lora_[AB]\.weight$")
-_REFUSED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "use_qalora")
 
 
 def export_vllm(
@@ -63,7 +66,8 @@ def export_vllm(
     Raises
     ------
     BankError
-        If base or encoder are not those of the bank, or vLLM has no such adapters.
+        If base or encoder are not those of the bank, the base has not the layers of an adapter (for a base of the
+        hub the server sees to that), or vLLM takes no such rank.
     ParameterError
         If ``out`` holds something else, or base or encoder cannot be had.
 
@@ -76,7 +80,7 @@ def export_vllm(
         raise ParameterError("there is something else already", where=str(out), hint="Give a new folder.")
     if out.resolve().is_relative_to(bank.path.resolve()):
         raise ParameterError("an export cannot lie inside its bank", where=str(out), hint="Give another folder.")
-    rank = _check_adapters(bank)
+    rank = _largest_rank(bank)
     name = encoder or str(bank.encoder_path or bank.encoder["id"])
     if name == "fit":
         raise BankError("the bank does not carry its encoder", where=str(bank.path), hint="Give encoder=….")
@@ -137,22 +141,15 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _check_adapters(bank: ExpertBank) -> int:
-    """The largest rank, if vLLM can serve the adapters; it reads the same entries (`vllm/lora/peft_helper.py`)."""
-    from safetensors import safe_open
-
+def _largest_rank(bank: ExpertBank) -> int:
+    """The largest rank of the adapters, if vLLM can serve it."""
     largest = 0
     for path in bank.expert_paths:
         config = read_json(path / ADAPTER_FILES[0])
         rank = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
-        refused = [key for key in _REFUSED if config.get(key)]
-        if config.get("bias", "none") != "none":
-            refused.append("bias")
-        with safe_open(path / ADAPTER_FILES[1], framework="numpy") as stored:
-            refused += [key for key in stored.keys() if not _TENSOR.search(key)][:1]  # noqa: SIM118 - no mapping
-        if refused or rank > RANKS[-1]:
-            what = refused[0] if refused else f"rank {rank}"
-            raise BankError(f"vLLM cannot serve an adapter with {what}", where=path.name, hint="Train plain LoRA.")
+        if rank > RANKS[-1]:
+            what = f"vLLM cannot serve an adapter with rank {rank}"
+            raise BankError(what, where=path.name, hint=f"Train one of at most {RANKS[-1]}.")
         largest = max(largest, rank)
     return largest
 
@@ -163,6 +160,7 @@ def _base(bank: ExpertBank, base: str, folder: Path) -> str:
     if base == "tiny" or is_gguf(base):
         model, tokenizer = load_base(base, device="cpu", thinking=bank.base.get("thinking", True))
         check_match("base model", bank.base, base_info(model, tokenizer, base), hint)
+        _check_layers(bank, model)
         fold_system(tokenizer)
         model.save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
@@ -170,6 +168,7 @@ def _base(bank: ExpertBank, base: str, folder: Path) -> str:
     local = Path(base).expanduser()
     if local.is_dir():
         check_match("base model", bank.base, _folder_info(local, bank.base.get("thinking", True)), hint)
+        _check_layers(bank, _outline(local))
         return str(local.resolve())
     if not HUB_ID.match(base_source(base)):
         raise ParameterError(
@@ -199,6 +198,25 @@ def _folder_info(folder: Path, thinking: bool) -> dict[str, Any]:
         stop_thinking(tokenizer)
     name = "tiny" if folder.resolve() == TINY_BASE else folder.resolve().name
     return {"id": name, "fingerprint": digest, "tokenizer": tokenizer_fingerprint(tokenizer)}
+
+
+def _outline(folder: Path) -> PreTrainedModel:
+    """The layers of a base in a folder, without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_model_folder(folder, "the base model")
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ParameterError(f"the base model cannot be read: {error}", where=str(folder)) from error
+
+
+def _check_layers(bank: ExpertBank, model: PreTrainedModel) -> None:
+    for path in bank.expert_paths:
+        check_layers(model, path)
 
 
 def _write_routes(bank: ExpertBank, folder: Path, probe: np.ndarray, rank: int) -> None:

@@ -7,7 +7,6 @@ only what differs from it.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assl_kit.common.names import first_unwritable
+from assl_kit.common.limits import parse_json
+from assl_kit.common.names import first_unwritable, shown
 from assl_kit.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ def read_parameters(text: str, *, where: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = where if mark is None else f"{where}, line {mark.line + 1}"
         raise ParameterError("the parameter file is not valid YAML", where=place) from error
+    except (RecursionError, ValueError, OverflowError) as error:  # a date or a number that cannot be, too
+        what = "is nested too deeply" if isinstance(error, RecursionError) else f"holds a wrong value: {error}"
+        raise ParameterError(f"the parameter file {what}", where=where) from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ParameterError("a parameter file holds lines of 'name: value'", where=where)
@@ -338,7 +341,7 @@ def parse_assignment(name: str, text: str) -> Any:
     if field is not None and field.annotation not in (int, float, bool) and name != "min_similarity":
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -365,11 +368,11 @@ def _explain(finding: ErrorDetails) -> str:
     if not name:
         return str(context.get("error", finding["msg"]))
     if name == "min_similarity":
-        return f"min_similarity must be a number from -1 to 1, or 'auto', got {value!r}"
+        return f"min_similarity must be a number from -1 to 1, or 'auto', got {shown(value)}"
     annotation: Any = Parameters.model_fields[name].annotation
     if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
         wanted = KINDS.get(annotation, "one of the allowed values")
-        return f"{name} must be {wanted}, got {value!r}"
+        return f"{name} must be {wanted}, got {shown(value)}"
     limits = {
         "greater_than": "more than {gt:g}",
         "greater_than_equal": "at least {ge:g}",
@@ -380,5 +383,5 @@ def _explain(finding: ErrorDetails) -> str:
         "string_pattern_mismatch": "none, nll, ifd, rouge_gap or column:NAME",
     }
     if kind in limits:
-        return f"{name} must be {limits[kind].format(**context)}, got {value!r}"
-    return f"{name}: {finding['msg']}, got {value!r}"
+        return f"{name} must be {limits[kind].format(**context)}, got {shown(value)}"
+    return f"{name}: {finding['msg']}, got {shown(value)}"

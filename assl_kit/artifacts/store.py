@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from assl_kit.common.files import atomic_path, read_json, sha256_file, write_json
+from assl_kit.common.files import atomic_path, lock_at, read_json, sha256_file, write_json
 
 STORE = "ASSL_SHARED"
 """Environment variable that names the store's folder; without it nothing is shared."""
@@ -81,8 +79,7 @@ def shared_artifact(key: str) -> Iterator[SharedArtifact]:
         yield SharedArtifact(None)
         return
     folder = Path(store) / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with lock_at(folder / ".lock"):
         yield SharedArtifact(folder)
 
 

@@ -12,9 +12,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from assl_kit.common.files import atomic_path, read_json, resolved, sha256_file, write_json
+from assl_kit.common.files import atomic_path, lock_at, read_json, resolved, sha256_file, write_json
 from assl_kit.common.limits import check_parquet
 from assl_kit.errors import AsslError, WorkspaceError
 
@@ -22,6 +20,7 @@ from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_pr
 
 if TYPE_CHECKING:
     import pandas as pd
+    from filelock import FileLock
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -188,8 +187,7 @@ class Workspace:
 
     def _manifest_lock(self) -> FileLock:
         """Held between reading and writing the manifest, so that two processes do not lose each other's entries."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".manifest.lock")
+        return lock_at(self.folder / ".manifest.lock")
 
     def _save(self, manifest: dict[str, Any]) -> None:
         manifest.setdefault("created", datetime.now(timezone.utc).isoformat(timespec="seconds"))

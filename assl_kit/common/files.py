@@ -1,4 +1,4 @@
-"""Files: atomic writes, checksums, JSON."""
+"""Files: atomic writes, locks, checksums, JSON."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from assl_kit.errors import WorkspaceError
 
 from .limits import MAX_JSON, check_size, parse_json
 
@@ -24,7 +29,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes ``path``'s place, on an error it is removed.
 
     The caller may write a file there or make a folder. A reader never sees a half-written artifact: the content is
-    flushed to disk before the rename.
+    flushed to disk before the rename. A folder that was there stays until then, and is put back if that fails.
 
     Parameters
     ----------
@@ -44,7 +49,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.pid{os.getpid()}.", dir=path.parent))
-    temporary = holder / path.name
+    temporary, replaced = holder / path.name, holder / ".replaced"
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
@@ -52,10 +57,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
         if path.is_dir():
-            old = holder / ".replaced"
-            os.replace(path, old)
+            os.replace(path, replaced)
         os.replace(temporary, path)
     finally:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
         shutil.rmtree(holder, ignore_errors=True)
 
 
@@ -103,6 +109,83 @@ def check_writable(folder: str | os.PathLike) -> None:
             os.fsync(file.fileno())
     except OSError as error:  # of a name that nobody has given
         raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
+
+
+def lock_at(path: str | os.PathLike) -> FileLock:
+    """The lock of a place, not yet taken; its folder is made.
+
+    Raises
+    ------
+    WorkspaceError
+        As `check_lock`.
+
+    Examples
+    --------
+    >>> with lock_at(Path(tempfile.mkdtemp()) / ".lock") as lock:
+    ...     is_locked(lock.lock_file), lock.is_locked
+    (True, True)
+    """
+    check_lock(path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def check_lock(path: str | os.PathLike) -> None:
+    """Refuse a lock that is anything but a plain file of its own, as a folder from elsewhere may hold one.
+
+    Whoever takes a lock may empty its file: a link would make that another one.
+
+    Raises
+    ------
+    WorkspaceError
+        If there is a link, a folder, a pipe, or a file with content and a second name.
+    """
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(there.st_mode) or (there.st_nlink > 1 and there.st_size > 0):
+        what = "a link" if stat.S_ISLNK(there.st_mode) or there.st_nlink > 1 else "no file"
+        hint = "Remove it: it is made anew."
+        raise WorkspaceError(f"the lock {Path(path).name} is {what}, and is not touched", where=str(path), hint=hint)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether a process holds the lock of a place; nothing is written.
+
+    Raises
+    ------
+    WorkspaceError
+        As `check_lock`.
+    OSError
+        If the lock cannot be read.
+    """
+    check_lock(path)
+    try:
+        import fcntl
+    except ImportError:  # Windows: there asking takes the lock for a moment
+        return _is_taken(Path(path))
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _is_taken(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def check_open_files(most: int = 128) -> None:

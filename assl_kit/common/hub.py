@@ -1,10 +1,11 @@
-"""Files sent to the Hugging Face hub: one commit of named files, and one clear message for what can go wrong."""
+"""The Hugging Face hub: whether it has a model; files sent in one commit; one clear message for what can go wrong."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from assl_kit.errors import ParameterError
@@ -19,6 +20,53 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE says that nothing is to be asked of the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+@cache
+def check_model(name: str, what: str, files: tuple[str, ...] = ("config.json",)) -> None:
+    """Refuse a model that the hub would have to give and cannot; of one in the cache nothing is asked.
+
+    Parameters
+    ----------
+    name : str
+    what : str
+        Such as ``"the encoder"``, for messages.
+    files : tuple of str
+        One of these the model has.
+
+    Raises
+    ------
+    ParameterError
+        The name is none of the hub's; HF_HUB_OFFLINE is set and the model is not in the cache; the hub does not answer,
+        has no such model, or refuses it.
+    """
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    hint = "Check the name and the network, or give a local folder."
+    try:
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            return
+    except HFValidationError:
+        raise ParameterError(f"{what} {name[:200]!r} is neither a folder nor a name of the hub", hint=hint) from None
+    if is_offline():
+        hint = "Unset it, get the model once with a network, or give a local folder."
+        raise ParameterError(f"{what} {name!r} is not in the hub's cache, and HF_HUB_OFFLINE is set", hint=hint)
+    for file in files:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, file), token=get_token(), timeout=10)
+            return
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the library raises many kinds, httpx its own
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in (401, 403, 404):
+                hint = "Check the name; of a model with terms accept them on the hub, and run 'hf auth login'."
+                why = f"the hub has or gives no such model ({status})"
+            else:
+                why = f"the hub cannot be reached: {reason(error)}"
+            raise ParameterError(f"{what} {name!r} cannot be had, {why}", hint=hint) from None
+    raise ParameterError(f"{what} {name!r} has no {' and no '.join(files)} on the hub", hint=hint)
 
 
 def check_hub(repo_id: str, token: str | None = None) -> str:

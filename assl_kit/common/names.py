@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import unicodedata
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,8 @@ LONGEST_NAME = 100
 MOST_BYTES = 200
 """Bytes of a run's name, so that a file system takes it."""
 Frame = TypeVar("Frame", "pd.DataFrame", "pd.Series")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _ENDINGS = re.compile(r"(\.(jsonl|ndjson|json|parquet|csv|tsv|txt))?(\.(gz|zst))?$", re.IGNORECASE)
 
 
@@ -133,6 +136,17 @@ def shortened(name: str) -> str:
 def _fits(char: str) -> bool:
     """Letters, marks and numbers of all scripts, and the three signs."""
     return char in "-_." or unicodedata.category(char)[0] in "LMN"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: as Python writes it, and cut where it is long or deep.
+
+    Examples
+    --------
+    >>> shown("abc"), shown("x" * 1000) == "'" + "x" * 47 + "..." + "x" * 48 + "'"
+    ("'abc'", True)
+    """
+    return _SHORT.repr(value)
 
 
 def first_unwritable(texts: Iterable[tuple[str, Any]]) -> str | None:

@@ -13,8 +13,8 @@ from assl_kit.common.files import read_json
 from assl_kit.errors import BankError
 from assl_kit.model.identity import base_fingerprint
 
+from .adapter_form import ADAPTER_FILES, adapter_shapes, check_adapter_config
 from .bank import ExpertBank
-from .bank_check import ADAPTER_FILES, check_adapter_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,32 +36,10 @@ def check_adapter(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
     Raises
     ------
     BankError
-        If a file is missing (PEFT would fall back to a pickled one, or ask the hub), the adapter is no plain LoRA, a
-        layer is missing, has no weights in the adapter or another size, or the base is another one.
+        As `check_layers`, or the base is another one.
     """
+    check_layers(model, adapter)
     folder, where = Path(adapter), str(adapter)
-    for file in ADAPTER_FILES:
-        if not (folder / file).is_file():
-            raise BankError(f"the adapter has no {file}", where=where, hint="Train or copy it again.")
-    config, shapes = check_adapter_config(folder), _shapes(folder / ADAPTER_FILES[1])
-    layers = {name: module for name, module in model.named_modules() if name}
-    ours = type(model).__name__
-    for name, parts in shapes.items():
-        if name not in layers:
-            raise BankError(f"the adapter changes the layer {name}, which {ours} has not", where=where, hint=_HINT)
-        size = _size(layers[name])
-        if size is not None and {"lora_A", "lora_B"} <= set(parts):
-            takes, gives = parts["lora_A"][1], parts["lora_B"][0]
-            if (takes, gives) != size:
-                raise BankError(
-                    f"the adapter is for another base: its layer {name} turns {takes} numbers into {gives}, that "
-                    f"of {ours} {size[0]} into {size[1]}",
-                    where=where,
-                    hint=_HINT,
-                )
-    for name in layers:
-        if _aimed_at(config, name) and _size(layers[name]) is not None and name not in shapes:
-            raise BankError(f"the adapter has no weights for the layer {name} of {ours}", where=where, hint=_HINT)
     record = folder / "training.json"
     try:
         known = str(read_json(record).get("base_fingerprint") or "") if record.is_file() else ""
@@ -73,21 +51,46 @@ def check_adapter(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
         )
 
 
-def _shapes(file: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """For each layer the shapes of its ``lora_A`` and ``lora_B``; only headers are read."""
-    from safetensors import SafetensorError, safe_open
+def check_layers(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
+    """Refuse an adapter that is not whole, no plain LoRA, or made for other layers.
 
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    try:
-        with safe_open(file, framework="np") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - not a dict
-                name, _, rest = key.removeprefix("base_model.model.").partition(".lora_")
-                if rest:
-                    part = f"lora_{rest.split('.')[0]}"
-                    shapes.setdefault(name, {})[part] = tuple(tensors.get_slice(key).get_shape())
-    except SafetensorError as error:
-        raise BankError(f"the adapter's weights cannot be read: {error}", where=str(file)) from None
-    return shapes
+    Parameters
+    ----------
+    model
+        The base alone; only its layers are looked at, so that it may be without weights.
+    adapter : path-like
+        A PEFT folder.
+
+    Raises
+    ------
+    BankError
+        If a file is missing (PEFT would fall back to a pickled one, or ask the hub), the adapter holds anything but
+        ``lora_A`` and ``lora_B`` of linear layers, a layer is missing, has no weights in the adapter or another size.
+    """
+    folder, where = Path(adapter), str(adapter)
+    for file in ADAPTER_FILES:
+        if not (folder / file).is_file():
+            raise BankError(f"the adapter has no {file}", where=where, hint="Train or copy it again.")
+    config = check_adapter_config(folder)
+    shapes = adapter_shapes(folder, config)
+    layers = {name: module for name, module in model.named_modules() if name}
+    ours = type(model).__name__
+    for name, shape in shapes.items():
+        if name not in layers:
+            raise BankError(f"the adapter changes the layer {name}, which {ours} has not", where=where, hint=_HINT)
+        size = _size(layers[name])
+        if size is None:
+            raise BankError(f"the adapter changes {name} of {ours}, which is no linear layer", where=where, hint=_HINT)
+        if shape != size:
+            raise BankError(
+                f"the adapter is for another base: its layer {name} turns {shape[0]} numbers into {shape[1]}, that "
+                f"of {ours} {size[0]} into {size[1]}",
+                where=where,
+                hint=_HINT,
+            )
+    for name in layers:
+        if _aimed_at(config, name) and _size(layers[name]) is not None and name not in shapes:
+            raise BankError(f"the adapter has no weights for the layer {name} of {ours}", where=where, hint=_HINT)
 
 
 def _size(layer: Any) -> tuple[int, int] | None:

@@ -17,9 +17,9 @@ from assl_kit.common.files import atomic_path, read_json, sha256_file
 from assl_kit.common.hub import check_hub, upload
 from assl_kit.errors import BankError
 
+from .adapter_form import ADAPTER_FILES, adapter_shapes, check_adapter_config
 from .bank_card import bank_card
 from .bank_check import (
-    ADAPTER_FILES,
     FORMAT,
     FORMAT_VERSION,
     check_files,
@@ -160,7 +160,8 @@ class ExpertBank:
         Raises
         ------
         BankError
-            If an adapter's files are missing, or numbers of adapters, centroids and experts differ.
+            If an adapter's files are missing or it is no plain LoRA, or numbers of adapters, centroids and experts
+            differ.
         """
         from safetensors.numpy import save_file
 
@@ -182,6 +183,7 @@ class ExpertBank:
             for name in ADAPTER_FILES:
                 if not (Path(folder) / name).is_file():
                     raise BankError(f"an adapter has no {name}", where=str(folder), hint="Train the expert again.")
+            adapter_shapes(Path(folder), check_adapter_config(Path(folder)))
         with atomic_path(path) as temporary:
             temporary.mkdir()
             for name, folder in zip(router.names, adapters, strict=True):

@@ -14,17 +14,11 @@ from assl_kit.common.hub import HUB_ID
 from assl_kit.common.trust import check_encoder_folder, leads_out
 from assl_kit.errors import BankError, ParameterError
 
+from .adapter_form import ADAPTER_FILES, adapter_shapes, check_adapter_config
+
 FORMAT = "assl-kit expert bank"
 FORMAT_VERSION = 1
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-MAX_RANK = 4096
 _SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
-_NOT_PLAIN = (
-    "alora_invocation_tokens", "arrow_config", "bdlora_config", "corda_config", "eva_config",
-    "kasa_config", "layer_replication", "loftq_config", "lora_ga_config", "megatron_config", "monteclora_config",
-    "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config",
-)  # fmt: skip
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 
 
 def locate(path: str | os.PathLike, revision: str | None) -> tuple[Path, Path]:
@@ -123,8 +117,10 @@ def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
             if not file.is_dir() and name not in info["files"]:
                 raise BankError(f"{name} does not belong to the bank", where=str(folder), hint="Remove the file.")
     for expert in info["experts"]:
-        if check_adapter_config(folder / expert["name"]).get("auto_mapping"):  # what opens it elsewhere would import it
+        config = check_adapter_config(folder / expert["name"])
+        if config.get("auto_mapping"):  # what opens it elsewhere would import it
             raise BankError("only plain LoRA adapters are loaded", where=str(folder / expert["name"]))
+        adapter_shapes(folder / expert["name"], config)
     if (folder / "encoder").is_dir():
         if not (folder / "encoder" / "modules.json").is_file():
             raise BankError("the bank's encoder has no modules.json", where=str(folder))
@@ -132,34 +128,6 @@ def check_files(folder: Path, root: Path, info: dict[str, Any]) -> None:
             check_encoder_folder(folder / "encoder", "the bank's encoder")
         except ParameterError as error:
             raise BankError(error.what, where=error.where, hint=error.hint) from None
-
-
-def check_adapter_config(adapter: Path) -> dict[str, Any]:
-    """The `adapter_config.json` of a plain LoRA adapter; everything else that PEFT knows is refused.
-
-    Other kinds import modules, load tokenizers or change the weights of the base, as their file says.
-
-    Raises
-    ------
-    BankError
-    """
-    file = adapter / ADAPTER_FILES[0]
-    try:
-        config = read_json(file)
-    except ValueError as error:
-        raise BankError(f"{file.name} is not readable JSON: {error}", where=str(adapter)) from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise BankError("only plain LoRA adapters are loaded", where=str(adapter))
-    if odd := [name for name in _NOT_PLAIN if config.get(name)]:
-        raise BankError(f"only plain LoRA adapters are loaded, not one with {odd[0]}", where=str(adapter))
-    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
-        start = str(config["init_lora_weights"])[:40]
-        raise BankError(f"only plain LoRA adapters are loaded, not one that starts from {start!r}", where=str(adapter))
-    patterns = config.get("rank_pattern") or {}
-    ranks = [config.get("r", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
-    if not all(isinstance(rank, int) and 0 < rank <= MAX_RANK for rank in ranks):
-        raise BankError(f"the rank of an adapter must be a number from 1 to {MAX_RANK}", where=str(adapter))
-    return config
 
 
 def _check_inside(file: Path, folder: Path, root: Path, name: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.files import plain, sha256_file, sha256_of
+from assl_kit.common.hub import check_model
 from assl_kit.errors import ParameterError
 
 from .gguf import GEMMA, check_gguf, check_installed, conversion_record, is_gguf
@@ -129,6 +130,19 @@ def _tensor_fingerprint(base: PreTrainedModel) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def check_base(name: str) -> None:
+    """Refuse a base that cannot be had, before anything is loaded: as `base_source`, and the hub is asked.
+
+    Raises
+    ------
+    ParameterError
+        As `base_source` and `assl_kit.common.hub.check_model`.
+    """
+    source = base_source(name)
+    if source != GEMMA and not is_gguf(source) and not Path(source).is_dir():
+        check_model(source, "the base model")
 
 
 def base_source(name: str) -> str:

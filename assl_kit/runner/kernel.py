@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.common.files import write_json
 from assl_kit.common.parallel import end_with_parent
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
 KERNEL = "python3"
@@ -31,8 +30,8 @@ _QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the
 def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager]]:
     """Give a function that starts a kernel for the notebook of a number; at the end all of them are shut down.
 
-    The kernel inherits the workspace and quiet libraries. Whatever kernels a user has installed as ``python3``, this
-    one is found first, and it is the current interpreter.
+    The kernel inherits the workspace and quiet libraries. Whatever kernels a user has installed as ``python3``, it is
+    the current interpreter.
 
     Parameters
     ----------
@@ -46,35 +45,39 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.util import run_sync
 
-    started = []
-    with tempfile.TemporaryDirectory(prefix="assl-kernel-") as folder:
-        argv = [sys.executable, "-m", "assl_kit.runner.kernel", "--log-level=50", "-f", "{connection_file}"]
-        argv.append("--HistoryManager.hist_file=:memory:")
-        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
+    started: list[AsyncKernelManager] = []
+    specs = _specs()
 
-        def start(number: str) -> AsyncKernelManager:
-            environment = {**_QUIET, **os.environ}
-            environment |= {"ASSL_WORKSPACE": str(ws.folder), "ASSL_NOTEBOOK": number}
-            environment.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
-            old = os.environ.get("JUPYTER_PATH")
-            os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, old]))
-            try:
-                manager = AsyncKernelManager(kernel_name=KERNEL)
-                ws.folder.mkdir(parents=True, exist_ok=True)
-                run_sync(manager.start_kernel)(cwd=str(ws.folder), env=environment)
-            finally:
-                os.environ.pop("JUPYTER_PATH")
-                if old is not None:
-                    os.environ["JUPYTER_PATH"] = old
-            started.append(manager)
-            return manager
+    def start(number: str) -> AsyncKernelManager:
+        environment = {**_QUIET, **os.environ}
+        environment |= {"ASSL_WORKSPACE": str(ws.folder), "ASSL_NOTEBOOK": number}
+        environment.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
+        manager = AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs)
+        ws.folder.mkdir(parents=True, exist_ok=True)
+        run_sync(manager.start_kernel)(cwd=str(ws.folder), env=environment)
+        started.append(manager)
+        return manager
 
-        try:
-            yield start
-        finally:
-            for manager in started:
-                stop_kernel(manager)
+    try:
+        yield start
+    finally:
+        for manager in started:
+            stop_kernel(manager)
+
+
+def _specs() -> KernelSpecManager:
+    """What jupyter_client asks for a kernel's command: this interpreter's, whatever is installed; no file is needed."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+    argv = [sys.executable, "-m", "assl_kit.runner.kernel", "--log-level=50", "-f", "{connection_file}"]
+    argv.append("--HistoryManager.hist_file=:memory:")
+    spec = KernelSpec(argv=argv, name=KERNEL, display_name="Python 3", language="python")
+
+    class OneKernel(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            return spec
+
+    return OneKernel()
 
 
 def stop_kernel(kernel: AsyncKernelManager) -> None:

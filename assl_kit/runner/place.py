@@ -6,7 +6,7 @@ from typing import Any
 
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.files import check_open_files, check_writable, sha256_of
-from assl_kit.common.names import data_name, folder_name, is_folder_name, shortened
+from assl_kit.common.names import data_name, folder_name, is_folder_name, shortened, shown
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
 
@@ -27,8 +27,8 @@ def run_name(name: str, profile: str, data: str) -> str:
     """
     if name:
         if not is_folder_name(name):
-            hint = "Use letters, digits, '-', '_' and '.', at most 100 of them."
-            raise ParameterError(f"{name!r} is no name for a run", hint=hint)
+            hint = "Use letters, digits, '-', '_' and '.', at most 100 of them and 200 bytes (66 Chinese characters)."
+            raise ParameterError(f"{shown(name)} is no name for a run", hint=hint)
         return name
     own_hash = sha256_of(data)[:8]
     usual = profile if data == "embedded" else f"{profile}-{folder_name(data_name(data)) or own_hash}"

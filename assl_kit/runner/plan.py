@@ -23,7 +23,7 @@ from assl_kit.artifacts.parameters import (
 )
 from assl_kit.common.cluster import backend
 from assl_kit.common.files import shipped
-from assl_kit.common.names import first_unwritable
+from assl_kit.common.names import first_unwritable, shown
 from assl_kit.data.records import COLUMNS, BadRecords
 from assl_kit.errors import DataError, ParameterError
 
@@ -216,12 +216,21 @@ def make_plan(
     of_the_run = {n: value for n, value in asked.items() if n in NAMES}
     parameters = validate({**usual, **of_the_run})
     parameters = parameters.model_copy(update=_absolute(parameters))
-    if parameters.base_model != "tiny":
-        from assl_kit.model.identity import base_source
-
-        base_source(parameters.base_model)  # a missing folder is refused now, not in notebook 03
+    _check_models(parameters)
     parameters = _check_records(parameters, known)
     return Plan(run_name(name, profile, parameters.data), profile, parameters, of_notebooks, tuple(notebooks))
+
+
+def _check_models(parameters: Parameters) -> None:
+    """Refuse a base or an encoder that cannot be had now, not in the notebook that would load it."""
+    if parameters.base_model != "tiny":
+        from assl_kit.model.identity import check_base
+
+        check_base(parameters.base_model)
+    if parameters.encoder != "fit":
+        from assl_kit.space.encoder import check_encoder
+
+        check_encoder(parameters.encoder)
 
 
 def given_values(assignments: Iterable[tuple[str, str]], notebooks: Iterable[ChainNotebook]) -> dict[str, Any]:
@@ -245,11 +254,11 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
     kind = type(default)
     wanted = KINDS.get(kind, kind.__name__)
     if not (type(value) is kind or default is None or (kind is float and type(value) is int)):
-        raise ParameterError(f"{name} must be {wanted}, got {value!r}")
+        raise ParameterError(f"{name} must be {wanted}, got {shown(value)}")
     if first_unwritable([(name, value)]):
         raise ParameterError(f"{name} holds bytes that are not UTF-8", hint="Write it as UTF-8.")
     if name in LEAST and value < LEAST[name]:
-        raise ParameterError(f"{name} must be {wanted} of at least {LEAST[name]}, not {value!r}")
+        raise ParameterError(f"{name} must be {wanted} of at least {LEAST[name]}, not {shown(value)}")
     return value
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from assl_kit.artifacts.parameters import NAMES
 from assl_kit.artifacts.steps import STEPS, notebook_code_hash, state_of
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.common.files import sha256_file, sha256_of, temporary_owner
+from assl_kit.common.files import is_locked, lock_at, sha256_file, sha256_of, temporary_owner
 from assl_kit.errors import WorkspaceError
 
 from .plan import ChainNotebook, Plan
@@ -89,12 +89,11 @@ def run_lock(ws: Workspace) -> Iterator[None]:
     Raises
     ------
     WorkspaceError
-        If another process is at work in it.
+        If another process is at work in it, or the lock is a link.
     """
-    ws.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(ws.folder / LOCK)
+    lock = lock_at(ws.folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # who looks whether the run is at work holds it for a moment
     except Timeout:
         hint = "Wait for it, stop it, or give this run another --name."
         raise WorkspaceError("another 'assl run' is at work here", where=ws.display_path(), hint=hint) from None
@@ -109,36 +108,12 @@ def is_running(ws: Workspace) -> bool:
 
     Raises
     ------
+    WorkspaceError
+        If the lock is a link, or no file.
     OSError
-        If the lock cannot be read.
+        If it cannot be read.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: there asking takes the lock for a moment
-        return _is_locked(ws.folder / LOCK)
-    try:
-        lock = os.open(ws.folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    return is_locked(ws.folder / LOCK)
 
 
 def remove_leftovers(ws: Workspace) -> None:

@@ -14,7 +14,8 @@ from assl_kit.artifacts.parameters import DEFAULT_PROFILE
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 from assl_kit.common.cluster import cluster
 from assl_kit.common.files import atomic_path, sha256_file
-from assl_kit.errors import AsslError, NotebookError
+from assl_kit.common.packages import reason
+from assl_kit.errors import AsslError, NotebookError, refusal, told_refusal
 
 from .kernel import KERNEL, kernel_starter, peak_of, stop_kernel
 from .place import check_place
@@ -141,7 +142,8 @@ def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kerne
     Raises
     ------
     NotebookError
-        With the message of the cell's error.
+        With the message of the cell's error, its cause the ``OSError`` if the system refused a place; or the kernel
+        died, in a cell or before the first.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -163,10 +165,18 @@ def execute(book: ChainNotebook, ws: Workspace, values: Mapping[str, Any], kerne
             )
     except papermill.PapermillExecutionError as error:
         what = error.evalue if _is_ours(error.ename) else f"{error.ename}: {error.evalue}"
-        raise NotebookError(what.rstrip("."), where=f"{book.name}, cell [{error.exec_count}]", hint=hint) from error
+        place = None if _is_ours(error.ename) else told_refusal(what)
+        where = f"{book.name}, cell [{error.exec_count}]"
+        raise NotebookError(what.rstrip("."), where=where, hint=hint) from place or error
     except DeadKernelError as error:
         hint = f"Memory may have run out. {hint}"
         raise NotebookError("the notebook's kernel died", where=book.name, hint=hint) from error
+    except RuntimeError as error:  # of jupyter_client, which has no kind of its own for it
+        if refusal(error) or "kernel" not in str(error).lower():
+            raise
+        what = f"the notebook's kernel did not start: {reason(error)}"
+        hint = "Memory may have run out, or a package be broken: see what stands above."
+        raise NotebookError(what, where=book.name, hint=hint) from None
 
 
 def _is_ours(error_name: str) -> bool:

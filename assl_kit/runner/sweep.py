@@ -22,6 +22,7 @@ from assl_kit.artifacts.store import STORE, STORE_FOLDER
 from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, runs_folder
 from assl_kit.common.cluster import BACKEND, explained, total
 from assl_kit.common.files import check_open_files, check_writable, write_json
+from assl_kit.common.names import MOST_BYTES
 from assl_kit.common.parallel import worker_settings
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
 
@@ -160,9 +161,10 @@ def job_name(values: Mapping[str, Plain]) -> str:
     """
     text = "_".join(f"{name}-{value}" for name, value in values.items())
     name = re.sub(r"[^-.\w]+", "-", text)
-    if name == text and len(name) <= 80:
+    if name == text and len(name) <= 80 and len(name.encode()) <= MOST_BYTES:
         return name
-    return f"{name[:69]}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    beginning = name[:69].encode()[: MOST_BYTES - 11].decode("utf-8", "ignore")
+    return f"{beginning}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def run_sweep(
@@ -244,6 +246,7 @@ def check_places(ws: Workspace, jobs: list[Job]) -> None:
     for job in jobs:
         refuse_other_data(Workspace.open(ws.folder / job.name), job.plan.parameters.data)
     check_writable(ws.folder)
+    check_writable(ws.folder / max((job.name for job in jobs), key=lambda name: len(name.encode())))
     check_open_files()
 
 

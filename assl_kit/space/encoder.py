@@ -12,6 +12,7 @@ import numpy as np
 
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import plain, sha256_of
+from assl_kit.common.hub import check_model
 from assl_kit.common.packages import reason
 from assl_kit.common.trust import check_encoder_folder
 from assl_kit.data.conversations import Prompt, prompt_texts
@@ -78,11 +79,9 @@ def load_encoder(
 def _load(name: str, device: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "~", "/", "\\")) or folder.is_absolute()):
-        raise ParameterError(f"there is no encoder folder {name}", hint="Give an existing folder, a hub id, or 'fit'.")
+    place = _folder(name)
     try:
-        folder = folder if folder.is_dir() else hub_encoder(name)
+        folder = place or hub_encoder(name)
         check_encoder_folder(folder, f"the encoder {name!r}")
         return SentenceTransformer(
             str(folder), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
@@ -95,6 +94,43 @@ def _load(name: str, device: str) -> SentenceTransformer:
             hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
             "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
         ) from error
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of an encoder, or None where its name is one of the hub's."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "~", "/", "\\")) or folder.is_absolute():
+        raise ParameterError(f"there is no encoder folder {name}", hint="Give an existing folder, a hub id, or 'fit'.")
+    return None
+
+
+def check_encoder(name: str) -> None:
+    """Refuse an encoder that cannot be had, before anything is loaded: no such folder, or the hub has or gives it not.
+
+    Raises
+    ------
+    ParameterError
+        As `load_encoder` and `assl_kit.common.hub.check_model`.
+
+    Examples
+    --------
+    >>> check_encoder("fit")
+    """
+    if name == "fit" or _folder(name) is not None:
+        return
+    files = ("modules.json", "config.json")
+    try:
+        check_model(_hub_id(name), "the encoder", files)
+    except ParameterError:
+        if _hub_id(name) == name:
+            raise
+        check_model(name, "the encoder", files)
+
+
+def _hub_id(name: str) -> str:
+    return name if "/" in name else f"sentence-transformers/{name}"  # as the library reads short names
 
 
 def encoder_fingerprint(encoder: SentenceTransformer) -> str:
@@ -189,7 +225,7 @@ def hub_encoder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    known = name if "/" in name else f"sentence-transformers/{name}"  # as the library reads short names
+    known = _hub_id(name)
     try:
         return Path(snapshot_download(known, allow_patterns=wanted))
     except Exception:

@@ -15,10 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from helpers.banks import plant
 from helpers.models import make_test_base
 
 from assl_kit.app import vllm_client
 from assl_kit.app.vllm_export import export_vllm, serve_script
+from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank, Provenance
 from assl_kit.model.identity import base_info
@@ -38,8 +40,8 @@ def make_bank(folder, base_folder, *, base=None, **lora):
     torch.manual_seed(0)
     paths = []
     for k, rank in enumerate((4, 2, 12)):
-        settings = {"target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False} | lora
-        wrapped = get_peft_model(model, LoraConfig(r=rank, **settings))
+        settings = {"r": rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False}
+        wrapped = get_peft_model(model, LoraConfig(**settings | lora))
         wrapped.save_pretrained(folder / f"raw-{k}")
         model = wrapped.unload()
         paths.append(folder / f"raw-{k}")
@@ -143,11 +145,35 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path, bank, base_f
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("changes", "what"), [({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias")])
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"use_dora": True}, "'use_dora' set to 'True'"),
+        ({"bias": "all"}, "'bias' set to 'all'"),
+        ({"modules_to_save": ["norm"]}, "'modules_to_save' set to "),
+        ({"lora_bias": True}, "'lora_bias' set to 'True'"),
+        ({"r": 1024}, "vLLM cannot serve an adapter with rank 1024"),
+    ],
+)
 def test_adapters_that_vllm_lacks_are_refused(tmp_path, base_folder, changes, what):
-    bank = make_bank(tmp_path, base_folder, **changes)
-    with pytest.raises(BankError, match=f"vLLM cannot serve an adapter with {what}"):
-        export_vllm(bank, tmp_path / "out", base=str(base_folder))
+    with pytest.raises(BankError, match=what):
+        export_vllm(make_bank(tmp_path, base_folder, **changes), tmp_path / "out", base=str(base_folder))
+    assert not (tmp_path / "out").exists() and (tmp_path / "bank").exists() == ("r" in changes)
+
+
+def test_no_tensor_of_the_base_is_exported(tmp_path, base_folder):
+    """Neither one that the adapter's file holds, nor layers that the base has not."""
+    bank = make_bank(tmp_path, base_folder)
+    before = sha256_file(base_folder)
+    for name, message in [
+        ("model.norm.weight", "holds the tensor"),
+        ("model.layers.9.self_attn.q_proj.lora_A.weight", "changes the layer model.layers.9.self_attn.q_proj"),
+    ]:
+        forged = ExpertBank.from_pretrained(bank.save_pretrained(tmp_path / "forged"))
+        plant(forged.path, "expert-1", name)
+        with pytest.raises(BankError, match=message):
+            export_vllm(forged, tmp_path / "out", base=str(base_folder))
+        assert not (tmp_path / "out").exists() and sha256_file(base_folder) == before
 
 
 def test_the_rank_of_the_server_is_one_that_vllm_takes(bank):

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 
 import numpy as np
 import pytest
+from helpers.banks import plant, relist
 from helpers.hostile import NESTED, Hostile, change, links
 from helpers.models import make_test_base, make_test_encoder
+from safetensors.numpy import load_file, save_file
 
 from assl_kit.common import files
 from assl_kit.common import limits as bounds
-from assl_kit.common.files import read_json, sha256_file
+from assl_kit.common.files import read_json, sha256_file, sha256_of
 from assl_kit.errors import BankError, DataError
-from assl_kit.experts.adapters import check_adapter
+from assl_kit.experts.adapters import adapted, check_adapter, load_adapters
 from assl_kit.experts.bank import ExpertBank, Provenance
 from assl_kit.model.loading import load_base
 
@@ -62,20 +65,134 @@ def adapter(with_adapter, tmp_path):
         {"r": "2"},
         {"rank_pattern": {"q_proj": 10**9}},
         {"rank_pattern": [1]},
+        {"rank_pattern": {"(": 2}},
+        {"bias": "all"},
+        {"modules_to_save": ["norm"]},
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"use_qalora": True},
+        {"a_setting_of_next_year": {"module": "evil_module"}},
+        {"lora_alpha": "2"},
+        {"lora_alpha": float("nan")},
+        {"lora_dropout": 2},
+        {"target_modules": "("},
+        {"target_modules": [1]},
+        {"layers_to_transform": ["0"]},
     ],
     ids=str,
 )
 def test_only_plain_lora_is_given_to_peft(with_adapter, adapter, program, entries):
     check_adapter(with_adapter[0], adapter)
     change(adapter / "adapter_config.json", **entries)
-    with pytest.raises(BankError, match="only plain LoRA|rank of an adapter"):
+    with pytest.raises(BankError, match="plain LoRA"):
         check_adapter(with_adapter[0], adapter)
+
+
+def test_what_other_versions_write_for_settings_that_are_not_used_is_taken(with_adapter, adapter):
+    unused = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16, "next_year": None, "more": {}}
+    change(adapter / "adapter_config.json", **unused)
+    check_adapter(with_adapter[0], adapter)
+
+
+LAYER = "model.layers.0.self_attn.q_proj"
+OTHER_TENSORS = [
+    "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight", f"{LAYER}.weight", f"{LAYER}.bias",
+    f"{LAYER}.base_layer.weight", f"{LAYER}.base_layer.bias", f"{LAYER}.lora_A.bias", f"{LAYER}.lora_B.bias",
+    f"{LAYER}.lora_magnitude_vector.weight", "model.embed_tokens.lora_embedding_A", f"{LAYER}.lora_A.other.weight",
+    "model.norm.modules_to_save.weight", "model.norm.modules_to_save.default.weight",
+]  # fmt: skip
+
+
+@pytest.fixture
+def digest(with_adapter):
+    """Of the base, config and tensors: the same before and after."""
+    model = with_adapter[0]
+
+    def of_base():
+        return sha256_of(
+            [plain_config(model), {name: sha256_of(tensor.tolist()) for name, tensor in model.state_dict().items()}]
+        )
+
+    before = of_base()
+    yield
+    assert of_base() == before, "the base was changed"
+
+
+def plain_config(model):
+    return {key: str(value) for key, value in model.config.to_dict().items()}
+
+
+@pytest.mark.parametrize("name", OTHER_TENSORS)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_bank_changes_nothing_of_the_base(with_adapter, digest, three_experts, name, number):
+    """Whichever expert holds the tensor, it is refused before PEFT sees any of them."""
+    model = with_adapter[0]
+    opened = ExpertBank.from_pretrained(three_experts.path)
+    plant(three_experts.path, f"expert-{number}", name)
+    match = rf"holds the tensor .*{re.escape(name)}.*adapter_model\.safetensors.*Only plain LoRA"
+    with pytest.raises(BankError, match=match):
+        ExpertBank.from_pretrained(three_experts.path)
+    with pytest.raises(BankError, match=match):  # a folder that was changed after it was opened
+        load_adapters(model, opened)
+    with pytest.raises(BankError, match=match), adapted(model, opened.expert_paths[number]):
+        pytest.fail("loaded")
+    assert not hasattr(model, "peft_config") and not any("lora" in key for key in model.state_dict())
+
+
+def test_experts_are_put_on_a_base_that_stays_as_it_is(with_adapter, digest, three_experts):
+    wrapped = load_adapters(with_adapter[0], three_experts)
+    assert set(wrapped.peft_config) == set(three_experts.names)
+    wrapped.unload()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({f"{LAYER}.lora_A.weight": (3, 32)}, r"lora_A \(3, 32\), lora_B \(32, 2\), not .* of rank 2"),
+        ({f"{LAYER}.lora_B.weight": (32, 3)}, "of rank 2"),
+        ({f"{LAYER}.lora_A.weight": (2, 31)}, "turns 31 numbers into 32, that of Qwen2ForCausalLM 32 into 32"),
+        ({f"{LAYER}.lora_B.weight": (31, 2)}, "turns 32 numbers into 31"),
+        ({f"{LAYER}.lora_A.weight": (2, 32, 1)}, r"F32 \(2, 32, 1\), no matrix"),
+        ({f"{LAYER}.lora_A.weight": None}, r"has lora_B \(32, 2\), not lora_A and lora_B"),
+        ({"a.lora_A.weight": (2, 32), "a.lora_B.weight": (32, 2)}, "changes the layer a, which Qwen2ForCausalLM has"),
+        ({"model.norm.lora_A.weight": (2, 32), "model.norm.lora_B.weight": (32, 2)}, "norm of .* no linear layer"),
+        ({f"{LAYER}.lora_A.weight": None, f"{LAYER}.lora_B.weight": None}, "has no weights for the layer"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_words(with_adapter, digest, adapter, tensors, message):
+    file = adapter / "adapter_model.safetensors"
+    stored = load_file(file)
+    for name, shape in tensors.items():
+        stored.pop(f"base_model.model.{name}", None)
+        if shape is not None:
+            stored[f"base_model.model.{name}"] = np.zeros(shape, np.float32)
+    save_file(stored, file, metadata={"format": "pt"})
+    with pytest.raises(BankError, match=message), adapted(with_adapter[0], adapter):
+        pytest.fail("loaded")
+    assert not hasattr(with_adapter[0], "peft_config")
+
+
+def test_an_adapter_without_weights_or_of_whole_numbers_is_refused(with_adapter, digest, adapter):
+    file = adapter / "adapter_model.safetensors"
+    whole = {key: value.astype(np.int64) for key, value in load_file(file).items()}
+    for stored, message in [({}, "has no weights"), (whole, "I64 .* no matrix of real numbers")]:
+        save_file(stored, file)
+        with pytest.raises(BankError, match=message):
+            check_adapter(with_adapter[0], adapter)
+
+
+def test_a_bank_is_not_made_of_such_an_adapter_and_the_old_one_stays(bank, with_adapter, adapter):
+    before = sha256_file(bank.path)
+    stored = load_file(adapter / "adapter_model.safetensors") | {"base_model.model.x": np.ones(2, np.float32)}
+    save_file(stored, adapter / "adapter_model.safetensors")
+    origin = Provenance(bank.base, bank.encoder)
+    with pytest.raises(BankError, match="holds the tensor"):
+        ExpertBank.create(bank.path, [adapter], np.eye(4)[:1], origin)
+    assert sha256_file(bank.path) == before
 
 
 def test_an_adapter_names_no_other_base_to_load(with_adapter, adapter, program):
     """Whatever stands there: the base is the one that is given, and nothing is imported."""
-    from assl_kit.experts.adapters import adapted
-
     library = {"base_model_class": "Evil", "parent_library": "evil_module"}
     change(adapter / "adapter_config.json", auto_mapping=library)
     change(adapter / "adapter_config.json", base_model_name_or_path=str(program.parent), revision="--upload-pack=x")
@@ -106,6 +223,13 @@ def test_a_forged_header_of_an_adapter_is_one_clear_error(with_adapter, adapter)
             check_adapter(with_adapter[0], adapter)
 
 
+@pytest.fixture
+def three_experts(with_adapter, tmp_path):
+    base = {"id": "someone/base", "revision": "main", "fingerprint": "b" * 64}
+    origin = Provenance(base, {"id": "fit", "fingerprint": "e" * 64, "dim": 4})
+    return ExpertBank.create(tmp_path / "three", [with_adapter[1]] * 3, np.eye(4)[:3], origin)
+
+
 # banks ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def bank(with_adapter, tmp_path):
@@ -113,12 +237,6 @@ def bank(with_adapter, tmp_path):
     encoder = {"id": "fit", "fingerprint": "e" * 64, "dim": 4}
     origin = Provenance(base, encoder, encoder_model=make_test_encoder())
     return ExpertBank.create(tmp_path / "bank", [with_adapter[1]], np.eye(4)[:1], origin)
-
-
-def relist(bank, *names):
-    """Let `bank.json` vouch for changed files, as a hostile writer would."""
-    listed = bank.info["files"] | {name: sha256_file(bank.path / name) for name in names}
-    change(bank.path / "bank.json", files=listed)
 
 
 @pytest.mark.parametrize("part", ["base", "encoder"])
@@ -145,7 +263,7 @@ def test_a_bank_names_no_library_of_its_base(bank, program):
     """PEFT's own `AutoPeftModel` would import it."""
     library = {"base_model_class": "Evil", "parent_library": "evil_module"}
     change(bank.path / "expert-0" / "adapter_config.json", auto_mapping=library)
-    relist(bank, "expert-0/adapter_config.json")
+    relist(bank.path, "expert-0/adapter_config.json")
     with pytest.raises(BankError, match="only plain LoRA"):
         ExpertBank.from_pretrained(bank.path)
 
@@ -155,11 +273,11 @@ def test_a_hostile_encoder_in_a_bank_is_refused(bank, program):
     kinds = [{"idx": 0, "name": "0", "path": "", "type": "evil_module.Evil"}]
     modules.write_text(json.dumps(kinds), encoding="utf-8")
     shutil.copy(program, bank.path / "encoder" / "evil_module.py")
-    relist(bank, "encoder/modules.json", "encoder/evil_module.py")
+    relist(bank.path, "encoder/modules.json", "encoder/evil_module.py")
     with pytest.raises(BankError, match="not safetensors, JSON or text"):
         ExpertBank.from_pretrained(bank.path)
     (bank.path / "encoder" / "evil_module.py").unlink()
-    relist(bank, "encoder/modules.json")
+    relist(bank.path, "encoder/modules.json")
     with pytest.raises(BankError, match="code from elsewhere"):
         ExpertBank.from_pretrained(bank.path)
 
@@ -169,7 +287,7 @@ def test_a_hostile_encoder_in_a_bank_is_refused(bank, program):
 )
 def test_forged_centroids_are_one_clear_error(bank, content):
     (bank.path / "router.safetensors").write_bytes(content)
-    relist(bank, "router.safetensors")
+    relist(bank.path, "router.safetensors")
     with pytest.raises(BankError, match="holds no centroids"):
         ExpertBank.from_pretrained(bank.path)
 

@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+
+from assl_kit.common.files import sha256_file
 
 
 def write_adapter(folder: Path, seed: int = 0) -> Path:
     """A PEFT folder, as a training on a folder of this machine leaves it."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    save_file({"a.lora_A.weight": rng.normal(size=(2, 3)).astype("f4")}, folder / "adapter_model.safetensors")
+    shapes = {"A": (16, 3), "B": (2, 16)}
+    layer = "base_model.model.model.layers.0.self_attn.q_proj.lora"
+    tensors = {f"{layer}_{part}.weight": rng.normal(size=shape).astype("f4") for part, shape in shapes.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": "/home/someone/models/my-base",
@@ -23,3 +28,24 @@ def write_adapter(folder: Path, seed: int = 0) -> Path:
     }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+def plant(bank: Path, expert: str, name: str, shape: tuple[int, ...] = (32,)) -> None:
+    """Put one more tensor into an expert's file, a `lora_A` with its half, and let `bank.json` vouch for it."""
+    file = bank / expert / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if name.endswith("lora_A.weight"):
+        rank = next(value.shape[0] for key, value in tensors.items() if "lora_A" in key)
+        tensors[f"base_model.model.{name.replace('lora_A', 'lora_B')}"] = np.full((32, rank), 7, np.float32)
+        shape = (rank, 32)
+    tensors[f"base_model.model.{name}"] = np.full(shape, 7, np.float32)
+    save_file(tensors, file, metadata={"format": "pt"})
+    relist(bank, f"{expert}/{file.name}")
+
+
+def relist(bank: Path, *names: str) -> None:
+    """Let `bank.json` vouch for changed files, as a hostile writer would."""
+    info = json.loads((bank / "bank.json").read_text(encoding="utf-8"))
+    listed = info["files"] | {name: sha256_file(bank / name) for name in names}
+    info["files"] = {name: digest for name, digest in listed.items() if (bank / name).is_file()}
+    (bank / "bank.json").write_text(json.dumps(info), encoding="utf-8")

@@ -1,0 +1,99 @@
+"""Kernels of a run: their command is kept in memory, and one that dies or finds the disk full is one message."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+
+import pytest
+from helpers.notebooks import texts, write_notebook
+
+from assl_kit.artifacts.workspace import Workspace
+from assl_kit.errors import NotebookError
+from assl_kit.runner.plan import read_notebook
+from assl_kit.runner.run import execute
+
+
+@pytest.fixture
+def chain(monkeypatch, tmp_path):
+    """Takes the cell of the only notebook."""
+    monkeypatch.setattr("assl_kit.runner.plan.notebooks_folder", lambda: tmp_path / "nb")
+    return lambda cell: write_notebook(tmp_path / "nb" / "00_only.ipynb", cell)
+
+
+def test_a_kernel_needs_no_file_and_no_change_of_the_environment(assl, chain, tmp_path, monkeypatch):
+    """Of a run that is killed nothing stays in the temporary folder; a kernel of the user's is not taken instead."""
+    (tmp_path / "mine" / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "mine" / "kernels" / "python3" / "kernel.json").write_text('{"argv": ["false"]}', encoding="utf-8")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "mine"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    chain(
+        "import os, sys, pathlib\nprint(sys.executable, os.environ['JUPYTER_PATH'], os.environ['ASSL_NOTEBOOK'])\n"
+        "print(*pathlib.Path(os.environ['TMPDIR']).glob('assl-*'), 'end')\n"
+        f"raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}), 'a.json')"
+    )
+    code, _, err = assl("run")
+    executed = tmp_path / "runs" / "tiny" / "notebooks" / "00_only.ipynb"
+    assert texts(executed) == f"{sys.executable} {tmp_path / 'mine'} 00\nend\n"
+    assert code == 3 and err.count("\n") == 1 and "No space left on device: 'a.json' (00_only, cell" in err
+    assert Workspace.open(tmp_path / "runs" / "tiny").manifest()["notebooks"]["00_only"]["status"] == "failed"
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path / "mine")
+
+
+def test_a_kernel_that_dies_at_its_start_is_one_message(assl, chain, monkeypatch, tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    chain("print(1)")
+    code, _, err = assl("run")
+    assert code == 1 and err.count("\n") == 1 and "the notebook's kernel did not start" in err
+    assert Workspace.open(tmp_path / "runs" / "tiny").manifest()["notebooks"]["00_only"]["status"] == "failed"
+
+
+def test_a_kernel_that_cannot_be_started_is_one_message(assl, chain, monkeypatch, tmp_path):
+    (tmp_path / "python").write_text("no program", encoding="utf-8")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    chain("print(1)")
+    code, _, err = assl("run")
+    assert code == 3 and err.count("\n") == 1 and "Permission denied" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "number"),
+    [
+        ("OSError", "[Errno 28] No space left on device: 'a'", errno.ENOSPC),
+        ("PermissionError", "[Errno 13] Permission denied: 'a'", errno.EACCES),
+        ("SafetensorError", "Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
+        ("RuntimeError", "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", errno.EIO),
+        ("FileNotFoundError", "[Errno 2] No such file or directory: 'a'", None),
+        ("AssertionError", "the disk is full", None),
+        ("WorkspaceError", "a.json cannot be read ([Errno 28] in a text of ours)", None),
+    ],
+)
+def test_a_refusal_within_a_notebook_is_told_from_a_failure(monkeypatch, tmp_path, chain, name, text, number):
+    import papermill
+
+    def fails(*_, **__):
+        raise papermill.PapermillExecutionError(0, 1, "cell", name, text, [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    ws = Workspace.open(tmp_path / "ws")
+    with pytest.raises(NotebookError) as caught:
+        execute(read_notebook(chain("print(1)")), ws, {}, None)
+    assert getattr(caught.value.__cause__, "errno", None) == number and text.rstrip(".") in str(caught.value)
+
+
+def test_errors_of_a_library_that_are_no_dead_kernel_are_not_called_so(monkeypatch, tmp_path, chain):
+    import papermill
+
+    def fails(*_, **__):
+        raise RuntimeError("a fault of a library")
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(RuntimeError, match="a fault of a library"):
+        execute(read_notebook(chain("print(1)")), Workspace.open(tmp_path / "ws"), {}, None)
