@@ -3,6 +3,7 @@
 # make test-slow  what takes minutes: a run that is killed at twenty moments
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
+# make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 20 minutes)
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
@@ -23,7 +24,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-slow test-lowest test-newest lab lint notebooks exercises bench evidence install clean
+.PHONY: run test test-slow test-lowest test-newest mutate lab lint notebooks exercises bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
@@ -56,6 +57,10 @@ test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install -q "$(TORCH)" -e ".[$$(.venv-newest/bin/python .ci/lowest.py --extras)]"
 	$(QUIET) .venv-newest/bin/python -m pytest -q $(SIDE_BY_SIDE)
+
+# ARGS="--only evaluation", "--only WORD --again", "--jobs 2"
+mutate: $(FOR_TESTS)
+	$(QUIET) $(BIN)/python -m tests.mutations $(ARGS)
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks/00_start_here.ipynb

@@ -74,7 +74,8 @@ _STAGE_1 = (
     "min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor",
     "repeat_share", "max_repeat", "selection", "groups", "budget", "budget_power", "objective",
 )  # fmt: skip
-_MMR = ("mmr_relevance", "mmr_score", "mmr_diversity", "mmr_scale")
+_WEIGHTS = ("mmr_relevance", "mmr_score", "mmr_diversity")  # a bank states them too
+_MMR = (*_WEIGHTS, "mmr_scale")
 _ANSWERING = ("base_model", "quantization", "device", "strategy", "max_length", "max_new_tokens")
 
 #: The graph of a run. Of each artifact: its file, its notebook, its builder, its parents, the parameters it depends on.
@@ -138,7 +139,7 @@ STEPS: dict[str, Step] = {
     "experts": Step(
         "experts", "06", build_experts.build_experts,
         ("records", "encoder", "embeddings", "selection"),
-        (*_TRAINING, *_HELD_OUT, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
+        (*_TRAINING, *_HELD_OUT, *_WEIGHTS, "encoder", "epochs", "n_clusters", "min_similarity", "seed"),
         read=Path, notes=("training",),
     ),
     "answers": Step(

@@ -92,6 +92,7 @@ def test_an_unknown_profile_suggests_the_nearest():
 def test_whole_numbers_are_numbers_and_sizes_may_be_zero_where_that_means_all():
     assert resolve("tiny", learning_rate=1).learning_rate == 1.0
     assert resolve("tiny", data="mine.jsonl", n_records=0).n_records == 0
+    assert resolve("tiny", mmr_score=0.5, mmr_diversity=0.0, score="nll", pool_factor=1.5).pool_factor == 1.5
 
 
 @pytest.mark.parametrize(

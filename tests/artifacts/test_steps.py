@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
+from functools import wraps
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +15,8 @@ from helpers.models import make_test_base
 
 from assl_kit.artifacts import steps
 from assl_kit.artifacts.build_data import evaluation_records, n_select_of
-from assl_kit.artifacts.build_experts import open_silversight
+from assl_kit.artifacts.build_experts import open_silversight, training_config
+from assl_kit.artifacts.build_selection import redistributor
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import STEPS, read, require
 from assl_kit.artifacts.workspace import Workspace
@@ -19,14 +24,41 @@ from assl_kit.data.records import prompts
 from assl_kit.data.splits import sample_by_task, training_pool
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
+from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.embeddings import rows_of
 
 SMALL = {"n_records": 240, "encoder_dim": 16, "min_samples": 4, "test_share": 0.2, "n_clusters": 3}
 
 
+class Watched:
+    """Parameters that remember which of them were read."""
+
+    PARTS = {"lengths": ("max_length", "max_new_tokens"), "floor": ("min_similarity",)}
+
+    def __init__(self, parameters, names):
+        self._parameters, self._names = parameters, names
+
+    def __getattr__(self, name):
+        self._names.update(self.PARTS.get(name, (name,)))
+        return getattr(self._parameters, name)
+
+
+def watched(step, names):
+    """A step whose builder remembers in ``names`` what it read."""
+
+    @wraps(step.build)
+    def build(ws, parents, parameters, path):
+        step.build(ws, parents, Watched(parameters, names), path)
+
+    return replace(step, build=build)
+
+
+READ = {name: set() for name in STEPS}
+
+
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A finished chain: workspace and parameters."""
+    """A finished chain: workspace and parameters. What its builders read of these is in `READ`."""
     folder = tmp_path_factory.mktemp("chain")
     base = make_test_base(folder / "base")
     parameters = resolve(
@@ -42,8 +74,29 @@ def chain(tmp_path_factory):
         select_share=0.15,
     )
     ws = Workspace.open(folder / "ws")
-    require(ws, "metrics", parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, step in list(STEPS.items()):
+            patch.setitem(STEPS, name, watched(step, READ[name]))
+        require(ws, "metrics", parameters)
     return ws, parameters
+
+
+#: What a builder reads though its key does not count it.
+READ_BESIDES = {
+    "records": {"n_clusters", "n_select", "select_share", "selection", "groups"},  # refuses what is too few for these
+    "pool": {"mmr_relevance", "mmr_score", "mmr_diversity", "mmr_scale"},  # of the second stage
+    "selection": {"n_clusters"},  # refuses fewer places than clusters
+    "experts": {"tensorboard"},  # writes logs
+    "answers": {"encoder"},  # its fingerprint is in the parent's file
+    "comparison": {"n_clusters", "n_select", "select_share"},  # as many as the parent, the selection, has
+}
+
+
+def test_a_key_counts_what_its_builder_reads_and_nothing_else(chain):
+    for name, step in STEPS.items():
+        if name not in ("affinity", "curves", "scores", "referee"):  # not wanted here, or not asked for
+            assert READ[name] - set(step.parameters) == READ_BESIDES.get(name, set()), name
+            assert set(step.parameters) <= READ[name], name
 
 
 def test_every_parent_and_parameter_exists(chain):
@@ -120,6 +173,9 @@ def test_metrics_cover_every_arm_and_task(chain):
     assert len(metrics["regret"]) == len(tasks)
     assert sum(row["available"] for row in metrics["kept"]["by_source"]) == metrics["corpus"]["train"]
     assert sum(row["copies"] for row in metrics["kept"]["by_task"]) == metrics["corpus"]["chosen"]
+    selection = require(ws, "selection", parameters).merge(records, on="id")
+    kept = {row["source"]: row["kept"] for row in metrics["kept"]["by_source"] if row["kept"]}
+    assert kept == selection["source"].value_counts().to_dict()
 
 
 def test_routed_answers_read_as_much_of_a_prompt_as_those_they_are_compared_with(chain, tmp_path):
@@ -169,6 +225,77 @@ def test_too_few_or_too_many_to_choose():
         n_select_of(resolve("tiny", n_select=2), 20)
     with pytest.raises(ParameterError, match="cannot choose 40 of 20"):
         n_select_of(resolve("tiny", n_select=40), 20)
+    assert [n_select_of(resolve("tiny", n_select=n), 20) for n in (6, 20)] == [6, 20]  # one a cluster, and all
+
+
+# what builders hand on ------------------------------------------------------------------------------------------------
+def test_a_training_is_told_the_parameters():
+    p = resolve("tiny", train_batch_size=12, gradient_accumulation=4, lora_rank=4, lora_alpha=24, epochs=5, seed=7)
+    config = training_config(p, epochs=2)
+    assert (config.batch_size, config.gradient_accumulation) == (3, 4), "twelve records a step"
+    assert (config.rank, config.alpha, config.epochs, config.seed) == (4, 24, 2, 7)
+    same = ("learning_rate", "packing", "holdout_share", "patience", "max_length")
+    assert all(getattr(config, name) == getattr(p, name) for name in same)
+
+
+def test_a_selection_is_told_the_parameters():
+    """What a run chooses by default is what the class does, but for a record in every cluster."""
+    by_default = redistributor(resolve("tiny")).get_params()
+    assert by_default == Redistributor(every_cluster=True).get_params()
+    changes = {"mmr_relevance": 0.6, "mmr_score": 0.3, "mmr_diversity": 0.1, "score": "nll", "pool_factor": 2.0}
+    changes |= {"budget": "curve", "budget_power": 0.4, "objective": "records", "max_repeat": 3, "repeat_share": 0.2}
+    changes |= {"flattening": 0.3, "link_flattening": 0.9, "min_samples": 5, "noise": "drop", "mmr_scale": "raw"}
+    found = redistributor(resolve("tiny", **changes)).get_params()
+    assert found["weights"] == (0.6, 0.3, 0.1) and found["scale"] == "raw"
+    assert all(found[name] == value for name, value in changes.items() if name in found)
+
+
+class Given(dict):
+    """Parents that were not built."""
+
+
+TASKS = ["t1", "t1", "t2", "t2", "t3", "t3", "t4", "t4"]
+LABELLED = pd.DataFrame({"id": list("abcdefgh"), "input": list("甲乙丙丁戊己庚辛"), "task": TASKS})
+LABELLED = LABELLED.assign(instruction="判断", output="是", source="s", split="train")
+
+
+def test_a_curve_that_was_not_measured_rises_as_the_middle_one(tmp_path, monkeypatch):
+    def learning_curves(records, by, seed):
+        assert (by, seed) == ("group", 5)
+        curves = [{"group": f"t{k}", "a": k / 10, "b": b, "c": 0.5} for k, b in ((1, 1.0), (2, 2.0), (3, 9.0))]
+        return [SimpleNamespace(as_dict=lambda curve=curve: curve) for curve in curves]
+
+    monkeypatch.setattr("assl_kit.evaluation.referee.learning_curves", learning_curves)
+    p = resolve("tiny", budget="curve", groups="task", seed=5)
+    STEPS["curves"].build(None, Given(records=LABELLED), p, tmp_path / "c.json")
+    curves = {row["group"]: row for row in json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))["curves"]}
+    assert curves["t4"] == {"group": "t4", "a": 0.2, "b": 2.0, "c": 0.5, "measured": False}
+    assert curves["t3"]["b"] == 9.0 and curves["t3"]["measured"]
+
+
+def test_the_referee_is_told_copies_draws_and_seed(tmp_path, monkeypatch):
+    told = {}
+
+    def referee(records, selections, **options):
+        told.update(options, ids=selections["chosen"], groups=records["group"].tolist())
+        return SimpleNamespace(as_dict=lambda: {})
+
+    monkeypatch.setattr("assl_kit.evaluation.referee.referee", referee)
+    selection = pd.DataFrame({"id": ["c", "a"], "copies": [2, 1]})
+    p = resolve("tiny", referee_draws=3, seed=8, groups="task")
+    STEPS["referee"].build(None, Given(records=LABELLED, selection=selection), p, tmp_path / "r.json")
+    assert told.pop("groups") == TASKS
+    assert told == {"ids": ["c", "c", "a"], "by": "group", "n_draws": 3, "curves": True, "seed": 8}
+
+
+def test_the_hardest_of_those_alike_are_left_out(tmp_path):
+    records = LABELLED.assign(hard=[1.0, 2, 3, 4, 5, 6, 7, 8])
+    pool = records[["id"]].assign(cluster=0, group=["x"] * 4 + ["y"] * 4)
+    p = resolve("tiny", score="column:hard", score_tail=0.25, mmr_score=0.5, mmr_diversity=0.0, pool_factor=2.0)
+    STEPS["scores"].build(None, Given(pool=pool, records=records), p, tmp_path / "s.parquet")
+    scores = pd.read_parquet(tmp_path / "s.parquet")
+    assert scores["score"].isna().tolist() == [False, False, False, True] * 2
+    assert scores["score"].dropna().tolist() == [0.0, 0.5, 1.0] * 2
 
 
 def test_unknown_artifact(tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pandas as pd
 import pytest
@@ -145,10 +148,30 @@ def test_the_manifest_says_what_made_it(ws):
     manifest = json.loads((ws.folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["format"] == 1 and manifest["profile"] == "tiny"
     assert {"python", "assl-kit", "torch", "numpy"} <= set(manifest["versions"])
-    created = manifest["created"]
+    created = "2020-01-01T00:00:00+00:00"  # long ago
+    assert manifest["created"] > created
+    write_json(ws.path_of("manifest.json"), manifest | {"created": created})
     write_json(ws.path_of("a.json"), 1)
     ws.commit("a.json", key="k")
     assert ws.manifest()["created"] == created
+
+
+def test_an_entry_that_comes_while_another_is_written_is_kept(ws, monkeypatch):
+    other, read, began = Workspace.open(ws.folder), ws.manifest, Event()
+
+    def manifest():
+        values = read()
+        began.set()
+        time.sleep(0.3)  # meanwhile the other must wait
+        return values
+
+    monkeypatch.setattr(ws, "manifest", manifest)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(ws.update_manifest, "notebooks", {"00_a": {"status": "done"}})
+        began.wait()
+        other.update_manifest("notebooks", {"01_b": {"status": "done"}})
+        slow.result()
+    assert set(other.manifest()["notebooks"]) == {"00_a", "01_b"}
 
 
 def test_parameters_are_remembered_for_a_notebook_opened_alone(ws):

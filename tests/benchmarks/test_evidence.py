@@ -222,6 +222,23 @@ def test_a_verdict_needs_an_interval_on_one_side():
     assert verdict("close", -0.2, 0.1) == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("arm", "task", "metric", "values", "judgement"),
+    [
+        ("fitted static, 256", "all", "home share: wordings and inputs never seen", [0.6, 0.7, 0.8], "often not"),
+        ("fitted static, 256", "all", "home share: wordings and inputs never seen", [0.7, 0.8, 0.95], "mostly"),
+        ("experts by cluster", "mean", "regret", [0.0, 0.01, 0.08], "in some seeds"),
+        ("experts by cluster", "mean", "regret", [0.0, 0.01, 0.05], "holds"),
+        ("experts by cluster", "mean", "regret", [0.051, 0.06, 0.08], "does not hold"),
+    ],
+)
+def test_verdicts_on_routing_and_regret(arm, task, metric, values, judgement):
+    row = {"data": "embedded", "base": "tiny", "arm": arm, "task": task, "metric": metric, "p_value": 0.5}
+    rows = [row | {"value": value, "seed": seed} for seed, value in enumerate(values)]
+    (told,) = verdicts(pd.DataFrame(rows, columns=evidence_results().columns)).to_dict("records")
+    assert told["verdict"] == judgement
+
+
 def test_every_committed_claim_has_a_verdict():
     table = verdicts(evidence_results())
     assert table["claim"].nunique() == 18 and not table.isna().any().any()

@@ -86,3 +86,16 @@ def test_a_trial_file_of_a_killed_process_is_known_as_such(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fsync", fsync)
     check_writable(tmp_path / "runs" / "x")
     assert owners == [os.getpid()] and not list(tmp_path.iterdir())
+
+
+def test_all_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, fsync, move = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("on disk"), fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("in place"), move(a, b))[1])
+    write_json(tmp_path / "a.json", 1)
+    assert done == ["on disk", "in place"]
+    with atomic_path(tmp_path / "bank") as temporary:
+        (temporary / "expert-0").mkdir(parents=True)
+        (temporary / "bank.json").write_text("{}", encoding="utf-8")
+        (temporary / "expert-0" / "adapter.json").write_text("{}", encoding="utf-8")
+    assert done[2:] == ["on disk", "on disk", "in place"]

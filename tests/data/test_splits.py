@@ -71,3 +71,11 @@ def test_dev_can_be_the_training_pool_of_what_has_none():
     rows[3] |= {"split": "test"}
     out = ensure_splits(validate_records(rows), dev_as_train=True)
     assert out["split"].tolist() == ["train", "train", "dev", "test", "train", "train", "train", "train"]
+
+
+def test_white_space_around_a_text_makes_no_other_text():
+    frame = validate_records(full(80, split="train"))
+    frame["input"] = [f"第{i // 2}条" + " \n"[: i % 3] for i in range(80)]
+    out = ensure_splits(frame, test_share=0.3)
+    sides = out.groupby(out["input"].str.strip())["split"].nunique()
+    assert (sides == 1).all() and set(out["split"]) == {"train", "test"}

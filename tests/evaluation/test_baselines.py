@@ -71,3 +71,9 @@ def test_stability_tells_a_fixed_choice_from_a_random_one():
     assert (fixed == 1).all() and (abs(drawn - 0.053) < 0.04).all()
     with pytest.raises(ParameterError, match="share"):
         bootstrap_stability(lambda rows: rows, 10, share=0)
+
+
+def test_medoids_are_those_of_their_seed():
+    X = np.random.default_rng(1).normal(size=(200, 3))
+    one, same, other = (k_means_medoids(X, 12, seed=seed).tolist() for seed in (3, 3, 4))
+    assert one == same != other

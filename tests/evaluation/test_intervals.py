@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.evaluation import intervals
 from assl_kit.evaluation.intervals import evaluate, paired_difference, pooled_difference
 from assl_kit.evaluation.metrics import f1_of, item_counts, score_answers
 
@@ -85,6 +86,26 @@ def test_the_micro_f1_interval_is_that_of_a_plain_bootstrap():
     assert (out["low"], out["high"]) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.02)
 
 
+def test_the_bounds_of_an_interval_are_its_quantiles(monkeypatch):
+    values = np.random.default_rng(0).permutation(201) / 2  # 0 to 100 by halves
+    for level, bounds in ((0.95, (2.5, 97.5)), (0.9, (5.0, 95.0)), (0.5, (25.0, 75.0))):
+        assert intervals._interval(values, level) == pytest.approx(bounds, abs=1e-12)
+    sums = np.column_stack([values, np.full(201, 100.0)])  # so many right answers of a hundred, in 201 draws
+    monkeypatch.setattr(intervals, "_resampled_sums", lambda *_: sums)
+    for options, bounds in (({}, (0.025, 0.975)), ({"level": 0.9}, (0.05, 0.95))):
+        out = evaluate(table(sentiment=["涨"] * 100), ["涨"] * 100, **options)
+        assert out[["low", "high"]].to_numpy().tolist() == [pytest.approx(bounds, abs=1e-12)] * 2
+
+
+def test_tasks_are_drawn_apart_so_that_their_mean_is_surer_than_each():
+    records = table(a=["涨"] * 100, b=["涨"] * 100)
+    answers = (["涨"] * 60 + ["跌"] * 40) * 2
+    out = evaluate(records, answers, metrics={"a": "accuracy", "b": "accuracy"}).set_index("task")
+    width = out["high"] - out["low"]
+    assert width["mean"] == pytest.approx(width["a"] / 2**0.5, rel=0.12)
+    assert width["b"] == pytest.approx(width["a"], rel=0.12)
+
+
 def test_metrics_can_be_given():
     records = table(qa=["两亿元", "三亿元"])
     out = evaluate(records, ["两亿元", "四亿元"], metrics={"qa": "accuracy"})
@@ -135,6 +156,9 @@ def test_runs_that_disagree_widen_the_interval():
     width = [table["high"].iloc[-1] - table["low"].iloc[-1] for table in (agree, mixed)]
     assert width[1] > 2 * width[0] and mixed["difference"].iloc[-1] == pytest.approx(agree["difference"].iloc[-1] / 3)
     assert agree["n"].iloc[-1] == 180
+    alone = pooled_difference([records], [right], [wrong])
+    lone = alone["high"].iloc[-1] - alone["low"].iloc[-1]
+    assert width[0] == pytest.approx(lone / 3**0.5, rel=0.12), "a run drawn twice has two sets of questions"
     with pytest.raises(ParameterError, match="different tasks"):
         pooled_difference([records, records.assign(task="qa")], [right] * 2, [wrong] * 2)
     with pytest.raises(ParameterError, match="0 runs"):

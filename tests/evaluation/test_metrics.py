@@ -29,6 +29,8 @@ from assl_kit.evaluation.metrics import (
         (["涨", "跌", "平", "涨", "跌", "涨"], "accuracy"),
         (["是", "否"], "accuracy"),
         (["12.5%", "3亿元", "1,204", "-7", "88", "15.2", "7%", "3万", "41", "6"], "exact_match"),
+        ([*map(str, range(9)), "没有"], "exact_match"),  # nine of ten
+        ([*map(str, range(8)), "没有", "不详"], "rouge_l"),
         ([f"公司第{i}季度的营业收入比上年同期有所增长" for i in range(10)], "rouge_l"),
         (["某公司公告称将以自有资金回购股份用于员工持股"] * 10, "rouge_l"),
         ([f"公司{i}" for i in range(10)], "rouge_l"),
@@ -65,6 +67,8 @@ def test_every_task_of_the_embedded_corpus_is_known():
         ("1,204", "1204", "exact_match", 1),
         ("10/2=5.0亿元", "等于5亿元", "exact_match", 1),
         ("5", "50", "exact_match", 0),
+        ("100", "100.5", "exact_match", 0),
+        ("100", "100.00005", "exact_match", 1),
         ("-3%", "3%", "exact_match", 0),
         ("没有", "没有。", "exact_match", 1),
         ("7", "没有", "exact_match", 0),
@@ -141,6 +145,15 @@ def test_label_tasks_get_the_majority_text_tasks_the_lead_and_others_the_better(
     assert answers == ["没有", "丙公司上市", "跌", "跌", "戊公司", "没见过的任务"]
     test["output"] = "another"
     assert baseline_answers(train, test) == answers, "test answers are not looked at"
+
+
+def test_the_lead_is_as_long_as_answers_usually_are_and_wins_a_tie():
+    long = "戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地"
+    pairs = [("甲乙公司。后文", "甲乙"), ("丙丁公司。后文", "丙丁"), (f"{long}。后文", long)]
+    train = records_of("summarization", pairs)
+    test = records_of("summarization", [("东西南北中发白。后文", "?")])
+    assert baseline_answers(train, test) == ["东西"]  # lengths 2, 2 and 20
+    assert baseline_answers(train.head(1), test) == ["东西"], "the one answer is its own majority and lead"
 
 
 def test_ties_of_the_majority_do_not_depend_on_order():

@@ -11,6 +11,7 @@ import pytest
 
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.evaluation.char_features import text_rows
 from assl_kit.evaluation.judge import Judge, hold_out
 from assl_kit.evaluation.learners import LabelLearner, answer_form, learner_for, ridge_values, solve_ridge
 from assl_kit.evaluation.learning_curves import Curve, fit_curve
@@ -101,6 +102,25 @@ def test_ridge_solves_its_equations():
     A = solve_ridge(X, Y, copies, 0.5)
     exact = np.linalg.solve((X @ X.T).toarray() + np.diag(0.5 / copies), Y)
     np.testing.assert_allclose(A, exact, atol=1e-3)
+
+
+def test_a_question_is_weighed_as_a_training_record_of_the_same_text():
+    texts = ["股价上涨两成", "股价下跌一成", "央行降准", "净利润下降"]
+    records = pd.DataFrame({"instruction": "判断", "input": texts, "output": "是"})
+    train, held = text_rows(records, records.iloc[[2, 0]])
+    np.testing.assert_allclose(held.toarray(), train[[2, 0]].toarray(), atol=1e-7)
+    np.testing.assert_allclose(np.linalg.norm(train.toarray(), axis=1), 1, atol=1e-6)
+
+
+def test_a_label_is_given_in_its_commonest_wording():
+    from scipy import sparse
+
+    answers = ["甲，乙", "乙，甲", "乙，甲", "乙，甲"]
+    answers += ["甲，丙", "甲，丁", "乙，丙", "乙，丁", "丙，丁", "甲，乙，丙", "乙，丙，丁", "甲，丙，丁"]
+    X = sparse.identity(len(answers), format="csr", dtype=np.float32)
+    learner = LabelLearner(X, X, answers)
+    assert learner.combined and learner.wording[frozenset("甲乙")] == "乙，甲"
+    assert learner.answers(np.arange(len(answers)), np.ones(len(answers), int))[0] == "乙，甲"
 
 
 def test_forms_of_answers():
@@ -196,6 +216,13 @@ def test_intervals_cover_as_often_as_they_say():
     assert 0.92 <= hits / 400 <= 0.99
 
 
+def test_a_crossed_interval_by_hand():
+    """Two draws, two questions, one right answer: both kinds of means are 0.5 and 0, of sample variance 0.125."""
+    mean, low, high, se_draws, se_questions = crossed_interval([np.array([[1.0, 0.0], [0.0, 0.0]])])
+    assert (mean, se_draws, se_questions) == (0.25, 0.25, 0.25)  # √(0.125 / 2)
+    assert high - mean == pytest.approx(mean - low) and low < 0 < high
+
+
 def test_equal_scores_have_an_interval_of_nothing():
     assert crossed_interval([np.zeros((5, 30))]) == (0, 0, 0, 0, 0)
 
@@ -213,6 +240,7 @@ def test_result(corpus, judge):
         assert row.low <= row.difference <= row.high
         assert abs(row.difference - (means.loc[row.arm, row.task] - means.loc[row.against, row.task])) < 1e-12
     assert len(result.curves) == len(judge.groups) and isinstance(result.curves[0], Curve)
+    assert row_of(result.table, arm="random", task="sentiment")["sd"] > 0, "each draw is another"
     again = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert again["about"]["n_draws"] == 3
 

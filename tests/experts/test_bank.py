@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.banks import write_adapter
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
@@ -64,7 +64,7 @@ def test_layout_and_passport(bank):
     assert len(bank) == 3 and bank.names == ("expert-0", "expert-1", "expert-2") and bank.encoder_path is None
     router = bank.router()
     assert router.min_similarity == 0.25 and router.names == bank.names
-    assert bank.router(min_similarity=-1).min_similarity == -1
+    assert [bank.router(min_similarity=floor).min_similarity for floor in (-1, 0)] == [-1, 0]
     np.testing.assert_allclose(
         np.linalg.norm(load_file(bank.path / "router.safetensors")["centroids"], axis=1), 1, 1e-6
     )
@@ -189,8 +189,19 @@ def test_code_and_other_adapters_are_refused(bank):
         ExpertBank.from_pretrained(bank.path)
 
 
+def test_centroids_of_another_length_are_refused(bank):
+    file = bank.path / "router.safetensors"
+    for factor in (2, 0.99):
+        save_file({"centroids": np.float32(factor) * bank.centroids}, file)
+        relist(bank, "router.safetensors")
+        with pytest.raises(BankError, match="not of unit length"):
+            ExpertBank.from_pretrained(bank.path)
+
+
 def test_create_refuses_what_does_not_fit(bank, tmp_path):
     adapters = [tmp_path / "made" / str(k) for k in range(3)]
+    without = ExpertBank.create(tmp_path / "y", adapters, np.eye(4)[:3], replace(ORIGIN, min_similarity=None))
+    assert without.min_similarity == -1, "without a floor none abstains"
     with pytest.raises(BankError, match="3 adapters, 2 centroids"):
         ExpertBank.create(tmp_path / "x", adapters, np.eye(4)[:2], ORIGIN)
     with pytest.raises(BankError, match="dim 4, but centroids have 3"):

@@ -34,6 +34,9 @@ def test_below_min_similarity_the_base_answers_alone():
     router = CentroidRouter(C, min_similarity=0.9)
     assert router.route(E).experts.tolist() == [0, -1, -1]
     assert router.route(E, min_similarity=-1.0).experts.tolist() == [0, 0, 0]
+    assert router.route(E, min_similarity=0).experts.tolist() == [0, 0, -1]
+    half_known = [router.route(E[:1], known=[0.5], min_similarity=floor).experts[0] for floor in (0.5, 0.5001)]
+    assert half_known == [0, -1], "at the bound it is near enough"
     assert router.route(E).similarity[1] == pytest.approx(3**-0.5)
 
 

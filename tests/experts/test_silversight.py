@@ -75,6 +75,8 @@ def test_questions_go_to_the_expert_of_their_kind(parts, silversight):
     assert (routes.experts == expected.experts).all() and (routes.similarities == expected.similarities).all()
     assert (routes.experts == np.arange(len(records)) % 3).mean() > 0.9
     assert silversight.bank.encoder_path == folder / "bank" / "encoder"
+    unknown = silversight.route(["hello world", prompts(records)[0]])
+    assert unknown.similarity[0] == 0 < unknown.similarity[1], "words that no record has are no evidence"
 
 
 def test_three_strategies_give_the_same_tokens(parts, silversight):
@@ -125,6 +127,18 @@ def test_below_min_similarity_the_base_answers(parts, silversight):
     assert [answer.expert == -1 for answer in answers] == below and any(below) and not all(below)
     told = {"min_similarity": floor, "max_new_tokens": 4}
     assert silversight.generate(questions, strategy="mixed", **told) == answers
+    assert joined(silversight.stream_batch(questions, **told), 6) == [answer.text for answer in answers]
+    assert any(text != "" for text in texts_of_experts(silversight, questions, below))
+
+
+def texts_of_experts(silversight, questions, below):
+    """What the experts would say to the questions that are left to the base, where it is something else."""
+    asked = [question for question, left in zip(questions, below, strict=True) if left]
+    routed, base = (
+        silversight.generate(asked, max_new_tokens=4, **options)
+        for options in ({"min_similarity": -1}, {"experts": [-1] * len(asked)})
+    )
+    return [one.text for one, other in zip(routed, base, strict=True) if one.text != other.text]
 
 
 def test_base_only_answers_leave_experts_frozen_and_on(parts, silversight):

@@ -16,7 +16,7 @@ from assl_kit.data.records import prompts
 from assl_kit.errors import BankError, DataError, ParameterError
 from assl_kit.experts.adapters import adapted, load_adapters
 from assl_kit.experts.bank import ExpertBank, Provenance
-from assl_kit.experts.train_experts import Chosen, train_experts
+from assl_kit.experts.train_experts import Chosen, Workplace, train_experts
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.experts.training.data import encode_records, training_order
@@ -194,10 +194,49 @@ def test_finished_is_not_trained_again_unless_something_changed(base, trained, t
     for records, config, resume in (
         (some_records(shift=1), QUICK, True),
         (some_records(), TrainingConfig(**(vars(QUICK) | {"learning_rate": 1e-3})), True),
+        (some_records(), TrainingConfig(**(vars(QUICK) | {"seed": 1})), True),
         (some_records(), QUICK, False),
     ):
         with pytest.raises(Stop):
             train_adapter(*base, records, trained.path, config, Session(resume=resume, callbacks=never))
+    with pytest.raises(Stop):
+        train_adapter(*base, some_records(), trained.path, QUICK, Session(base_fingerprint="0" * 64, callbacks=never))
+
+
+def test_an_interrupted_training_is_not_gone_on_with_by_another(base, tmp_path):
+    other = TrainingConfig(**(vars(QUICK) | {"learning_rate": 1e-3}))
+    with pytest.raises(Stop):
+        train_adapter(*base, some_records(), tmp_path / "a", other, Session(callbacks=[stopper(5)]))
+    assert (tmp_path / "a.partial" / "checkpoint-3").is_dir()
+    seen = []
+
+    class Watch(type(stopper(0))):
+        def on_step_begin(self, args, state, control, **_):
+            seen.append(state.global_step)
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_adapter(*base, some_records(), tmp_path / "a", QUICK, Session(callbacks=[Watch()]))
+    assert seen == [0], "from the first step"
+
+
+def test_the_learning_rate_rises_and_falls_as_a_cosine(base, tmp_path):
+    config = TrainingConfig(**(vars(QUICK) | {"epochs": 4, "warmup_ratio": 0.25, "learning_rate": 1e-3}))
+    log = train_adapter(*base, some_records(), tmp_path / "a", config).log
+    step = np.arange(16)  # before each step; the first four are the warm-up
+    expected = np.where(step < 4, step / 4, (1 + np.cos(np.pi * (step - 4) / 12)) / 2)
+    np.testing.assert_allclose(log["learning_rate"], 1e-3 * expected, rtol=1e-6, atol=1e-12)
+
+
+def test_gradients_are_clipped(base, tmp_path):
+    """Adam divides a step by the gradients' size, but for 1e-8: cut to 1e-14 they move next to nothing."""
+    sizes = []
+    for norm in (1e-14, 1.0):
+        config = TrainingConfig(**(vars(QUICK) | {"epochs": 1, "max_grad_norm": norm}))
+        path = train_adapter(*base, some_records(), tmp_path / str(norm), config).path
+        tensors = load_file(path / "adapter_model.safetensors")
+        sizes.append(max(float(tensor.abs().max()) for name, tensor in tensors.items() if "lora_B" in name))
+    assert sizes[0] < 1e-6 and sizes[1] > 1e-3
 
 
 def test_bad_training_input(base, tmp_path):
@@ -271,6 +310,24 @@ def test_a_bank_of_the_same_inputs_is_taken_as_it_is(base, bank, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         changed = some_records(20).replace({"output": {"中性": "平"}})
         train_experts(*base, Chosen(changed, *chosen()), bank.path, QUICK, origin=origin)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        moved = replace(origin, min_similarity=bank.min_similarity / 2)
+        train_experts(*base, Chosen(some_records(20), *chosen()), bank.path, QUICK, origin=moved)
+
+
+def test_experts_are_told_whether_to_resume(base, bank, tmp_path):
+    jobs = {}
+
+    def train(asked):
+        jobs.update(asked)
+        raise Stop
+
+    for resume in (True, False):
+        workplace = Workplace(resume=resume, train=train)
+        with pytest.raises(Stop):
+            rows = Chosen(some_records(20), *chosen())
+            train_experts(*base, rows, tmp_path / "b", QUICK, origin=bank[1], workplace=workplace)
+        assert [job.session.resume for job in jobs.values()] == [resume] * 3
 
 
 def test_all_adapters_load_and_are_frozen(base, bank):

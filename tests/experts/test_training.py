@@ -67,6 +67,7 @@ def test_no_copy_of_a_held_out_record_is_trained_on(base):
     assert set(seen) == {0, 4}
     other = plan_training(encoded, replace(HELD, seed=1))
     assert other.held_out != plan.held_out and hold_out(encoded.input_ids, 0.25, 0) == plan.held_out
+    assert [len(hold_out([[i] for i in range(n)], 0.25, 0)) for n in (28, 32)] == [0, 8], "eight are enough"
 
 
 def test_the_held_out_loss_is_the_answer_loss_of_the_records_not_seen(base, tmp_path):
@@ -312,6 +313,7 @@ def test_the_table_has_one_row_per_expert(base, tmp_path):
     assert table.index.tolist() == ["expert-0", "expert-1"] and table.notna().drop(columns="stopped_epoch").all(None)
     row, result = table.loc["expert-1"], results[1]
     assert (row["copies"], row["held_out"], row["tokens"]) == (50, 10, result.tokens)
+    assert row["first_loss"] == result.log["loss"].iloc[0] > row["last_loss"]
     assert row["last_loss"] == result.log["loss"].iloc[-1] and row["best_held_out"] == result.held_out["loss"].min()
     assert row["seconds"] == result.seconds > 0 and row["peak_memory_mb"] > 0
 

@@ -82,3 +82,11 @@ def test_what_is_not_there_yet_is_left_out(tmp_path, runs):
     other = RECORDS.assign(id=[f"x{i}" for i in range(40)])
     other.to_parquet(runs[1].path_of("records.parquet"), index=False)
     assert "differences" not in compare_runs(*runs)  # no question in common
+
+
+def test_a_question_whose_answer_was_corrected_is_not_compared(runs):
+    corrected = RECORDS.copy()
+    corrected.loc[20:24, "output"] = "中性"
+    corrected.to_parquet(runs[1].path_of("records.parquet"), index=False)
+    mean = compare_runs(*runs)["differences"].iloc[-1]
+    assert mean["n"] == 15 and mean["B"] == 1 and mean["A"] == pytest.approx(8 / 15)  # A is wrong in the first twelve

@@ -11,6 +11,8 @@ from helpers.notebooks import write_notebook
 from helpers.records import fails, put_lines
 
 from assl_kit.app.cli import main
+from assl_kit.artifacts.build_data import load_run_records
+from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import ParameterError
@@ -55,6 +57,14 @@ def test_they_are_left_out_on_request_and_listed(plan, tmp_path, capsys):
     assert listed[0]["reason"] == "the answer has 1,800 characters, longest_answer is 1,399"
     page = write_report(ws).read_text(encoding="utf-8")
     assert "Left out of the data" in page and "mine.jsonl:13" in page and "2 in all" in page
+
+
+def test_an_answer_as_long_as_may_be_stays(tmp_path):
+    rows = [{"instruction": "做", "input": f"第{n}段", "output": "好" * (1 + n % 4)} for n in range(40)]
+    data = str(put_lines(tmp_path / "mine.jsonl", rows))
+    left_out = []
+    parameters = resolve("tiny", data=data, n_records=0, longest_answer=3, on_bad="skip")
+    assert set(load_run_records(parameters, left_out)["output"].str.len()) == {1, 2, 3} and len(left_out) == 10
 
 
 def test_a_run_without_such_records_says_nothing(plan, tmp_path):

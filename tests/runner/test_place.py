@@ -122,6 +122,7 @@ def test_the_embedded_corpus_has_bounds_too(here):
         make_plan("tiny", "", {"n_clusters": 2, "n_select": 20, "groups": "source"}, notebooks_dir=here / "nb")
     with pytest.raises(ParameterError, match="groups by instruction"):
         make_plan("tiny", "", {"n_records": 400, "groups": "instruction"}, notebooks_dir=here / "nb")
+    make_plan("tiny", "", {"n_clusters": 2, "n_select": 7}, notebooks_dir=here / "nb")  # one for each group
     make_plan("tiny", "", {"n_clusters": 2, "n_select": 6, "groups": "cluster"}, notebooks_dir=here / "nb")
     make_plan("tiny", "", {"n_clusters": 2, "n_select": 6, "selection": "literal"}, notebooks_dir=here / "nb")
 

@@ -16,6 +16,7 @@ from assl_kit.common.files import write_json
 from assl_kit.data.records import validate_records, write_records
 from assl_kit.errors import WorkspaceError
 from assl_kit.runner.choice import TITLE, difference_table, enough_sentence, remarks, score_table, verdicts
+from assl_kit.runner.manifest_rows import notebook_rows, run_state
 from assl_kit.runner.page import show
 from assl_kit.runner.report import results_table, write_report
 
@@ -118,6 +119,7 @@ def test_a_missing_cell_or_interval_is_left_empty():
         (True, "True"),
         (float("nan"), ""),
         (0.00012, "0.00012"),
+        (-0.00012, "-0.00012"),
         (86.64, "86.6"),
         (0, "0"),
     ],
@@ -141,6 +143,27 @@ def test_warnings_cut_records_and_failures_are_told(ws):
     assert "UserWarning: &lt;i&gt;odd&lt;/i&gt; thing" in html and "only said" not in html
     assert "3 records lost their start" in html and "batch halved" in html and "Expert 0" not in html
     assert "The notebook 01_second did not finish. ValueError: &lt;no luck&gt;" in html
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_every_notebook_that_did_not_finish_has_an_alarm(ws, status):
+    ws.update_manifest("notebooks", {"02_third": {"status": status}})
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert '<p class="alarm">The notebook 02_third did not finish.</p>' in html
+    assert html.count('<p class="alarm">') == 2, "and that of the other that failed"
+
+
+def test_a_notebook_is_at_work_only_while_its_run_is():
+    manifest = {"notebooks": {"00_a": {"status": "done"}, "01_b": {"status": "running"}}}
+    assert [row["status"] for row in notebook_rows(manifest, running=True)] == ["done", "running"]
+    assert [row["status"] for row in notebook_rows(manifest, running=False)] == ["done", "broken off"]
+    assert [run_state(manifest, running=running) for running in (True, False)] == ["running", "broken off"]
+    manifest["notebooks"]["02_c"] = {"status": "interrupted"}
+    assert run_state(manifest, running=False) == "broken off"
+    del manifest["notebooks"]["01_b"]
+    assert run_state(manifest, running=False) == "interrupted"
+    assert run_state({"notebooks": {}}, running=False) == "new"
+    assert run_state({"notebooks": {"00_a": {"status": "done"}}}, running=False) == "done"
 
 
 def test_a_run_without_warnings_says_so(ws):
@@ -222,6 +245,14 @@ def test_a_referee_that_was_not_asked_says_why_and_none_says_nothing(ws):
     )
 
 
+def test_an_interval_that_touches_0_is_not_beyond_it_and_a_tie_with_the_majority_tells_nothing():
+    for low, high in ((0.0, 0.1), (-0.1, 0.0), (0.0, 0.0)):
+        touching = [row | {"low": low, "high": high} for row in VERDICT["differences"]]
+        assert "chosen is not told apart from random (" in verdicts(VERDICT | {"differences": touching})[0]
+    tied = VERDICT | {"about": VERDICT["about"] | {"baseline": {TASKS[0]: 0.61, "sentiment": 0.62}}}
+    assert remarks(tied)[0].startswith("No arm comes above the majority or lead in sentiment:")
+
+
 @pytest.mark.parametrize("odd", [[], {"odd": 1}, VERDICT | {"about": None}, VERDICT | {"curves": [{"group": "x"}]}])
 def test_a_damaged_verdict_is_one_message(ws, odd):
     write_json(ws.path_of("referee.json"), odd)
@@ -238,7 +269,7 @@ def test_the_highest_scored_records_are_shown_and_the_excluded_counted(ws):
     write_records(validate_records(rows), ws.path_of("records.parquet"))
     raw = [0.1 * i for i in range(12)] + [1.1, float("nan")]
     scores = pd.DataFrame({"id": ids, "raw": raw, "score": [0.5] * 11 + [float("nan")] * 3})
-    scores.to_parquet(ws.path_of("scores.parquet"))
+    scores[::-1].to_parquet(ws.path_of("scores.parquet"))  # in another order than that of their ids
     ws.remember("tiny", resolve("tiny", score="ifd"))
     html = write_report(ws).read_text(encoding="utf-8")
     assert "3 of 14 scored records are excluded, 2 of them with an answer likelier alone (IFD above 1)" in html

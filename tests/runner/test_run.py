@@ -8,9 +8,12 @@ import sys
 
 import nbformat
 import pytest
-from helpers.notebooks import texts, write_notebook
+from helpers.notebooks import run_here, texts, write_notebook
+from helpers.records import full, put_lines
 
 import assl_kit.runner.run as runner
+from assl_kit.artifacts.steps import require
+from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import DataError, NotebookError, ParameterError
 from assl_kit.runner.plan import find_notebooks, make_plan, read_notebook
 from assl_kit.runner.run import run_chain
@@ -184,3 +187,61 @@ def test_a_notebook_needs_one_cell_of_plain_parameters(here):
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="not a notebook"):
         read_notebook(path)
+
+
+def states(here, overrides=None, *, first="01", data=None):
+    """What a run of the second notebook says of each; see `run_here`."""
+    lines = []
+    run_chain("tiny", "own", overrides, data, notebooks_dir=here / "nb", first=first, say=lines.append)
+    return [line.split()[1] for line in lines[1:]]
+
+
+def test_a_notebook_runs_again_when_a_value_of_its_own_changes(here, monkeypatch):
+    run_here(monkeypatch)
+    assert [states(here), states(here)] == [["done"], ["cached"]]
+    assert [states(here, {"shown": 4}), states(here, {"shown": 4})] == [["done"], ["cached"]]
+
+
+def test_a_notebook_runs_again_where_its_input_was_made_anew_by_another(here, monkeypatch):
+    run_here(monkeypatch)
+    write_notebook(
+        here / "nb" / "01_second.ipynb",
+        "from assl_kit.artifacts.steps import require\nfrom assl_kit.artifacts.workspace import Workspace",
+        'ws = Workspace.open(workspace)\nrequire(ws, "records", ws.parameters(profile), notebook="01")',
+    )
+    data, few = str(put_lines(here / "mine.jsonl", full(60, split="train"))), {"n_clusters": 2}
+    assert [states(here, few, data=data), states(here, few, data=data)] == [["done"], ["cached"]]
+    put_lines(here / "mine.jsonl", full(61, split="train"))
+    ws = Workspace.open(here / "runs" / "own")
+    assert len(require(ws, "records", ws.current_parameters())) == 61  # now current, but not what was shown
+    assert states(here, few, data=data) == ["done"]
+
+
+def test_a_notebook_at_work_is_noted_and_an_interrupt_too(here, monkeypatch):
+    run_here(monkeypatch)
+    notes = []
+
+    def execute(book, ws, values, kernel):
+        notes.append(ws.manifest()["notebooks"][book.name])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        states(here, {"shown": 4})
+    assert notes == [{"status": "running", "parameters": {"shown": 4}}]
+    note = Workspace.open(here / "runs" / "own").manifest()["notebooks"]["01_second"]
+    assert note["status"] == "interrupted" and note["parameters"] == {"shown": 4} and "key" not in note
+
+
+def test_numbers_of_a_notebook_alone_have_the_kind_and_the_least_value_that_fits(here):
+    parameters = 'profile = "tiny"\nworkspace = ""\nn_draws = 5\nshare = 0.5'
+    book = write_notebook(here / "nb" / "01_second.ipynb", parameters=parameters)
+    plan = make_plan("tiny", "", {"n_draws": 1, "share": 1}, notebooks_dir=here / "nb")
+    assert plan.own_of(read_notebook(book)) == {"n_draws": 1, "share": 1}
+    for wrong, message in (
+        ({"n_draws": 0}, "n_draws must be a whole number of at least 1, not 0"),
+        ({"n_draws": 1.0}, "n_draws must be a whole number, got 1.0"),
+        ({"share": "half"}, "share must be a number, got 'half'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            make_plan("tiny", "", wrong, notebooks_dir=here / "nb")

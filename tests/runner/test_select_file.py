@@ -139,6 +139,17 @@ def test_without_test_records_all_are_chosen_from_and_some_held_out_for_the_refe
     assert len(part.file.read_text(encoding="utf-8").splitlines()) == 60
 
 
+def test_leakage_into_the_choice_counts_chosen_records_only(tmp_path):
+    rows = [
+        {"instruction": "判断情绪。", "input": f"第{n}条", "output": "中性", "split": split}
+        for split in ("train", "test")
+        for n in range(40)
+    ]
+    part = select_file(put_lines(tmp_path / "asked.jsonl", rows), tmp_path / "out", keep=15, referee=False)
+    leakage = part.about["leakage"]
+    assert (leakage["exact"], leakage["test"], leakage["chosen"]) == (40, 40, 15)
+
+
 def test_duplicates_are_dropped_before_the_choice(tmp_path):
     rows = [row | {"id": f"r{n}"} for n, row in enumerate(make_corpus(120, test_share=0).to_dict("records"))]
     rows += [row | {"id": row["id"] + "-again"} for row in rows[:30]]

@@ -12,6 +12,8 @@ import pytest
 from helpers.notebooks import write_notebook
 
 import assl_kit.runner.sweep as sweep
+from assl_kit.artifacts.parameters import resolve
+from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import write_json
 from assl_kit.errors import AsslError, DataError, ParameterError, WorkspaceError
@@ -73,9 +75,6 @@ def test_a_sweep_shares_tells_failures_draws_and_goes_on(here, assl):
 
 
 def test_a_damaged_shared_artifact_is_made_again(tmp_path, monkeypatch):
-    from assl_kit.artifacts.parameters import resolve
-    from assl_kit.artifacts.steps import require
-
     monkeypatch.setenv("ASSL_SHARED", str(tmp_path / "store"))
     parameters = resolve("tiny", n_records=200)
     require(Workspace.open(tmp_path / "a"), "records", parameters)
@@ -91,6 +90,20 @@ def test_a_damaged_shared_artifact_is_made_again(tmp_path, monkeypatch):
     assert third.path_of("records.parquet").stat().st_ino != inode
     require(Workspace.open(tmp_path / "d"), "records", parameters)  # the store is whole again
     assert (tmp_path / "d" / "records.parquet").stat().st_ino == third.path_of("records.parquet").stat().st_ino
+
+
+def test_what_an_artifact_notes_is_shared_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSL_SHARED", str(tmp_path / "store"))
+    rows = [{"instruction": "判断情绪。", "input": f"第{i}条", "output": "中性"} for i in range(60)]
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "mine.jsonl").write_text("\n".join([*lines, "{broken"]), encoding="utf-8")
+    parameters = resolve("tiny", data=str(tmp_path / "mine.jsonl"), n_records=0, n_clusters=2, on_bad="skip")
+    notes = []
+    for name in "ab":
+        ws = Workspace.open(tmp_path / name)
+        require(ws, "records", parameters)
+        notes.append(ws.manifest()["left_out"])
+    assert notes[0] == notes[1] and notes[1]["count"] == 1 and "mine.jsonl:61" in notes[1]["first"][0]["place"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra 'ray'")
@@ -174,12 +187,37 @@ def test_a_sweep_keeps_away_from_runs_and_data_is_read_once(here, monkeypatch):
     monkeypatch.setattr(plan, "load_run_records", lambda *a, **k: loaded.append(a) or load(*a, **k))
     own = grid.model_copy(update={"parameters": {"data": "mine.jsonl"}})
     assert len(plan_sweep(own, "x")) == 2 and len(loaded) == 1
+    many = {"data": "mine.jsonl", "n_clusters": 40, "n_select": 45}
+    shares = sweep.Grid(parameters=many, grid={"test_share": [0.1, 0.5]}, **{"from": "03", "to": "03"})
+    with pytest.raises(DataError, match="30 training records are fewer than 40 clusters.*job test_share-0.5"):
+        plan_sweep(shares, "x")  # other splits of the same file are counted anew
 
 
 def test_names_of_jobs_are_folders_and_differ():
     names = [job_name({"encoder": value, "seed": 1}) for value in ("a/b", "a b", "a?b", "x" * 200, "x" * 201)]
     assert len(set(names)) == 5
     assert all(name.replace("-", "").replace("_", "").isalnum() and len(name) <= 80 for name in names)
+
+
+def test_the_results_of_a_job_are_those_of_its_artifacts(tmp_path):
+    ws = Workspace.open(tmp_path / "job")
+    assert sweep.job_results(ws) == {}
+    ws.folder.mkdir()
+    pd.DataFrame({"id": range(30)}).to_parquet(ws.path_of("pool.parquet"))
+    pd.DataFrame({"id": range(12)}).to_parquet(ws.path_of("selection.parquet"))
+    rows = [
+        {"arm": arm, "task": task, "value": value, "low": value - 0.125, "high": value + 0.25}
+        for arm, value in (("base", 0.25), ("routed", 0.5))
+        for task in ("qa", "mean")
+    ]
+    regret = [{"task": "qa", "regret": 0.5}, {"task": "mean", "regret": 0.0625}]
+    metrics = {"table": rows, "routing": {"accuracy": 0.75}, "clusters": {"nmi": 0.5}, "regret": regret}
+    write_json(ws.path_of("metrics.json"), metrics)
+    assert sweep.job_results(ws) == {
+        "pool": 30, "distinct chosen": 12, "base": 0.25, "base low": 0.125, "base high": 0.5,
+        "routed": 0.5, "routed low": 0.375, "routed high": 0.75,
+        "routing accuracy": 0.75, "cluster NMI": 0.5, "mean regret": 0.0625,
+    }  # fmt: skip
 
 
 def test_the_table_and_the_pictures(tmp_path):

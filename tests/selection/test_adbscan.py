@@ -103,10 +103,31 @@ def plain_greedy(D, rows, label, kappa, radius, scale):
     return kept
 
 
+def plain_scale(size, wanted):
+    """A scale that leaves enough rows, where one a millionth larger does not: doubled or halved, then bisected."""
+    if size(np.inf) >= wanted:
+        return np.inf
+    step = 0
+    while size(2.0**step) >= wanted:
+        step += 1
+    while step > -332 and size(2.0 ** (step - 1)) < wanted:  # 1e-100
+        step -= 1
+    if step == -332:
+        return 0.0
+    enough, too_much = 2.0 ** (step - 1), 2.0**step
+    while too_much / enough > 1 + 1e-6:
+        half = (enough * too_much) ** 0.5
+        if size(half) < wanted:
+            too_much = half
+        else:
+            enough = half
+    return enough
+
+
 def plain_pool(D, label, kappa, radius, wanted):
     """Pool of exactly ``wanted`` distinct rows, noise thinned as one more label."""
     rows = range(len(label))
-    scale = thinning.largest_scale(lambda s: len(plain_greedy(D, rows, label, kappa, radius, s)), wanted)
+    scale = plain_scale(lambda s: len(plain_greedy(D, rows, label, kappa, radius, s)), wanted)
     kept = plain_greedy(D, rows, label, kappa, radius, scale)
     sizes = {i: int((label == label[i]).sum()) for i in kept}
     while len(kept) > wanted:
@@ -289,6 +310,12 @@ def test_cover(case, share):
     inside &= model.labels_[dropped] == model.labels_[rep]
     if surplus <= 0:
         assert inside.all()
+        visit = np.lexsort((np.arange(len(X)), model.core_distances_))
+        turn = np.argsort(visit)  # the row that drops another is visited before it
+        for i, j in zip(dropped, rep, strict=True):
+            near = np.minimum(radius[i], radius[result.indices]) * SLACK >= D[i, result.indices]
+            near &= (model.labels_[result.indices] == model.labels_[i]) & (turn[result.indices] < turn[i])
+            assert turn[j] < turn[i] and D[i, j] == pytest.approx(D[i, result.indices[near]].min(), rel=1e-9)
     else:  # where none of its own is left: the nearest of its label, if that has any
         for i, j in zip(dropped[~inside], rep[~inside], strict=True):
             others = result.indices[model.labels_[result.indices] == model.labels_[i]]
@@ -491,3 +518,21 @@ def test_the_device_path_gives_the_same(monkeypatch):
     np.testing.assert_array_equal(other.core_distances_, model.core_distances_)
     for name in ["indices", "repeats", "representative", "weights", "scale"]:
         np.testing.assert_array_equal(getattr(other.thin(70), name), getattr(model.thin(70), name))
+
+
+def test_surplus_rows_go_where_rows_are_crowded_beside_their_radius():
+    """Ten rows 1 apart and ten 10 apart, each kept or dropped by halves at one scale: five of twenty are too many.
+
+    Beside their radii all are as crowded, so the last ids go; by distance alone the first ten would lose them.
+    """
+    X = np.concatenate([np.arange(10.0), 1000 + 10 * np.arange(10.0)])[:, None]
+    model = ADBSCAN(min_samples=2, flattening=0, link_flattening=1).fit(X)
+    assert model.radii_.tolist() == [1.0] * 10 + [10.0] * 10 and model.labels_.tolist() == [0] * 10 + [1] * 10
+    result = model.thin(15, repeat_share=0)
+    assert result.scale == pytest.approx(1, rel=1e-5) and result.indices.tolist() == list(range(15))
+
+
+def test_the_scale_is_found_to_a_millionth():
+    for edge in (3.7, 1e-4, 8e5):
+        scale = thinning.largest_scale(lambda s, edge=edge: 10 if s <= edge else 4, 5)
+        assert edge * (1 - 1e-6) <= scale <= edge

@@ -44,6 +44,8 @@ def test_every_group_gets_one_before_any_gets_two():
     assert curve_budgets([(1, 1, 1)] * 3, [9, 9, 9], 2, weights=[1, 2, 3]).tolist() == [0, 1, 1]
     assert curve_budgets([(1, 1, 1)] * 2, [9, 9], 6, weights=[0, 1]).tolist() == [0, 6]
     assert curve_budgets([(1, 0, 1)] * 2, [4, 8], 6).tolist() == [2, 4]  # nothing rises: by size
+    # a second record brings 1 − 1/4 or 2.3 (1 − 1/√2) = 0.67; two more would bring 1 − 1/9 or 2.3 (1 − 1/√3) = 0.97
+    assert curve_budgets([(1, 1, 2), (1, 2.3, 0.5)], [9, 9], 3).tolist() == [2, 1]
 
 
 def test_objectives():

@@ -98,6 +98,8 @@ def test_turns_before_a_question_are_a_part_of_it():
         for history in ([], [["甲", "乙"]], [["甲", "乙"]])
     ]
     assert find_duplicates(validate_records(rows)).of.tolist() == [-1, -1, 1]
+    told = [row | {"system": system, "history": []} for row, system in zip(rows, ("", "简短。", "简短。"), strict=True)]
+    assert find_duplicates(validate_records(told)).of.tolist() == [-1, -1, 1]
 
 
 @settings(max_examples=25, deadline=None)

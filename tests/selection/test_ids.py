@@ -34,6 +34,8 @@ def test_without_ids_the_row_number_counts():
 
 def test_equal_ids_stay_in_order_of_rows():
     assert id_order(["b", "a", "b", "a"], 4).tolist() == [1, 3, 0, 2]
+    for ids in (["b", "a"] * 500, np.array([1, 0] * 500), np.array([0.5, 0.25] * 500)):
+        assert id_order(ids, 1000).tolist() == [*range(1, 1000, 2), *range(0, 1000, 2)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.selection.adbscan import ADBSCAN
-from assl_kit.selection.budgets import cluster_budgets
+from assl_kit.selection.budgets import cluster_budgets, with_every_cluster
 from assl_kit.selection.mmr import mmr_select
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.selection.table import POOL_COLUMNS, TABLE_COLUMNS, Selection
@@ -57,6 +57,7 @@ def test_proportional_budgets_are_the_quota_rounded(sizes, share):
 def test_budgets_by_hand():
     assert cluster_budgets([50, 30, 20], 10).tolist() == [5, 3, 2]
     assert cluster_budgets([1, 1, 1], 2).tolist() == [1, 1, 0]
+    assert cluster_budgets([7, 2, 2], 10).tolist() == [6, 2, 2]  # 6.36, 1.82, 1.82: the largest remainders get the rest
     assert cluster_budgets([100, 25], 60, 0.5).tolist() == [40, 20]
     assert cluster_budgets([100, 10], 60, 0).tolist() == [50, 10]
     assert cluster_budgets([10, 10], 25, capacities=[20, 10]).tolist() == [15, 10]
@@ -242,6 +243,9 @@ def test_summary_and_kept_by():
     assert np.array_equal(summary["n"], np.bincount(clusters))
     assert np.array_equal(summary["distinct"] + summary["copies"], summary["budget"])
     assert summary["budget"].sum() == 60 and (summary["pool"] >= summary["distinct"]).all()
+    noise = chosen.table[chosen.table["label"] == -1]["cluster"].value_counts()
+    assert summary["noise"].to_dict() == {cluster: noise.get(cluster, 0) for cluster in range(3)}
+    assert 0 < noise.sum() < (chosen.table["label"] <= 0).sum()
     assert summary["mean_weight"].iloc[0] == pytest.approx(chosen.table.query("cluster == 0")["weight"].mean())
     sources = pd.Series(np.where(np.arange(len(X)) % 4 == 0, "rare", "common"), name="source")
     kept = chosen.kept_by(sources)
@@ -250,6 +254,8 @@ def test_summary_and_kept_by():
     assert kept["kept"].sum() == len(chosen.indices) and kept["with_copies"].sum() == 60
     assert kept.loc["rare", "kept"] == (chosen.indices % 4 == 0).sum()
     assert kept.loc["rare", "share"] == pytest.approx((chosen.indices % 4 == 0).sum() / 100)
+    assert kept.loc["common", "share"] == pytest.approx((chosen.indices % 4 != 0).sum() / 300)
+    assert kept.loc["common", "kept"] < kept.loc["common", "with_copies"]
     with pytest.raises(DataError, match="400 rows"):
         chosen.kept_by(["a"])
 
@@ -350,6 +356,13 @@ def test_threads_blocks_and_input_types_do_not_matter(tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(Redistributor(n_jobs=n_jobs).fit_select(other, clusters, 70).table, expected)
 
 
+def test_a_cluster_never_gets_the_last_record_of_another():
+    asked = {"clusters": [0, 1, 2], "groups": ["a", "b", "a"], "capacities": [5, 5, 5]}
+    assert with_every_cluster(np.array([1, 2, 0]), **asked).tolist() == [1, 1, 1]  # though 0 is of its group
+    assert with_every_cluster(np.array([1, 1, 0]), **asked).tolist() == [1, 1, 0], "none has one to spare"
+    assert with_every_cluster(np.array([3, 2, 0]), **asked).tolist() == [2, 2, 1], "its own group gives first"
+
+
 def test_every_cluster_gets_a_record_where_that_is_asked_for():
     rng = np.random.default_rng(0)
     clusters = np.repeat([0, 1, 2, 3], [60, 30, 4, 1])
@@ -363,3 +376,16 @@ def test_every_cluster_gets_a_record_where_that_is_asked_for():
     enough = Redistributor().fit_select(X, clusters, 95, groups=groups)
     same = Redistributor(every_cluster=True).fit_select(X, clusters, 95, groups=groups)
     assert enough.table.equals(same.table)
+
+
+def test_tied_rows_of_a_pool_are_picked_by_id_in_any_order_of_rows():
+    ids = np.array(list("hjkabcdefilg"))
+    X, clusters = np.tile(np.float32([[0.6, 0.8]]), (12, 1)), np.zeros(12, int)
+    for order in (np.arange(12), np.arange(12)[::-1], np.random.default_rng(0).permutation(12)):
+        chosen = Redistributor(pool_factor=2).fit_select(X[order], clusters, 3, ids=ids[order])
+        assert sorted(chosen.pool["id"]) == list("abcdef") and chosen.table["id"].tolist() == list("abc")
+
+
+def test_a_pool_of_parts_is_rounded_up():
+    X, clusters = space(60, k=1)
+    assert len(Redistributor(pool_factor=1.5).fit_select(X, clusters, 5).pool) == 8  # 7.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -57,6 +58,34 @@ def test_a_repeated_token_counts_less_than_linearly():
     assert X[2] @ X[0] > 0
 
 
+@pytest.mark.parametrize("factor", [2.0, 0.25])
+def test_rows_of_any_length_become_unit_rows(fitted, factor):
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(modules=[copy.deepcopy(fitted[0])], device="cpu")  # without the module that normalises
+    with torch.no_grad():
+        length = float(np.linalg.norm(plain.encode(TEXTS[:1])))
+        plain[0].embedding.weight *= factor / length
+    assert np.linalg.norm(plain.encode(TEXTS[:1])) == pytest.approx(factor, rel=1e-5)
+    np.testing.assert_allclose(encode(plain, TEXTS), encode(fitted, TEXTS), atol=1e-6)
+
+
+def test_a_long_text_counts_no_more_than_a_short_one():
+    """Token vectors are those of the singular vectors of TF-IDF rows of length 1."""
+    from scipy.sparse import csr_matrix
+
+    counts = np.array([[9, 4, 0, 0], [0, 1, 1, 0], [1, 0, 2, 0], [0, 3, 0, 0]], float)  # the last token is never seen
+    vectors = static_encoder._token_vectors(csr_matrix(counts), 2, 0, 3)
+    idf = np.log(5 / (1 + (counts > 0).sum(axis=0))) + 1
+    sublinear = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    rows = sublinear * idf
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    weights = idf * sublinear.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
+    expected = weights[:, None] * np.linalg.svd(rows)[2][:2].T
+    products = expected @ expected.T  # without the signs, which are open
+    np.testing.assert_allclose((vectors @ vectors.T)[:3, :3], products[:3, :3], atol=1e-6)
+
+
 @pytest.mark.parametrize("text", ["😀😀", "龘", "Ж", "?", "\u200b", "龘😀 龘"])
 def test_unknown_characters_still_have_a_direction(fitted, text):
     row = encode(fitted, [text])[0]
@@ -108,9 +137,9 @@ def test_fingerprint_sees_weights_and_tokenizer(fitted):
         fitted[0].embedding.weight[3, 0] += 1
         assert encoder_fingerprint(fitted) != before
         fitted[0].embedding.weight[3, 0] -= 1
-    copy = fit_static_encoder(TEXTS, dim=32, vocab_size=500)
-    copy[0].tokenizer.normalizer = None
-    assert encoder_fingerprint(copy) != before
+    again = fit_static_encoder(TEXTS, dim=32, vocab_size=500)
+    again[0].tokenizer.normalizer = None
+    assert encoder_fingerprint(again) != before
 
 
 def test_more_dimensions_than_the_texts_have():
