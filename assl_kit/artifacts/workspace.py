@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from assl_kit.common.files import atomic_path, read_json, resolved, sha256_file, write_json
-from assl_kit.common.limits import check_parquet
+from assl_kit.data.parquet import read_table
 from assl_kit.errors import AsslError, WorkspaceError
 
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
@@ -128,13 +128,7 @@ class Workspace:
 
     def table(self, name: str) -> pd.DataFrame:
         """Read a Parquet artifact as a DataFrame."""
-        import pandas as pd
-
-        def read(path: Path) -> pd.DataFrame:
-            check_parquet(path)
-            return pd.read_parquet(path)
-
-        return _read(read, self._existing(name), name)
+        return _read(read_table, self._existing(name), name)
 
     def json(self, name: str) -> Any:
         """Read a JSON artifact."""

@@ -115,7 +115,7 @@ def test_assignments_of_the_command_line_take_the_parameters_type(name, text, va
 def test_a_parameter_file_is_plain_yaml():
     assert read_parameters("seed: 3\nlearning_rate: 1e-4\n", where="f") == {"seed": 3, "learning_rate": 1e-4}
     assert read_parameters("", where="f") == {}
-    with pytest.raises(ParameterError, match=r"not valid YAML \(mine.yaml, line 2\)"):
+    with pytest.raises(ParameterError, match=r"not valid YAML: mapping values .* \(mine.yaml, line 2\)"):
         read_parameters("seed: 3\n  x: [", where="mine.yaml")
     with pytest.raises(ParameterError, match="lines of 'name: value'"):
         read_parameters("- seed", where="mine.yaml")
