@@ -82,7 +82,7 @@ def _parquet(folder: Path) -> None:
     rows = pa.array([str(row) for row in range(160)])
     table = pa.table({"instruction": rows, "output": rows, "x": fixed})
     pq.write_table(table, folder / "fixed.parquet", compression="zstd")
-    one_text = pa.array(["长" * (12 * MIB)] + ["a"] * 599)
+    one_text = pa.array(["长" * (12 * MIB)] + ["a"] * 159)
     pq.write_table(pa.table({"instruction": rows, "output": rows, "x": one_text}), folder / "dictionary.parquet")
     alike = pa.array(["x" * 200_000 + str(row) for row in range(1600)])
     rows = pa.array([str(row) for row in range(1600)])
