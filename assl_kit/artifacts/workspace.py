@@ -171,6 +171,9 @@ class Workspace:
             for name, entry in manifest[part].items():
                 if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
                     raise WorkspaceError(f"the entry {name[:80]!r} of the manifest is damaged", **place)
+                parents = entry.get("parents", [])
+                if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+                    raise WorkspaceError(f"the parents of {name[:80]!r} in the manifest are no list of names", **place)
         return manifest
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:

@@ -194,18 +194,22 @@ class _Compact:
 
     def struct(self) -> dict[int, Any]:
         """The fields of a struct by their numbers."""
-        self._depth += 1
-        if self._depth > 16:
-            raise ValueError("nested too deeply")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._zigzag()
             fields[number] = self._value(head & 15)
-        self._depth -= 1
         return fields
 
     def _value(self, kind: int) -> Any:
+        self._depth += 1
+        if self._depth > 16:
+            raise ValueError("nested too deeply")
+        value = self._plain(kind)
+        self._depth -= 1
+        return value
+
+    def _plain(self, kind: int) -> Any:
         if kind in (1, 2):
             return kind == 1
         if kind == 3:
@@ -274,6 +278,8 @@ def _values(column: pa.Array, place: str) -> list[Any]:
 def _as_text(cell: pa.Scalar, place: str) -> str | None:
     try:
         return None if not cell.is_valid else str(cell.as_py())
+    except UnicodeDecodeError as error:
+        raise DataError("a text is not UTF-8", where=place, hint="Write the file again.") from error
     except (OverflowError, ValueError) as error:
         if not hasattr(cell, "value"):
             raise DataError(f"a value of {cell.type} cannot be read", where=place, hint="Drop the field.") from error

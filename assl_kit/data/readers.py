@@ -282,7 +282,7 @@ def _read_parquet(read: Callable[[Path], Iterator[Any] | None], path: Path) -> I
 
     try:
         yield from read(path) or ()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the names of columns may be no text either
         raise DataError("the file cannot be read as Parquet", where=str(path)) from error
 
 

@@ -81,14 +81,17 @@ def _case(target: Target, whole: Path, work: Path, seed: int, case: int) -> str 
     return f"it took {taken >> 20} MiB" if taken > CASE_BYTES else None
 
 
-def child(name: str, folder: Path, seed: int, start: int, until: float, most: int) -> None:
+def child(name: str, folder: Path, seed: int, start: int, seconds: float, most: int) -> None:
     """Run cases from ``start`` on, writing the number of each before it and the findings after it."""
     target, whole, work = TARGETS[name], folder / "whole", folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(whole, work)
     quietly(target.read, work, 0)  # imports what it needs; a whole example is read
     _limit()
-    case = start
+    ready = folder / "ready"  # the time counts from the first case, not from the imports before it
+    if not ready.is_file():
+        ready.write_text(str(time.time()), encoding="utf-8")
+    until, case = float(ready.read_text(encoding="utf-8")) + seconds, start
     with open(folder / "cases", "w", encoding="utf-8") as log:
         while case < most and time.time() < until:
             log.seek(0)
@@ -108,12 +111,12 @@ def child(name: str, folder: Path, seed: int, start: int, until: float, most: in
 def hunt(name: str, folder: Path, seed: int, seconds: float, most: int = 1 << 40) -> tuple[int, list[dict]]:
     """Fuzz one reader; how many cases ran, and what went wrong, each kind once."""
     example(TARGETS[name], folder)
-    until, start, ended = time.time() + seconds, 0, []
-    while start < most and (start == 0 or time.time() < until):
+    start, ended = 0, []
+    while start < most:
         (folder / "cases").write_text(f"{start:012d}\n", encoding="utf-8")
         command = [sys.executable, "-m", "fuzz.hunt", "--child", name, str(folder), str(seed), str(start)]
         program = subprocess.run(
-            [*command, str(until), str(most)],
+            [*command, str(seconds), str(most)],
             capture_output=True,
             text=True,
             errors="replace",

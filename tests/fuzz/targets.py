@@ -47,7 +47,7 @@ def _records() -> list[dict[str, Any]]:
     from assl_kit.data.synthetic import make_corpus
 
     rows = make_corpus(200, seed=0).head(12).to_dict("records")
-    return [row | {"score": number / 3, "tags": ["a", number]} for number, row in enumerate(rows)]
+    return [row | {"score": number / 3, "tags": ["a", str(number)]} for number, row in enumerate(rows)]
 
 
 def _dialogues() -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def _folder(folder: Path) -> None:
 
 # descriptions ---------------------------------------------------------------------------------------------------------
 def _parameters(folder: Path) -> None:
-    text = "# ours\nseed: 3\nlearning_rate: 2e-3\nn_select: 0.2\nencoder: fit\nmin_similarity: auto\ndata: embedded\n"
+    text = "# ours\nseed: 3\nlearning_rate: 2e-3\nn_select: 30\nencoder: fit\nmin_similarity: auto\ndata: embedded\n"
     (folder / "mine.yaml").write_text(text, encoding="utf-8")
 
 
@@ -276,6 +276,12 @@ def _export(folder: Path) -> None:
     (folder / "routes.json").write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
+def _client_error() -> type[Exception]:
+    from assl_kit.app.vllm_client import ClientError
+
+    return ClientError
+
+
 def _read_export(folder: Path, case: int) -> Any:
     from assl_kit.app.vllm_client import Routes
 
@@ -283,8 +289,6 @@ def _read_export(folder: Path, case: int) -> Any:
 
 
 def _targets() -> dict[str, Target]:
-    from assl_kit.app.vllm_client import ClientError
-
     def corpus(name: str, content: Callable[[], bytes], **packing: Any) -> Target:
         return Target(_write(name, content), (name,), _corpus(name), **packing)
 
@@ -308,7 +312,7 @@ def _targets() -> dict[str, Target]:
         "gguf": Target(_gguf, ("a.gguf",), _read_gguf),
         "adapter": Target(_adapter, ("adapter_config.json", "adapter_model.safetensors"), _read_adapter),
         "encoder": Target(_encoder, encoder, _read_encoder),
-        "routes": Target(_export, ("routes.json", "router.safetensors"), _read_export, (AsslError, ClientError)),
+        "routes": Target(_export, ("routes.json", "router.safetensors"), _read_export, (AsslError, _client_error())),
         "base": Target(_base, base, _read_base),
         "template": Target(_template, ("mine.jinja",), _read_template),
     }
