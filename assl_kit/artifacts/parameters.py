@@ -304,7 +304,7 @@ def check_names(names: Iterable[str], known: Iterable[str] = NAMES, *, where: st
         shown = [name[:80] for name in unknown[:_SHOWN]]
         hints = [hint for hint in (near(name, known) for name in shown) if hint]
         plural = "s" if len(unknown) > 1 else ""
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
         what = f"unknown parameter{plural} {', '.join(map(repr, shown))}{more}"
         raise ParameterError(what, where=where, hint=" ".join(hints) or f"The parameters are {', '.join(known)}.")
 

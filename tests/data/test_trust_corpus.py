@@ -130,6 +130,27 @@ def test_parquet_columns_and_lists_are_bounded(tmp_path, monkeypatch):
         load_records(file)
 
 
+def test_parquet_that_is_no_text_or_has_damaged_pages_is_one_clear_error(tmp_path):
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "a.parquet"
+    pd.DataFrame(rows(20)).to_parquet(file, compression=None)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace("第7条".encode(), b"\xff" * len("第7条".encode())))
+    with pytest.raises(DataError, match="a text is not UTF-8"):
+        load_records(file)
+    file.write_bytes(whole.replace(b"instruction", b"\xffnstruction"))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load_records(file)
+    file.write_bytes(whole)
+    with pq.ParquetFile(file) as about:
+        start = about.metadata.row_group(0).column(0).dictionary_page_offset
+    for damage in (b"\x19" * 200, b"\x1c" * 200, b"\xff" * 50):  # lists in lists, structs in structs, no end
+        file.write_bytes(whole[:start] + damage + whole[start + len(damage) :])
+        with pytest.raises(DataError, match="a page has no header|cannot be read as Parquet"):
+            load_records(file)
+
+
 @links
 def test_a_benchmarks_folder_has_no_links_out(tmp_path):
     secret = tmp_path / "secret.json"
