@@ -7,6 +7,7 @@
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
+# make fuzz   reads changed files for FUZZ_SECONDS (600), all readers or READERS="json parquet"; findings in FUZZ_OUT
 # make install · make clean
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-slow test-lowest test-newest mutate lab lint notebooks exercises bench evidence install clean
+.PHONY: run test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
@@ -81,6 +82,14 @@ bench: $(INSTALLED)
 evidence: $(INSTALLED)
 	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(ARGS)
 	$(BIN)/python -m benchmarks.evidence.table
+
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 0
+FUZZ_OUT ?= $(CURDIR)/build/fuzz
+READERS ?=
+
+fuzz: $(INSTALLED)
+	cd tests && $(QUIET) $(abspath $(BIN))/python -m fuzz.hunt --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --out $(FUZZ_OUT) $(READERS)
 
 install: $(INSTALLED)
 

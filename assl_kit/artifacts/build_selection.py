@@ -9,6 +9,7 @@ import pandas as pd
 
 from assl_kit.common.cluster import backend
 from assl_kit.data.groups import assign_groups
+from assl_kit.data.parquet import read_table
 
 from .build_data import n_select_of
 from .build_space import training_rows
@@ -51,7 +52,7 @@ def _cells(parents: Parents, ids: pd.Series, p: Parameters) -> dict[str, Any]:
     clusters = table["cluster"].to_numpy()
     if p.selection == "literal":
         return {"clusters": clusters, "ids": ids.to_numpy()}
-    kinds = pd.read_parquet(parents.path("records"), columns=["id", "task", "source", "instruction"])
+    kinds = read_table(parents.path("records"), columns=["id", "task", "source", "instruction"])
     groups = assign_groups(ids.to_frame().merge(kinds, on="id", how="left"), clusters, by=p.groups)
     curves = pd.DataFrame(parents["curves"]["curves"]).set_index("group") if p.budget == "curve" else None
     return {"clusters": clusters, "groups": groups.to_numpy(), "curves": curves, "ids": ids.to_numpy()}

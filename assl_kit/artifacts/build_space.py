@@ -12,7 +12,8 @@ import pandas as pd
 
 from assl_kit.common.cluster import backend
 from assl_kit.common.files import write_json
-from assl_kit.data.records import BLOCK, block_starts
+from assl_kit.data.parquet import block_starts, read_table
+from assl_kit.data.records import BLOCK
 from assl_kit.data.splits import training_pool
 from assl_kit.errors import DataError
 from assl_kit.space.embeddings import embed_block, mapped_rows, rows_of, write_embeddings
@@ -62,13 +63,13 @@ def build_embeddings(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     else:
         encoder = encoder_in(folder, p)
         blocks = (embed_block(encoder, records, number) for number in range(len(block_starts(records)) - 1))
-    write_embeddings(path, pd.read_parquet(records, columns=["id"])["id"].tolist(), blocks)
+    write_embeddings(path, read_table(records, columns=["id"])["id"].tolist(), blocks)
 
 
 @contextmanager
 def training_rows(ws: Workspace, parents: Parents) -> Iterator[tuple[pd.Series, np.ndarray]]:
     """Ids and embeddings of the training records, in their order; for Ray's workers in a file that they can map."""
-    ids = training_pool(pd.read_parquet(parents.path("records"), columns=["id", "split"]))["id"]
+    ids = training_pool(read_table(parents.path("records"), columns=["id", "split"]))["id"]
     space = parents["embeddings"]
     if backend() == "local":
         yield ids, rows_of(space, ids)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from assl_kit.common.limits import parse_json
+from assl_kit.common.limits import MAX_YAML, BadYaml, check_size, parse_json, parse_yaml
 from assl_kit.common.names import first_unwritable, shown
-from assl_kit.errors import ParameterError
+from assl_kit.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -153,16 +151,8 @@ class Parameters(BaseModel):
 
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
+_SHOWN = 10  # unknown names in a message
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``2e-3`` as a number, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
-)
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
@@ -195,7 +185,8 @@ def read_parameters(text: str, *, where: str) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        If it is not YAML, or not a mapping of names to plain values.
+        If it is not YAML as `assl_kit.common.limits.parse_yaml` reads it (a name twice is refused), or not a mapping
+        of names to plain values.
 
     Examples
     --------
@@ -203,14 +194,10 @@ def read_parameters(text: str, *, where: str) -> dict[str, Any]:
     {'learning_rate': 0.002}
     """
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = where if mark is None else f"{where}, line {mark.line + 1}"
-        raise ParameterError("the parameter file is not valid YAML", where=place) from error
-    except (RecursionError, ValueError, OverflowError) as error:  # a date or a number that cannot be, too
-        what = "is nested too deeply" if isinstance(error, RecursionError) else f"holds a wrong value: {error}"
-        raise ParameterError(f"the parameter file {what}", where=where) from None
+        values = parse_yaml(text)
+    except BadYaml as error:
+        place = where if error.line is None else f"{where}, line {error.line}"
+        raise ParameterError(f"the parameter file is not valid YAML: {error.what}", where=place) from error
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ParameterError("a parameter file holds lines of 'name: value'", where=where)
@@ -220,9 +207,12 @@ def read_parameters(text: str, *, where: str) -> dict[str, Any]:
 def read_parameter_file(path: Path, what: str = "parameter file") -> dict[str, Any]:
     """As `read_parameters`, from a file; ``what`` names its kind where it cannot be read."""
     try:
+        check_size(path, 4 * MAX_YAML)  # of bytes, which are more than characters
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"the {what} cannot be read as text", where=str(path)) from error
+    except DataError as error:
+        raise ParameterError(error.what, where=error.where, hint=error.hint) from None
     return read_parameters(text, where=str(path))
 
 
@@ -311,9 +301,11 @@ def check_names(names: Iterable[str], known: Iterable[str] = NAMES, *, where: st
     known = tuple(known)
     unknown = [name for name in names if name not in known]
     if unknown:
-        hints = [hint for hint in (near(name, known) for name in unknown) if hint]
+        listed = [name[:80] for name in unknown[:_SHOWN]]
+        hints = [hint for hint in (near(name, known) for name in listed) if hint]
         plural = "s" if len(unknown) > 1 else ""
-        what = f"unknown parameter{plural} {', '.join(map(repr, unknown))}"
+        more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
+        what = f"unknown parameter{plural} {', '.join(map(repr, listed))}{more}"
         raise ParameterError(what, where=where, hint=" ".join(hints) or f"The parameters are {', '.join(known)}.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from assl_kit.common.limits import check_parquet
+from assl_kit.data.parquet import check_parquet
 from assl_kit.errors import WorkspaceError
 
 

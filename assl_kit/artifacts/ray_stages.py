@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.base import clone
 
 from assl_kit.common.cluster import check_room, connect, device_for, explained, opened, run_tasks, share, total
-from assl_kit.data.records import block_starts
+from assl_kit.data.parquet import block_starts
 from assl_kit.selection.redistribute import Redistributor
 from assl_kit.space.embeddings import embed_block
 

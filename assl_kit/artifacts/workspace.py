@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.files import atomic_path, lock_at, read_json, resolved, sha256_file, write_json
-from assl_kit.common.limits import check_parquet
+from assl_kit.data.parquet import read_table
 from assl_kit.errors import AsslError, WorkspaceError
 
 from .parameters import DEFAULT_PROFILE, NAMES, Parameters, check_names, load_profile, validate
@@ -127,13 +127,7 @@ class Workspace:
 
     def table(self, name: str) -> pd.DataFrame:
         """Read a Parquet artifact as a DataFrame."""
-        import pandas as pd
-
-        def read(path: Path) -> pd.DataFrame:
-            check_parquet(path)
-            return pd.read_parquet(path)
-
-        return _read(read, self._existing(name), name)
+        return _read(read_table, self._existing(name), name)
 
     def json(self, name: str) -> Any:
         """Read a JSON artifact."""
@@ -176,6 +170,9 @@ class Workspace:
             for name, entry in manifest[part].items():
                 if not isinstance(entry, dict) or (part == "artifacts" and not isinstance(entry.get("sha256"), str)):
                     raise WorkspaceError(f"the entry {name[:80]!r} of the manifest is damaged", **place)
+                parents = entry.get("parents", [])
+                if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+                    raise WorkspaceError(f"the parents of {name[:80]!r} in the manifest are no list of names", **place)
         return manifest
 
     def update_manifest(self, part: str, values: Mapping[str, Any]) -> None:

@@ -6,30 +6,39 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+
+import yaml
 
 from assl_kit.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MAX_JSON = 32 << 20
 """Bytes of one JSON file that describes something: a bank, a run, an adapter, a model."""
 MAX_LINE = 32 << 20
 """Bytes of one line, and characters of one field, of a file of records."""
 MAX_LIST = 4 << 30
-"""Bytes of a file of records that must be read whole: a JSON list."""
+"""Bytes of a file of records that must be read whole: one of CFLEB's tasks."""
+MAX_VOCABULARY = 64 << 20
+"""Bytes of a file of a tokenizer. The largest in use have 33 MB."""
+MAX_TEMPLATE = 1 << 18
+"""Bytes of a chat template, which have some thousands, and characters of what it writes of a short conversation."""
+MAX_YAML = 1 << 18
+"""Bytes of a file of parameters, and of the head of a dataset's card."""
+MAX_NESTED = 50
+"""How deep lists and mappings of YAML lie in each other."""
 MAX_RATIO = 200
 """How many times the size of a packed file its content may have, beyond ``FREE_UNPACKED`` bytes. Text has 3 to 20."""
-FREE_UNPACKED = 1 << 30
+FREE_UNPACKED = 16 << 20
 MAX_RECORDS = 20_000_000
-MAX_VALUES = 1 << 28
-"""Values of one column of a Parquet file, those in lists included."""
 MAX_COLUMNS = 1_000
 """Names of fields in one corpus."""
+FREE_CELLS = 2_000_000
+"""Cells of fields that only some records have, full or empty, before they are compared with how much text there is."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -45,14 +54,122 @@ def parse_json(text: str | bytes) -> Any:
     ...     print(error.msg)
     it is nested too deeply
     """
-    try:
+    with _json_errors():
         return json.loads(text)
+
+
+def decode_json(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place of a text, and where it ends; errors as `parse_json`.
+
+    Examples
+    --------
+    >>> decode_json("[1], 2", 0)
+    ([1], 3)
+    """
+    with _json_errors():
+        return _DECODER.raw_decode(text, at)
+
+
+_DECODER = json.JSONDecoder()
+
+
+@contextmanager
+def _json_errors() -> Iterator[None]:
+    try:
+        yield
     except RecursionError:
         raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError:  # Python's own bound on the digits of a whole number
         raise json.JSONDecodeError("a number has too many digits", "", 0) from None
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML of bounded depth; a name twice is refused, and so are merges of mappings, and parts that hold themselves."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._around: list[str | None] = []  # the anchors of the parts that the next one lies in
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if len(self._around) >= MAX_NESTED:
+            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply", event.start_mark)
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._around:
+            raise yaml.MarkedYAMLError(None, None, f"{event.anchor[:80]!r} holds itself", event.start_mark)
+        self._around.append(event.anchor)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._around.pop()
+
+    def flatten_mapping(self, node: Any) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(None, None, "a mapping is merged into another", key.start_mark)
+        super().flatten_mapping(node)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            name, line = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key), key.start_mark.line + 1
+            if name in seen:
+                what = f"the name {str(key.value)[:80]!r} stands there twice, first in line {seen[name]}"
+                raise yaml.MarkedYAMLError(None, None, what, key.start_mark)
+            seen[name] = line
+        return super().construct_mapping(node, deep)
+
+
+_Plain.add_implicit_resolver(  # ``2e-3`` is a number, as YAML 1.2 has it
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
+)
+
+
+class BadYaml(DataError):
+    """A text is not YAML, or YAML that is not read; ``what`` says why, ``line`` where."""
+
+    line: int | None = None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text.
+
+    Raises
+    ------
+    BadYaml
+        It is longer than ``MAX_YAML``; it is no YAML; a name stands twice in a mapping; a mapping is merged into
+        another by ``<<``; it is nested deeper than ``MAX_NESTED``; a value is no number or date though it looks so.
+
+    Examples
+    --------
+    >>> parse_yaml("learning_rate: 2e-3")
+    {'learning_rate': 0.002}
+    >>> try:
+    ...     parse_yaml("a: 1\\nb: 2\\na: 3")
+    ... except BadYaml as error:
+    ...     print(error.what, error.line)
+    the name 'a' stands there twice, first in line 1 3
+    """
+    if len(text) > MAX_YAML:
+        raise BadYaml(f"the text has more than {MAX_YAML:,} characters")
+    try:
+        return yaml.load(text, Loader=_Plain)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        wrong = BadYaml(_yaml_problem(error))
+        mark = getattr(error, "problem_mark", None)
+        wrong.line = None if mark is None else mark.line + 1
+        raise wrong from None
+    except RecursionError:
+        raise BadYaml("it is nested too deeply") from None
+    except (ValueError, TypeError, OverflowError, KeyError, AttributeError, IndexError) as error:
+        # dates of no calendar, numbers of thousands of digits, unknown tags within numbers
+        raise BadYaml(f"a value cannot be read: {str(error)[:200]}") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    return str(problem or "it cannot be read")[:200]
 
 
 def check_size(path: str | os.PathLike, most: int) -> None:
@@ -129,114 +246,3 @@ class _Unpacked(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-def check_parquet(path: str | os.PathLike) -> None:
-    """Refuse, by its header alone, a Parquet file with more rows, columns or values than a corpus may have.
-
-    Raises
-    ------
-    DataError
-        If it has. A file that is no Parquet file raises pyarrow's own error.
-    """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        about = file.metadata
-        groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    rows, columns = max(about.num_rows, sum(group.num_rows for group in groups)), about.num_columns
-    values = max(
-        (sum(group.column(number).num_values for group in groups) for number in range(min(columns, MAX_COLUMNS))),
-        default=0,
-    )
-    for what, count, most in (
-        ("rows", rows, MAX_RECORDS),
-        ("columns", columns, MAX_COLUMNS),
-        ("values", values, MAX_VALUES),
-    ):
-        if count > most:
-            raise DataError(
-                f"the Parquet file has {count:,} {what}, at most {most:,} are read",
-                where=str(path),
-                hint="Check where it comes from.",
-            )
-
-
-def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, one at a time; repeated texts stay packed until their rows are given.
-
-    Raises
-    ------
-    DataError
-        As `check_parquet`; if a text is longer than ``MAX_LINE``; or if all texts together have more than
-        ``FREE_UNPACKED`` bytes and ``MAX_RATIO`` times the size of the file.
-    """
-    import pyarrow.parquet as pq
-
-    check_parquet(path)
-    number, unpacked, most = 0, 0, max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
-    with pq.ParquetFile(path) as file:
-        leaves = [file.schema.column(place) for place in range(len(file.schema))]
-        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    with pq.ParquetFile(path, read_dictionary=texts) as file:
-        for batch in file.iter_batches(batch_size=8192):
-            lengths = [length for column in batch.columns for length in _text_lengths(column)]
-            size, longest = sum(total for total, _ in lengths), max((length for _, length in lengths), default=0)
-            unpacked += size
-            if longest > MAX_LINE:
-                raise DataError(f"a text has more than {MAX_LINE:,} bytes", where=f"{path}, after row {number}")
-            if unpacked > most:
-                raise DataError(
-                    f"the Parquet file unpacks to more than {most:,} bytes, over {MAX_RATIO} times its size",
-                    where=str(path),
-                    hint="Check where it comes from.",
-                )
-            step = max(1, min(8192, 8192 * MAX_LINE // max(size, 1)))
-            for start in range(0, batch.num_rows, step):
-                for row in _rows(batch.slice(start, step), f"{path}, after row {number}"):
-                    number += 1
-                    yield row
-
-
-def _rows(batch: pa.RecordBatch, place: str) -> list[dict[str, Any]]:
-    """The rows of a batch; a column with times that Python cannot hold, as those after the year 9999, becomes text."""
-    try:
-        return batch.to_pylist()
-    except (OverflowError, ValueError):
-        names = batch.schema.names
-        columns = [
-            _values(column, f"{place}, field {name!r}") for name, column in zip(names, batch.columns, strict=True)
-        ]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _values(column: pa.Array, place: str) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except (OverflowError, ValueError):
-        return [_as_text(cell, place) for cell in column]
-
-
-def _as_text(cell: pa.Scalar, place: str) -> str | None:
-    try:
-        return None if not cell.is_valid else str(cell.as_py())
-    except (OverflowError, ValueError) as error:
-        if not hasattr(cell, "value"):
-            raise DataError(f"a value of {cell.type} cannot be read", where=place, hint="Drop the field.") from error
-        return f"{cell.value} as {cell.type}"
-
-
-def _text_lengths(column: pa.Array) -> Iterator[tuple[int, int]]:
-    """For each leaf of a column that holds texts or bytes: what all of them have together, and the longest one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        yield from _text_lengths(column.flatten())
-    elif pa.types.is_map(kind) or pa.types.is_struct(kind):
-        for part in (column.keys, column.items) if pa.types.is_map(kind) else column.flatten():
-            yield from _text_lengths(part)
-    elif pa.types.is_dictionary(kind):
-        lengths = pc.binary_length(column.dictionary)
-        yield pc.sum(lengths.take(column.indices)).as_py() or 0, pc.max(lengths).as_py() or 0

@@ -15,7 +15,7 @@ from typing import Any
 
 from assl_kit.errors import AsslError, DataError, ParameterError
 
-from .limits import MAX_JSON, check_size, parse_json
+from .limits import MAX_JSON, MAX_TEMPLATE, MAX_VOCABULARY, BadYaml, check_size, parse_json, parse_yaml
 
 _MODULES = (
     "BoW", "CNN", "Dense", "Dropout", "LSTM", "LayerNorm", "Normalize", "Pooling", "StaticEmbedding", "Transformer",
@@ -37,7 +37,13 @@ _PACKED = (
 )  # fmt: skip
 _TEXT = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 _PLACES = ("data_files", "data_dir", "path")
+_SIZES = (
+    ("*.safetensors.index.json", MAX_JSON), ("*.jinja", MAX_TEMPLATE), ("*.json", MAX_VOCABULARY),
+    ("*.txt", MAX_VOCABULARY), ("*.model", MAX_VOCABULARY), ("*.tiktoken", MAX_VOCABULARY),
+)  # fmt: skip
 MAX_FILES = 100_000
+MAX_GROWTH = 4096
+"""How many times longer the steps of a tokenizer may make a text. Those in use: 8."""
 
 
 def inside(folder: str | Path, file: str | Path, kind: type[AsslError] = DataError) -> Path:
@@ -64,8 +70,8 @@ def check_model_folder(folder: str | Path, what: str) -> None:
     ------
     ParameterError
         If the folder holds an adapter, whose file names another model to load; a list of weights names other files than
-        safetensors beside it; an option of loading is named that could read pickled weights or run code; or a file is
-        no JSON or too large.
+        safetensors beside it; an option of loading is named that could read pickled weights or run code; the steps of
+        a tokenizer could make a text grow without bound; or a file is no JSON or too large.
     """
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file():
@@ -75,6 +81,8 @@ def check_model_folder(folder: str | Path, what: str) -> None:
             hint="Give the model itself; adapters belong into an expert bank.",
         )
     for file in sorted(folder.iterdir()):
+        if file.is_file():
+            _check_model_file(file)
         if file.is_file() and any(fnmatch(file.name, pattern) for pattern in _FILES):
             value = _read(file)
             _check_shards(value, file, what)
@@ -83,6 +91,50 @@ def check_model_folder(folder: str | Path, what: str) -> None:
                     _check_arguments(part, file, what)
                 elif name in ("attn_implementation", "_attn_implementation"):
                     check_attention(part, what, str(file))
+
+
+def _check_model_file(file: Path) -> None:
+    """Refuse a file that transformers would read whole, however large it is."""
+    most = next((most for pattern, most in _SIZES if fnmatch(file.name, pattern)), None)
+    try:
+        if most is not None:
+            check_size(file, most)
+    except DataError as error:
+        raise ParameterError(error.what, where=error.where, hint=error.hint) from None
+    if file.name == "tokenizer.json":
+        _check_growth(_read(file, most=MAX_VOCABULARY), file)
+
+
+def _check_growth(tokenizer: Any, file: Path) -> None:
+    """Refuse a tokenizer whose steps, one after the other, could make a text of some words fill the memory."""
+    growth = 1.0
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        part = tokenizer.get(name) if isinstance(tokenizer, dict) else None
+        for step in _parts(part):
+            growth = min(growth * _growth_of(step), 1e9)
+        if growth > MAX_GROWTH:
+            raise ParameterError(
+                f"the tokenizer's {name} could make a text more than {MAX_GROWTH:,} times as long",
+                where=str(file),
+                hint="Take the tokenizer of the model's authors.",
+            )
+        growth = 1.0
+
+
+def _growth_of(step: dict[str, Any]) -> float:
+    """How many times longer a step of a tokenizer makes a text at most, beside what it adds once."""
+    kind, content, pattern = step.get("type"), step.get("content"), step.get("pattern")
+    if kind == "Replace" and isinstance(content, str):
+        text = pattern.get("String") if isinstance(pattern, dict) else None
+        return max(1.0, len(content) / len(text)) if isinstance(text, str) and text else 1.0 + len(content)
+    if kind == "TemplateProcessing":
+        pieces = [piece for name in ("single", "pair") for piece in _list(step.get(name)) if isinstance(piece, dict)]
+        return max(1, sum("Sequence" in piece for piece in pieces))
+    return {"ByteLevel": 2.0, "Precompiled": 4.0}.get(str(kind), 1.0)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def check_attention(value: Any, what: str, where: str) -> None:
@@ -169,14 +221,12 @@ def check_dataset_folder(folder: str | Path) -> None:
 
 def _check_card(file: Path) -> None:
     """A dataset's README.md may list its files, in YAML between two lines of dashes."""
-    import yaml
-
     check_size(file, MAX_JSON)
     head, dashes, _ = file.read_text(encoding="utf-8", errors="replace").removeprefix("---").partition("\n---")
     try:
-        listed = [part for key, part in _entries(yaml.safe_load(head)) if key in _PLACES] if dashes else []
-    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
-        raise DataError("the head of README.md is not valid YAML", where=str(file)) from error
+        listed = [part for key, part in _entries(parse_yaml(head)) if key in _PLACES] if dashes else []
+    except BadYaml as error:
+        raise DataError(f"the head of README.md is not valid YAML: {error.what}", where=str(file)) from error
     for part in listed:
         for name in [part, *(text for _, text in _entries({"": part}))]:
             for text in name if isinstance(name, list) else [name]:
@@ -197,9 +247,9 @@ def leads_out(path: str) -> bool:
     return absolute or upwards or "\\" in path or "\0" in path  # a backslash parts folders on Windows, NUL ends a path
 
 
-def _read(file: Path, kind: type[AsslError] = ParameterError) -> Any:
+def _read(file: Path, kind: type[AsslError] = ParameterError, most: int = MAX_JSON) -> Any:
     try:
-        check_size(file, MAX_JSON)
+        check_size(file, most)
         return parse_json(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise kind(f"{file.name} is not readable JSON: {error}", where=str(file)) from None
@@ -209,6 +259,12 @@ def _read(file: Path, kind: type[AsslError] = ParameterError) -> Any:
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
     """Every named entry at any depth, each once, however often YAML repeats a part."""
+    for part in _parts(value):
+        yield from part.items()
+
+
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping at any depth, each once."""
     waiting, seen = [value], set()
     while waiting:
         part = waiting.pop()
@@ -216,7 +272,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
-            yield from part.items()
+            yield part
         waiting += part.values() if isinstance(part, dict) else part
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from assl_kit.common.limits import parse_json
 from assl_kit.errors import DataError
 
 Message: TypeAlias = dict[str, str]
@@ -65,7 +65,7 @@ def read_history(text: Any, where: str) -> list[list[str]]:
     turns = text
     if isinstance(text, str):
         try:
-            turns = json.loads(text) if text.strip() else []
+            turns = parse_json(text) if text.strip() else []
         except ValueError:
             turns = None
     elif not isinstance(text, list | tuple):

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from assl_kit.common.columns import tidy
+from assl_kit.common.limits import first_bytes
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
@@ -22,6 +23,7 @@ from .records import COLUMNS, SPLIT_NAMES, LeftOut, TooLong, validated
 from .schemas import NothingToRead
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
+_CARD = re.compile(r"---\r?\n(.*\n)*?(configs|dataset_info):")
 _PAGES = (".md", ".rst", ".html", ".pdf")
 _NOT_DATA = ("license", "licence", "notice", "citation.cff", "requirements.txt")
 _NAMED = 10
@@ -66,7 +68,7 @@ def is_saved_dataset(folder: Path) -> bool:
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return True
     card = folder / "README.md"
-    if card.is_file() and re.match(r"---\n(.*\n)*?(configs|dataset_info):", card.read_text("utf-8", "replace")[:65536]):
+    if card.is_file() and _CARD.match(first_bytes(card, 1 << 16).decode("utf-8", "replace")):
         return True
     files = [file for file in folder.rglob("*") if file.is_file()]
     known = any(stem_and_ending(file.name)[1] for file in files)

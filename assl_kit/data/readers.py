@@ -9,17 +9,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from assl_kit.common import limits
 from assl_kit.common.hub import is_offline
-from assl_kit.common.limits import DamagedFile, first_bytes, open_records, parquet_rows, parse_json
+from assl_kit.common.limits import DamagedFile, decode_json, first_bytes, open_records, parse_json
 from assl_kit.common.packages import need, reason
 from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
+from .parquet import check_parquet, parquet_rows
 from .schemas import NothingToRead
 
 Pair = tuple[str, dict[str, Any]]
@@ -29,7 +32,10 @@ ENDINGS = {
 }  # fmt: skip
 """Kinds of files by the ending of their names, packed or not."""
 PACKED = (".gz", ".zst")
+_BOM = b"\xef\xbb\xbf"
 _HEAD = 1 << 16
+_SPACE = re.compile(r"[ \t\r\n]*")
+_TAIL = 4  # characters after a number that tell that it ends there, as those of ``1.5e+3`` do not
 
 
 def stem_and_ending(name: str) -> tuple[str, str]:
@@ -99,28 +105,102 @@ def _wrong_line(error: UnicodeDecodeError | json.JSONDecodeError, place: str) ->
 
 def iter_json_list(path: Path, *, skip: bool = False) -> Iterator[tuple[str, Any]]:
     """(place, object) for each element of a JSON list (Alpaca); a file of JSON lines under this ending is read too."""
-    try:
-        with io.TextIOWrapper(open_records(path), encoding="utf-8-sig") as handle:
-            text = handle.read(limits.MAX_LIST + 1)
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
-    if len(text) > limits.MAX_LIST:
-        raise DataError(
-            f"the file has more than {limits.MAX_LIST:,} characters, too many to be read as one list",
-            where=str(path),
-            hint="Write one record a line (.jsonl).",
-        )
-    if text.lstrip()[:1] == "{" and "\n{" in text.strip():
+    with open_records(path) as handle:
+        lines = iter(lambda: handle.readline(limits.MAX_LINE + 1), b"")
+        first = next((line for line in lines if line.removeprefix(_BOM).strip()), b"").removeprefix(_BOM).lstrip()
+        is_lines = first[:1] == b"{" and any(line[:1] == b"{" for line in lines)
+    if is_lines:
         yield from iter_jsonl(path, skip=skip)
         return
+    if first and first[:1] != b"[":
+        _refuse_other_json(path)
+    for number, (_, item) in enumerate(json_items(path), 1):
+        yield f"{path}, record {number}", item
+
+
+def _refuse_other_json(path: Path) -> None:
+    with open_records(path) as handle:
+        text = handle.read(limits.MAX_JSON + 1)
     try:
-        items = parse_json(text) if text.strip() else []
+        if len(text) <= limits.MAX_JSON:
+            parse_json(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
-    if not isinstance(items, list):
-        raise NothingToRead("the file must hold a list of records", where=str(path), hint="Write [ {...}, {...} ].")
-    for number, item in enumerate(items, 1):
-        yield f"{path}, record {number}", item
+    raise NothingToRead("the file must hold a list of records", where=str(path), hint="Write [ {...}, {...} ].")
+
+
+def json_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """(text, object) for each element of the JSON list in a file, of which only the piece at hand is in memory.
+
+    Raises
+    ------
+    DataError
+        The file is not UTF-8 or not JSON, or an element has more than ``MAX_LINE`` characters; names the line.
+    """
+    with io.TextIOWrapper(open_records(path), encoding="utf-8-sig", newline="") as handle:
+        piece = _Piece(handle)
+        try:
+            if piece.next() == "":
+                return
+            piece.at += 1  # the bracket
+            while piece.next() != "]":
+                yield piece.item()
+                if piece.next() not in (",", "]"):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", piece.text, piece.at)
+                piece.at += piece.next() == ","
+            piece.at += 1
+            if piece.next():
+                raise json.JSONDecodeError("Extra data", piece.text, piece.at)
+        except UnicodeDecodeError as error:
+            raise DataError("the file is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
+        except json.JSONDecodeError as error:
+            raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{piece.line + error.lineno - 1}") from error
+        except _TooLong:
+            what = f"an element of the list has more than {limits.MAX_LINE:,} characters"
+            raise DataError(what, where=f"{path}:{piece.line}") from None
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Piece:
+    """The part of a text that is at hand, and how far it has been read."""
+
+    def __init__(self, handle: TextIO) -> None:
+        self.handle, self.text, self.at, self.line, self.is_last = handle, "", 0, 1, False
+
+    def more(self) -> None:
+        """Drop what has been read, and at least double what has not."""
+        self.line += self.text.count("\n", 0, self.at)
+        read = self.handle.read(max(_HEAD, len(self.text) - self.at))
+        self.text, self.at, self.is_last = self.text[self.at :] + read, 0, not read
+
+    def next(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while True:
+            rest = _SPACE.match(self.text, self.at)
+            self.at = rest.end() if rest else self.at
+            if self.at < len(self.text) or self.is_last:
+                return self.text[self.at : self.at + 1]
+            self.more()
+
+    def item(self) -> tuple[str, Any]:
+        """The text of the next value, and the value."""
+        while True:
+            try:
+                value, end = decode_json(self.text, self.at)
+                if self.is_last or len(self.text) - end >= _TAIL:
+                    text, self.at = self.text[self.at : end], end
+                    return text, value
+            except json.JSONDecodeError:
+                if self.is_last:
+                    raise
+            if len(self.text) - self.at > limits.MAX_LINE:
+                raise _TooLong
+            self.more()
 
 
 def separator_of(head: str) -> str:
@@ -144,10 +224,14 @@ def iter_csv(path: Path, *, skip: bool = False, delimiter: str | None = None) ->
             head = handle.readline(limits.MAX_LINE)
             separator = delimiter or separator_of(head)
             names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
+            if len(names) > limits.MAX_COLUMNS:
+                raise DataError(f"the table has more than {limits.MAX_COLUMNS:,} columns", where=f"{path}:1")
+            if repeated := sorted(name for name, times in Counter(names).items() if times > 1):
                 raise DataError(f"the table has more than one column {repeated[0]!r}", where=f"{path}:1")
-            rows = csv.reader(handle, delimiter=separator, strict=True)
+            lines = _Lines(handle, str(path))
+            rows = csv.reader(lines, delimiter=separator, strict=True)
             for row in rows:
+                lines.taken = 0
                 place = f"{path}:{rows.line_num + 1}"
                 if len(row) <= len(names):
                     if row:
@@ -163,6 +247,25 @@ def iter_csv(path: Path, *, skip: bool = False, delimiter: str | None = None) ->
         raise DataError(f"the table cannot be read: {error}", where=str(path)) from error
 
 
+class _Lines:
+    """The lines of a table; those of one row may not have more than ``MAX_LINE`` characters together."""
+
+    def __init__(self, handle: TextIO, path: str) -> None:
+        self.handle, self.path, self.number, self.taken = handle, path, 1, 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.handle.readline(limits.MAX_LINE + 1)
+        self.number, self.taken = self.number + 1, self.taken + len(line)
+        if self.taken > limits.MAX_LINE:
+            raise DataError(f"the row has more than {limits.MAX_LINE:,} characters", where=f"{self.path}:{self.number}")
+        if not line:
+            raise StopIteration
+        return line
+
+
 def iter_tsv(path: Path, *, skip: bool = False) -> Iterator[tuple[str, Any]]:
     """As `iter_csv`, of a table with tabs between its cells."""
     return iter_csv(path, skip=skip, delimiter="\t")
@@ -170,12 +273,16 @@ def iter_tsv(path: Path, *, skip: bool = False) -> Iterator[tuple[str, Any]]:
 
 def iter_parquet(path: Path, *, skip: bool = False) -> Iterator[tuple[str, Any]]:
     """(place, row) of a Parquet file."""
+    for number, row in enumerate(_read_parquet(parquet_rows, path), 1):
+        yield f"{path}, row {number}", row
+
+
+def _read_parquet(read: Callable[[Path], Iterator[Any] | None], path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
     try:
-        for number, row in enumerate(parquet_rows(path), 1):
-            yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
+        yield from read(path) or ()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the names of columns may be no text either
         raise DataError("the file cannot be read as Parquet", where=str(path)) from error
 
 
@@ -196,6 +303,7 @@ def hub_parts(name: str, config: str | None) -> dict[str, Any]:
     folder = Path(name)
     if folder.is_dir():
         check_dataset_folder(folder)
+        _check_unpacked(folder)
     try:
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
         data = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
@@ -205,6 +313,17 @@ def hub_parts(name: str, config: str | None) -> dict[str, Any]:
             hint = "HF_HUB_OFFLINE is set and the dataset is not in the cache: load it once online, or give a file."
         raise DataError(f"the dataset cannot be loaded: {reason(error)}", where=name, hint=hint) from error
     return dict(data) if isinstance(data, dict) else {"train": data}
+
+
+def _check_unpacked(folder: Path) -> None:
+    """Unpack what the library would unpack in a folder, for its size alone; bounds as where we read the files."""
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        if first_bytes(file, 4) == b"PAR1":
+            list(_read_parquet(check_parquet, file))
+        elif file.suffix.lower() in PACKED:
+            with open_records(file) as handle:
+                while handle.read(1 << 20):
+                    pass
 
 
 def iter_part(part: Any, name: str, part_name: str) -> Iterator[tuple[str, Any]]:

@@ -1,16 +1,16 @@
-"""Records: their schema, validation with clear errors, prompts, and Parquet files of them in blocks."""
+"""Records: their schema, validation with clear errors, prompts, and writing them in blocks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from assl_kit.common import limits
@@ -41,8 +41,13 @@ _TEXT = "str" if int(pd.__version__.split(".")[0]) >= 3 else object
 _FIX = "Correct these records and load again."
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 40
+
+
 def _show(value: Any) -> str:
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -78,6 +83,7 @@ class _Checker:
         self.problems: list[str] = []
         self.n_problems = 0
         self.n_read = 0
+        self.n_characters = 0
         self.unknown: UnknownForm | None = None
 
     def wrong(self, label: str, what: str) -> None:
@@ -88,6 +94,8 @@ class _Checker:
     def add(self, place: str, raw: Any) -> None:
         """Take one record, or what is wrong with it where the reader could not make one."""
         self.n_read += 1
+        if isinstance(raw, dict) and len(raw) > limits.MAX_COLUMNS:
+            raise DataError(f"the record has more than {limits.MAX_COLUMNS:,} fields", where=place)
         if self.n_read > limits.MAX_RECORDS:
             raise DataError(f"there are more than {limits.MAX_RECORDS:,} records", where=self.where, hint="Give fewer.")
         record_id = raw.get("id") if isinstance(raw, dict) else None
@@ -153,15 +161,20 @@ class _Checker:
 
     def _add_extras(self, place: str, record: dict) -> None:
         for name, value in record.items():
+            self.n_characters += len(value) if isinstance(value, str) else 1
             if name not in _FIELD_NAMES:
                 if str(name) not in self.extras and len(self.extras) >= limits.MAX_COLUMNS:
                     raise DataError(f"the records have more than {limits.MAX_COLUMNS:,} different fields", where=place)
                 column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
                 nested = isinstance(value, (dict, list))
-                column.append(json.dumps(value, ensure_ascii=False, default=str) if nested else value)
+                column.append(_json_text(value, place) if nested else value)
         for column in self.extras.values():
             if len(column) < len(self.places):
                 column.append(None)
+        n_cells = len(self.extras) * len(self.places)
+        if n_cells > limits.FREE_CELLS and n_cells > self.n_characters:
+            what = f"{len(self.extras):,} fields besides ours make more cells than the records have characters"
+            raise DataError(what, where=place, hint="Drop the fields that most records lack.")
 
     def frame(self) -> pd.DataFrame:
         if self.unknown is not None and not self.mapper.known:
@@ -198,6 +211,13 @@ class _Checker:
         if len(bad) == len(frame):
             raise NothingToRead(f"the corpus is empty, all {self.n_read:,} records are left out", where=self.where)
         return frame.drop(index=list(bad)).reset_index(drop=True)
+
+
+def _json_text(value: Any, place: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise DataError(f"a field cannot be written as JSON: {str(error)[:80]}", where=place) from None
 
 
 def _is_blank(value: Any) -> bool:
@@ -365,20 +385,3 @@ def write_records(records: pd.DataFrame, path: str | os.PathLike) -> None:
     records = validate_records(records, where=os.fspath(path))
     with atomic_path(path) as temporary:
         records.to_parquet(temporary, index=False, row_group_size=BLOCK)
-
-
-def block_starts(path: str | os.PathLike) -> np.ndarray:
-    """The first row of each block of a Parquet file, and the number of rows at the end: shape (blocks + 1,), int64."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-    return np.cumsum([0, *sizes])
-
-
-def read_block(path: str | os.PathLike, number: int, columns: Sequence[str]) -> pd.DataFrame:
-    """Those of these columns that a Parquet file has, of one of its blocks; no other block is read."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(number, columns=list(columns)).to_pandas()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from assl_kit.common.limits import parse_json
 from assl_kit.errors import DataError
 
 from .conversations import OPTIONAL
@@ -45,8 +46,8 @@ EXPECTED = (
 CHOICE_INSTRUCTION = "请解答这道金融考试选择题，只写正确选项的字母。"
 _CHOICE_OF_SEVERAL = "请解答这道金融考试选择题，写出全部正确选项的字母。"
 _MAX_FORMS = 1000
-_LONGEST_CELL = 1 << 24
-_SPOKEN = re.compile(r"(?:^|\n)\s*(Human|Assistant)\s*[:：]")
+_LONGEST_CELL = {parse_json: 1 << 24, ast.literal_eval: 1 << 16}  # Python's reader takes a hundredfold of memory
+_SPOKEN = re.compile(r"(?:^|\n)[^\S\n]*(Human|Assistant)\s*[:：]")
 
 
 class Misfit(ValueError):
@@ -276,7 +277,7 @@ def exchanges(messages: list) -> tuple[str, list[list[str]]]:
     ('', [['问', '答']])
     """
     system: list[str] = []
-    turns: list[tuple[str, str]] = []
+    turns: list[tuple[str, list[str]]] = []
     for number, message in enumerate(messages, 1):
         for side, text in _said(message, number):
             if side == "system":
@@ -284,12 +285,13 @@ def exchanges(messages: list) -> tuple[str, list[list[str]]]:
                     raise Misfit(f"message {number} is the system's, after others have spoken")
                 system.append(text)
             elif turns and turns[-1][0] == side:
-                turns[-1] = side, f"{turns[-1][1]}\n{text}"
+                turns[-1][1].append(text)
             else:
-                turns.append((side, text))
+                turns.append((side, [text]))
+    texts = ["\n".join(parts) for _, parts in turns]
     if turns and turns[0][0] == "assistant":
-        turns.insert(0, ("user", ""))
-    pairs = [[turns[place][1], turns[place + 1][1]] for place in range(0, len(turns) - 1, 2)]
+        texts.insert(0, "")
+    pairs = [[texts[place], texts[place + 1]] for place in range(0, len(texts) - 1, 2)]
     return "\n".join(filter(None, system)), pairs
 
 
@@ -363,9 +365,10 @@ def _parsed(value: Any) -> Any:
     """A list or an object where there is its text, JSON's or Python's, as in a table's cell; else the value itself."""
     if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
         return value.strip() if isinstance(value, str) else value
-    for parse in (json.loads, ast.literal_eval):
+    for parse, longest in _LONGEST_CELL.items():
         try:
-            return parse(value.strip()) if len(value) <= _LONGEST_CELL else value
+            if len(value) <= longest:
+                return parse(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
+from assl_kit.common.limits import MAX_VOCABULARY
 from assl_kit.common.packages import need, reason
 from assl_kit.errors import ParameterError
 
@@ -21,6 +22,8 @@ CONVERSION = 1
 END_OF_TURN = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+MAX_VALUES, MAX_TENSORS, MAX_TEXTS = 10_000, 100_000, 4_000_000
+"""Entries, tensors, and texts of one list in a header; models have some 50, 2,000 and 300,000."""
 
 
 def is_gguf(name: str) -> bool:
@@ -83,6 +86,8 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
             if version not in (2, 3):
                 raise ParameterError(f"{path} is of GGUF version {version}; versions 2 and 3 are read")
             n_tensors, n_values = _numbers(file, "<QQ")
+            if n_tensors > MAX_TENSORS or n_values > MAX_VALUES:
+                raise EOFError
             values = {}
             for _ in range(n_values):
                 key = _text(file, size)
@@ -256,7 +261,7 @@ def _numbers(file: BinaryIO, form: str) -> tuple:
 def _bytes(file: BinaryIO, size: int) -> bytes:
     """A string; ``size`` is the file's, more than which no string can have."""
     (length,) = _numbers(file, "<Q")
-    data = file.read(length) if length <= size else b""
+    data = file.read(length) if length <= min(size, MAX_VOCABULARY) else b""
     if len(data) < length:
         raise EOFError
     return data
@@ -275,7 +280,7 @@ def _value(file: BinaryIO, kind: int, size: int) -> Any:
     if kind != _ARRAY:
         raise EOFError
     kind, count = _numbers(file, "<IQ")
-    if count > size:
+    if count > size or (count > MAX_TEXTS and kind not in _SCALARS):
         raise EOFError
     if kind in _SCALARS:
         file.seek(count * struct.calcsize(_SCALARS[kind]), os.SEEK_CUR)

@@ -14,7 +14,7 @@ from assl_kit.errors import ParameterError
 
 from .gguf import convert, is_gguf
 from .identity import base_source
-from .templates import GEMMA_TEMPLATE, stop_thinking
+from .templates import GEMMA_TEMPLATE, rendered, stop_thinking
 
 if TYPE_CHECKING:
     import torch
@@ -150,10 +150,11 @@ def _say_once(line: str) -> None:
 def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """A chat template is a program in a sandbox; one that fails, or leaves it, is refused before it is needed."""
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
+        rendered(tokenizer, [{"role": "user", "content": "?"}])
     except Exception as error:  # jinja's kinds, and whatever the template's expressions raise
+        what = error.what if isinstance(error, ParameterError) else f"{type(error).__name__}: {error}"
         raise ParameterError(
-            f"the chat template of the base model {name!r} cannot be used: {type(error).__name__}: {error}",
+            f"the chat template of the base model {name!r} cannot be used: {what}",
             hint="Give another one by chat_template=….",
         ) from error
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assl_kit.common.limits import MAX_TEMPLATE
 from assl_kit.data.conversations import Message, Prompt, messages_of
+from assl_kit.errors import ParameterError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,9 +32,69 @@ _FOLD = (
 )
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    """Messages in the tokenizer's chat template, with the header of the answer added."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+_TRIAL = Path(__file__).parent / "trial" / "render.py"
+TRIAL_SECONDS = 5
+"""Seconds of computing that a template may take for the short conversations it is tried with, ten of waiting each."""
+_TRIAL_BYTES = 512 << 20
+_USER, _ANSWER, _SYSTEM = ({"role": role, "content": "?"} for role in ("user", "assistant", "system"))
+_CONVERSATIONS = [[_USER], [_USER, _ANSWER, _USER], [_SYSTEM, _USER], [_SYSTEM, _USER, _ANSWER, _USER]]
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, answer: bool = True) -> str:
+    """Messages in the tokenizer's chat template, with the header of the answer added.
+
+    Raises
+    ------
+    ParameterError
+        As `check_template`. What the template itself raises is let through.
+    """
+    check_template(tokenizer)
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Try a chat template, once, in a process of its own, before it runs in this one.
+
+    A template is a program in a sandbox, which bounds neither its time nor its memory.
+
+    Raises
+    ------
+    ParameterError
+        If it is longer than ``MAX_TEMPLATE``, or takes longer, needs more memory or writes more for a conversation of
+        three turns than any that is meant well.
+    """
+    variables = tuple(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items()))
+    for text in _texts(tokenizer):
+        if wrong := _wrong_with(text, variables):
+            raise ParameterError(f"the chat template is not used: {wrong}", hint="Give another one.")
+
+
+@lru_cache(maxsize=64)
+def _wrong_with(template: str, variables: tuple[tuple[str, str], ...]) -> str | None:
+    if len(template) > MAX_TEMPLATE:
+        return f"it has {len(template):,} characters, at most {MAX_TEMPLATE:,} are read"
+    task = dict(
+        template=template,
+        variables=dict(variables),
+        conversations=_CONVERSATIONS,
+        seconds=TRIAL_SECONDS,
+        bytes=_TRIAL_BYTES,
+    )
+    try:
+        program = subprocess.run(
+            [sys.executable, str(_TRIAL)],
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            timeout=10 * TRIAL_SECONDS,
+            check=False,
+        )
+        outcome = json.loads(program.stdout)
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):  # the system ends a program beyond its bounds
+        return f"it takes longer than {TRIAL_SECONDS} s, or more memory than a template may take"
+    if outcome.get("longest", 0) > MAX_TEMPLATE:
+        return f"of three turns it writes {outcome['longest']:,} characters"
+    return outcome.get("wrong")
 
 
 def written_messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[Message]:
@@ -48,6 +115,8 @@ def writes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
     try:
         return _PROBE in rendered(tokenizer, [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}])
+    except ParameterError:
+        raise
     except Exception:  # noqa: BLE001 - jinja's kinds, and whatever the template's expressions raise
         return False
 

@@ -128,9 +128,11 @@ def _written_turns(tokenizer: PreTrainedTokenizerBase) -> str:
     if writes_system(tokenizer):
         turns = [{"role": "system", "content": "?"}, *turns]
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False)
+        return rendered(tokenizer, turns, answer=False)
+    except ParameterError:
+        raise
     except Exception:  # noqa: BLE001 - a template may want one turn only
-        return tokenizer.apply_chat_template(turns[-1:], tokenize=False)
+        return rendered(tokenizer, turns[-1:], answer=False)
 
 
 def _whole(

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.data.conversations import OPTIONAL
-from assl_kit.data.records import block_starts, prompts, read_block
+from assl_kit.data.parquet import block_starts, read_block
+from assl_kit.data.records import prompts
 from assl_kit.errors import DataError
 
 from .encoder import encode

@@ -171,7 +171,8 @@ def ray_stages(folder: str, n: int, records: int) -> list[dict]:
     """Seconds of the two stages and of embedding here with one thread, and on Ray with one and two workers."""
     import torch
 
-    from assl_kit.data.records import block_starts, prompts, write_records
+    from assl_kit.data.parquet import block_starts
+    from assl_kit.data.records import prompts, write_records
     from assl_kit.data.synthetic import make_corpus
     from assl_kit.selection.redistribute import Redistributor
     from assl_kit.space.clusters import SemanticKMeans

@@ -13,6 +13,7 @@ from assl_kit.artifacts.parameters import (
     load_profile,
     parse_assignment,
     profile_names,
+    read_parameter_file,
     read_parameters,
     resolve,
 )
@@ -113,10 +114,44 @@ def test_assignments_of_the_command_line_take_the_parameters_type(name, text, va
     assert found == value and type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nn_select: 2\nseed: 3", r"the name 'seed' stands there twice, first in line 1 \(f, line 3\)"),
+        ("a: {b: 1, 'b': 2}", r"the name 'b' stands there twice"),
+        ("a: &a {b: 1}\nc: {<<: *a}", r"a mapping is merged into another \(f, line 2\)"),
+        ("a: &a [*a]", "'a' holds itself"),
+        ("[" * 5000, "nested too deeply"),
+        ("- " * 5000, "nested too deeply"),
+        ("seed: " + "9" * 5000, "a value cannot be read"),
+        ("seed: 2024-13-45", "a value cannot be read: month"),
+        ("seed: !!int x", "a value cannot be read"),
+        ("#" * 300_000, "more than 262,144 characters"),
+        ("seed: \x00", "special characters"),
+    ],
+)
+def test_hostile_yaml_is_one_clear_error(text, message):
+    with pytest.raises(ParameterError, match=message):
+        read_parameters(text, where="f")
+
+
+def test_a_parameter_file_of_gigabytes_is_not_read(tmp_path):
+    with open(tmp_path / "a.yaml", "wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(ParameterError, match="3,221,225,472 bytes"):
+        read_parameter_file(tmp_path / "a.yaml")
+
+
+def test_unknown_names_by_the_thousand_are_told_shortly():
+    with pytest.raises(ParameterError, match="and 29,990 more") as caught:
+        check_names([f"n_clusterz{number}" for number in range(30_000)])
+    assert len(str(caught.value)) < 3_000
+
+
 def test_a_parameter_file_is_plain_yaml():
     assert read_parameters("seed: 3\nlearning_rate: 1e-4\n", where="f") == {"seed": 3, "learning_rate": 1e-4}
     assert read_parameters("", where="f") == {}
-    with pytest.raises(ParameterError, match=r"not valid YAML \(mine.yaml, line 2\)"):
+    with pytest.raises(ParameterError, match=r"not valid YAML: mapping values .* \(mine.yaml, line 2\)"):
         read_parameters("seed: 3\n  x: [", where="mine.yaml")
     with pytest.raises(ParameterError, match="lines of 'name: value'"):
         read_parameters("- seed", where="mine.yaml")

@@ -31,6 +31,7 @@ from assl_kit.common.cluster import (
     share,
 )
 from assl_kit.data import records as corpus
+from assl_kit.data.parquet import block_starts
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import AsslError, DataError, ParameterError
 from assl_kit.selection.redistribute import Redistributor
@@ -94,7 +95,7 @@ def started_from(local, folder, *names):
 # the same results ----------------------------------------------------------------------------------------------------
 def test_a_run_on_ray_gives_the_same_files_and_keys(on_ray, local, tmp_path):
     before, parameters = local
-    assert len(corpus.block_starts(before.path_of("records.parquet"))) == 5  # four blocks
+    assert len(block_starts(before.path_of("records.parquet"))) == 5  # four blocks
     ws = started_from(local, tmp_path / "ws", "records.parquet", "encoder", "scores.parquet")
     require(ws, "experts", parameters)
     old, new = before.manifest()["artifacts"], ws.manifest()["artifacts"]

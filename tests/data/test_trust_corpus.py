@@ -52,10 +52,14 @@ def test_hostile_json_is_one_clear_error(tmp_path, name, text, message):
 
 
 def test_a_json_list_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(bounds, "MAX_LIST", 100)
-    (tmp_path / "a.json").write_text(json.dumps([RECORD] * 9), encoding="utf-8")
-    with pytest.raises(DataError, match="more than 100 characters"):
-        load_records(tmp_path / "a.json")
+    """Element by element: a long list is read, a long element is not."""
+    monkeypatch.setattr(bounds, "MAX_LINE", 100_000)
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows(5_000), indent=1, ensure_ascii=False), encoding="utf-8")
+    assert len(load_records(file)) == 5_000 and file.stat().st_size > 4 * bounds.MAX_LINE
+    file.write_text(json.dumps([*rows(9), RECORD | {"input": "x" * 250_000}]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"an element of the list has more than 100,000 characters"):
+        load_records(file)
 
 
 def test_records_and_fields_are_bounded(tmp_path, monkeypatch):
@@ -117,12 +121,34 @@ def test_parquet_columns_and_lists_are_bounded(tmp_path, monkeypatch):
     mixed = {"list": [1] * 500, "texts": ["a", None], "struct": {"x": "b", "y": [{"z": "c"}]}, "bytes": b"d"}
     pd.DataFrame([row | mixed for row in rows(20)]).to_parquet(file)
     assert load_records(file).loc[0, "struct"] == '{"x": "b", "y": [{"z": "c"}]}'
-    monkeypatch.setattr(bounds, "MAX_VALUES", 5000)
-    with pytest.raises(DataError, match="10,000 values, at most 5,000"):
+    monkeypatch.setattr(bounds, "FREE_UNPACKED", 100_000)
+    monkeypatch.setattr(bounds, "MAX_RATIO", 1)
+    with pytest.raises(DataError, match="unpacks to more than 100,000 bytes"):
         load_records(file)
     monkeypatch.setattr(bounds, "MAX_COLUMNS", 3)
     with pytest.raises(DataError, match=r"\d columns, at most 3"):
         load_records(file)
+
+
+def test_parquet_that_is_no_text_or_has_damaged_pages_is_one_clear_error(tmp_path):
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "a.parquet"
+    pd.DataFrame(rows(20)).to_parquet(file, compression=None)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace("第7条".encode(), b"\xff" * len("第7条".encode())))
+    with pytest.raises(DataError, match="a text is not UTF-8"):
+        load_records(file)
+    file.write_bytes(whole.replace(b"instruction", b"\xffnstruction"))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load_records(file)
+    file.write_bytes(whole)
+    with pq.ParquetFile(file) as about:
+        start = about.metadata.row_group(0).column(0).dictionary_page_offset
+    for damage in (b"\x19" * 200, b"\x1c" * 200, b"\xff" * 50):  # lists in lists, structs in structs, no end
+        file.write_bytes(whole[:start] + damage + whole[start + len(damage) :])
+        with pytest.raises(DataError, match="a page has no header|cannot be read as Parquet"):
+            load_records(file)
 
 
 @links

@@ -10,12 +10,15 @@ import os
 import pickle
 import shutil
 import struct
+import time
 
 import pytest
 from helpers.hostile import NESTED, Hostile, change, plant_pickle
 from helpers.models import make_test_base
 
 from assl_kit.errors import ParameterError
+from assl_kit.model import templates
+from assl_kit.model.answers import AnswerBound
 from assl_kit.model.gguf import check_gguf
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
@@ -101,6 +104,59 @@ def test_a_chat_template_stays_in_its_sandbox(base, marker, template):
         load_base(str(base), device="cpu")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set x = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set x.t = x.t ~ x.t %}{% endfor %}{{ x.t }}",
+        "{{ 'a' * 9999999999 }}",
+        "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(60) }}",
+        "{% for m in messages %}{{ m.content * 200000 }}{% endfor %}",
+        "{% generation %}{% for a in range(99999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+        "{% endgeneration %}",
+        "x" * 300_000,
+    ],
+    ids=["loops", "doubles", "multiplies", "calls itself", "writes much", "loops in a block of its own", "long"],
+)
+def test_a_chat_template_without_end_is_refused_before_it_runs_here(base, monkeypatch, template):
+    monkeypatch.setattr(templates, "TRIAL_SECONDS", 1)
+    templates._wrong_with.cache_clear()
+    start = time.process_time()
+    with pytest.raises(ParameterError, match="chat template of the base model .* cannot be used"):
+        load_base(str(base), device="cpu", chat_template=template)
+    assert time.process_time() - start < 20
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"cannot be used|chat_template\.jinja"):
+        load_base(str(base), device="cpu")
+
+
+def test_a_tokenizer_that_makes_texts_grow_is_refused_before_it_is_loaded(base):
+    doubling = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    growing = {
+        "normalizer": {"type": "Sequence", "normalizers": [doubling] * 40},
+        "decoder": {"type": "Sequence", "decoders": [doubling | {"pattern": {"Regex": "a"}}] * 40},
+        "post_processor": {
+            "type": "Sequence",
+            "processors": [{"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2}]
+            * 40,
+        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 40},
+    }
+    whole = (base / "tokenizer.json").read_text(encoding="utf-8")
+    for part, value in growing.items():
+        (base / "tokenizer.json").write_text(whole, encoding="utf-8")
+        change(base / "tokenizer.json", **{part: value})
+        with pytest.raises(ParameterError, match=rf"tokenizer's {part} could make a text more than 4,096 times"):
+            load_base(str(base), device="cpu")
+    (base / "tokenizer.json").write_text(whole, encoding="utf-8")
+    with open(base / "tokenizer.json", "r+b") as file:
+        file.truncate(3 << 30)  # gigabytes that take no place on the disk
+    with pytest.raises(ParameterError, match="the file has 3,221,225,472 bytes, at most"):
+        load_base(str(base), device="cpu")
+    with pytest.raises(ParameterError, match="the file has 3,221,225,472 bytes, at most"):
+        AnswerBound(str(base))("长" * 2000)
+
+
 def test_a_forged_record_of_a_conversion_is_one_clear_error(base):
     model, tokenizer = load_base(str(base), device="cpu")
     for text in ("[]", "{}", '{"id": 1, "sha256": "x", "files": {}}', NESTED):
@@ -128,8 +184,19 @@ def named(name: bytes, kind: int, value: bytes) -> bytes:
         gguf(named(b"many", 9, struct.pack("<IQ", 8, 1 << 62))),
         gguf(tensors=1 << 62),
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 62),
+        gguf(*(named(b"k", 0, b"x") for _ in range(20_000))),
     ],
-    ids=["no alignment", "alignment text", "parts text", "nested", "long text", "long list", "tensors", "values"],
+    ids=[
+        "no alignment",
+        "alignment text",
+        "parts text",
+        "nested",
+        "long text",
+        "long list",
+        "tensors",
+        "values",
+        "many values",
+    ],
 )
 def test_a_hostile_gguf_header_is_one_clear_error(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from assl_kit.common import limits
-from assl_kit.common.limits import open_records, parquet_rows, parse_json
+from assl_kit.common.limits import open_records, parse_json
 from assl_kit.data.folders import folder_parts, is_saved_dataset
+from assl_kit.data.parquet import parquet_rows
 from assl_kit.data.published.cfleb import is_cfleb
 from assl_kit.data.published.fineval import is_fineval
-from assl_kit.data.readers import kind_of, separator_of
+from assl_kit.data.readers import json_items, kind_of, separator_of
 from assl_kit.data.records import LeftOut
 
 Piece = tuple[str, bytes]  #: the place of a record within its file, and its bytes
 _BOM = b"\xef\xbb\xbf"
-_BETWEEN = " \t\r\n,"
 
 
 @dataclass(frozen=True)
@@ -90,19 +88,9 @@ class RawFile:
                     yield f":{number}", line if line.endswith(b"\n") else line + b"\n"
 
     def _items(self) -> Iterator[Piece]:
-        """The texts between the commas of a list; the list is held as text, never as objects."""
-        with io.TextIOWrapper(open_records(self.path), encoding="utf-8-sig", newline="") as handle:
-            text = handle.read(limits.MAX_LIST + 1)
-        decoder, at, number = json.JSONDecoder(), text.index("[") + 1, 0
-        while True:
-            while at < len(text) and text[at] in _BETWEEN:
-                at += 1
-            if at >= len(text) or text[at] == "]":
-                return
-            _, end = decoder.raw_decode(text, at)
-            number += 1
-            yield f", record {number}", text[at:end].encode("utf-8")
-            at = end
+        """The texts between the commas of a list."""
+        for number, (text, _) in enumerate(json_items(self.path), 1):
+            yield f", record {number}", text.encode("utf-8")
 
     def _rows(self) -> Iterator[Piece]:
         """The bytes of each row below the header; a cell in quotes may go over several lines."""

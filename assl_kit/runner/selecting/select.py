@@ -17,6 +17,7 @@ from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of
 from assl_kit.common.hub import upload
 from assl_kit.common.trust import inside
 from assl_kit.data.groups import assign_groups, with_groups
+from assl_kit.data.parquet import read_table
 from assl_kit.data.records import LEFT_OUT, prompts, write_left_out
 from assl_kit.data.splits import ensure_splits
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
@@ -77,7 +78,7 @@ class SelectedFile:
 
     def reasons(self) -> pd.DataFrame:
         """``reasons.parquet``: a row for each record of the source."""
-        return pd.read_parquet(self.folder / "reasons.parquet")
+        return read_table(self.folder / "reasons.parquet")
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the folder as a dataset of the hub, private unless told otherwise; return the commit's address.

@@ -1,0 +1,307 @@
+"""Parquet files from elsewhere: what they unpack to is told before they are unpacked, leaf by leaf, and bounded."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from assl_kit.common import limits
+from assl_kit.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_BATCH = 8192  # rows read at a time
+_CELL = 32  # bytes that a value takes in Python besides its own, about
+_HOLDER = 100  # bytes of each list or object that it lies in
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
+_SLACK = 100  # bytes by which old writers tell a column too short
+_CHECK = "Check where it comes from."
+
+
+def check_parquet(path: str | os.PathLike) -> None:
+    """Refuse a Parquet file with more rows, columns or bytes, once unpacked, than a corpus may have.
+
+    First the headers of all pages are read, which say how many values there are and how large the pages become; then
+    texts are counted batch by batch, repeated ones still packed.
+
+    Raises
+    ------
+    DataError
+        If it has; if a text is longer than ``MAX_LINE``; if a page cannot be found. A file that is no Parquet file
+        raises pyarrow's own error.
+    """
+    for _ in _batches(path):
+        pass
+
+
+def read_table(path: str | os.PathLike, columns: list[str] | None = None) -> pd.DataFrame:
+    """A Parquet file as a table, or some columns of it; errors as `check_parquet`."""
+    import pandas as pd
+
+    check_parquet(path)
+    return pd.read_parquet(path, columns=columns)
+
+
+def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, one at a time; repeated texts stay packed until their rows are given.
+
+    Raises
+    ------
+    DataError
+        As `check_parquet`.
+    """
+    number = 0
+    for batch, size in _batches(path):
+        step = max(1, min(_BATCH, _BATCH * limits.MAX_LINE // max(size, 1)))
+        for start in range(0, batch.num_rows, step):
+            for row in _rows(batch.slice(start, step), f"{path}, after row {number}"):
+                number += 1
+                yield row
+
+
+def _batches(path: str | os.PathLike) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """The file in batches of rows, with what each takes in Python, in bytes."""
+    import pyarrow.parquet as pq
+
+    most = max(limits.FREE_UNPACKED, limits.MAX_RATIO * os.stat(path).st_size)
+    with pq.ParquetFile(path) as file, open(path, "rb") as raw:
+        rows = _check_pages(file, raw, most, str(path))
+        leaves = [file.schema.column(place) for place in range(len(file.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    number, unpacked = 0, 0
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        for batch in file.iter_batches(batch_size=rows):
+            sizes = [size for column in batch.columns for size in _leaf_sizes(column)]
+            size, longest = sum(total for total, _ in sizes), max((length for _, length in sizes), default=0)
+            unpacked += size
+            if longest > limits.MAX_LINE:
+                raise DataError(f"a text has more than {limits.MAX_LINE:,} bytes", where=f"{path}, after row {number}")
+            if unpacked > most:
+                raise _too_much(most, str(path))
+            number += batch.num_rows
+            yield batch, size * _BATCH // max(batch.num_rows, 1)
+
+
+def _too_much(most: int, path: str) -> DataError:
+    what = f"the Parquet file unpacks to more than {most:,} bytes, over {limits.MAX_RATIO} times its size"
+    return DataError(what, where=path, hint=_CHECK)
+
+
+# blocks ---------------------------------------------------------------------------------------------------------------
+def block_starts(path: str | os.PathLike) -> np.ndarray:
+    """The first row of each block of a Parquet file, and the number of rows at the end: shape (blocks + 1,), int64."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    return np.cumsum([0, *sizes])
+
+
+def read_block(path: str | os.PathLike, number: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Those of these columns that a Parquet file has, of one of its blocks; no other block is read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number, columns=list(columns)).to_pandas()
+
+
+# pages ----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Page:
+    """What the header of a page says."""
+
+    size: int  # of the page as it lies in the file
+    unpacked: int
+    values: int
+    is_data: bool
+    prefixed: bool  # each text is told by how much of the one before it begins with
+
+
+def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> int:
+    """Add up what the pages' headers say; how many rows to read at a time."""
+    about = file.metadata
+    for what, count, bound in (
+        ("rows", about.num_rows, limits.MAX_RECORDS),
+        ("columns", about.num_columns, limits.MAX_COLUMNS),
+    ):
+        if count > bound:
+            raise DataError(
+                f"the Parquet file has {count:,} {what}, at most {bound:,} are read", where=path, hint=_CHECK
+            )
+    rows, unpacked = _BATCH, 0
+    for number in range(about.num_row_groups):
+        group = about.row_group(number)
+        for place in range(about.num_columns):
+            leaf, chunk = file.schema.column(place), group.column(place)
+            each = _CELL + _HOLDER * leaf.path.count(".") + _WIDTHS.get(leaf.physical_type, max(leaf.length, 0))
+            for page in _pages(raw, chunk, f"{path}, column {leaf.path}"):
+                unpacked += page.unpacked + page.values * each
+                if unpacked > most:
+                    raise _too_much(most, path)
+                if page.prefixed and page.values:
+                    if leaf.max_repetition_level:
+                        what = f"the lists {leaf.path!r} hold texts in the encoding DELTA_BYTE_ARRAY, of any size"
+                        raise DataError(what, where=path, hint="Write the file again, by pyarrow or pandas.")
+                    rows = min(rows, max(1, limits.FREE_UNPACKED // max(page.unpacked, 1)))
+    return rows
+
+
+def _pages(raw: BinaryIO, chunk: Any, place: str) -> Iterator[_Page]:
+    """The headers of a column's pages, read as pyarrow does; the pages between them are passed over."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
+        start = chunk.dictionary_page_offset
+    at, end, seen = start, start + chunk.total_compressed_size + _SLACK, 0
+    while seen < chunk.num_values and at < end:
+        try:
+            raw.seek(at)
+            page = _page(_Compact(raw).struct())
+            at = raw.tell() + page.size
+        except (EOFError, OSError, ValueError, OverflowError, struct.error):
+            raise DataError("the file cannot be read as Parquet: a page has no header", where=place) from None
+        seen += page.values if page.is_data else 0
+        yield page
+
+
+def _page(header: dict[int, Any]) -> _Page:
+    kind, unpacked, size = (header.get(number) for number in (1, 2, 3))
+    details: Any = next((header[number] for number in (5, 7, 8) if number in header), {})
+    values = details.get(1, 0) if isinstance(details, dict) else None
+    encoding = details.get(4 if 8 in header else 2, 0) if isinstance(details, dict) else None
+    numbers = [number for number in (kind, unpacked, size, values, encoding) if type(number) is int and number >= 0]
+    if len(numbers) < 5:
+        raise ValueError("the header of a page lacks a number")
+    kind, unpacked, size, values, encoding = numbers
+    return _Page(size, unpacked, values, kind != _DICTIONARY_PAGE, encoding == _DELTA_BYTE_ARRAY)
+
+
+class _Compact:
+    """Thrift's compact protocol, as far as the headers of pages use it.
+
+    Format: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._depth = file, 0
+
+    def struct(self) -> dict[int, Any]:
+        """The fields of a struct by their numbers."""
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._zigzag()
+            fields[number] = self._value(head & 15)
+        return fields
+
+    def _value(self, kind: int) -> Any:
+        self._depth += 1
+        if self._depth > 16:
+            raise ValueError("nested too deeply")
+        value = self._plain(kind)
+        self._depth -= 1
+        return value
+
+    def _plain(self, kind: int) -> Any:
+        if kind in (1, 2):
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._zigzag()
+        if kind == 7:
+            return self._pass(8)
+        if kind == 8:
+            return self._pass(self._varint())
+        if kind in (9, 10):
+            head = self._byte()
+            count = head >> 4 if head >> 4 < 15 else self._varint()
+            for _ in range(count):
+                self._value(head & 15) if head & 15 > 2 else self._byte()
+            return None
+        if kind == 12:
+            return self.struct()
+        raise ValueError(f"a field of type {kind}")
+
+    def _pass(self, count: int) -> None:
+        if count > limits.MAX_LINE:
+            raise ValueError("a field is too long")
+        self._file.seek(count, os.SEEK_CUR)
+
+    def _byte(self) -> int:
+        byte = self._file.read(1)
+        if not byte:
+            raise EOFError
+        return byte[0]
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("a number has too many bytes")
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+
+# rows -----------------------------------------------------------------------------------------------------------------
+def _rows(batch: pa.RecordBatch, place: str) -> list[dict[str, Any]]:
+    """The rows of a batch; a column with times that Python cannot hold, as those after the year 9999, becomes text."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        names = batch.schema.names
+        columns = [
+            _values(column, f"{place}, field {name!r}") for name, column in zip(names, batch.columns, strict=True)
+        ]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array, place: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):
+        return [_as_text(cell, place) for cell in column]
+
+
+def _as_text(cell: pa.Scalar, place: str) -> str | None:
+    try:
+        return None if not cell.is_valid else str(cell.as_py())
+    except UnicodeDecodeError as error:
+        raise DataError("a text is not UTF-8", where=place, hint="Write the file again.") from error
+    except (OverflowError, ValueError) as error:
+        if not hasattr(cell, "value"):
+            raise DataError(f"a value of {cell.type} cannot be read", where=place, hint="Drop the field.") from error
+        return f"{cell.value} as {cell.type}"
+
+
+def _leaf_sizes(column: pa.Array, holders: int = 0) -> Iterator[tuple[int, int]]:
+    """For each leaf of a column: what its values take in Python, and the length of its longest text, both in bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, each = column.type, _CELL + _HOLDER * holders
+    parts: Iterable[pa.Array] = ()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        parts = [column.flatten()]
+    elif pa.types.is_map(kind) or pa.types.is_struct(kind):
+        parts = (column.keys, column.items) if pa.types.is_map(kind) else column.flatten()
+    elif pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(column.dictionary)
+        total = pc.sum(lengths.take(column.indices)).as_py() or 0
+        yield total + len(column) * each, pc.max(lengths).as_py() or 0
+        return
+    yield len(column) * each + (0 if parts else column.nbytes), 0
+    for part in parts:
+        yield from _leaf_sizes(part, holders + 1)

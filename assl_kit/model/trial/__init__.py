@@ -1,0 +1,1 @@
+"""What a stranger's chat template is tried in."""
