@@ -3,7 +3,7 @@
 # make test-slow  what takes minutes: a run that is killed at twenty moments
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
-# make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 20 minutes)
+# make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 10 minutes)
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
