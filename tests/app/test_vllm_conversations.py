@@ -7,7 +7,8 @@ import sys
 
 import pytest
 from helpers.models import CHATML, make_test_base
-from test_vllm_export import TEXTS, make_bank, serving
+from helpers.banks import TEXTS, make_bank
+from test_vllm_export import serving
 
 from assl_kit.app import vllm_client
 from assl_kit.app.vllm_client import body

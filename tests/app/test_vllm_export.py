@@ -15,41 +15,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from helpers.banks import plant
+from helpers.banks import TEXTS, make_bank, plant
 from helpers.models import make_test_base
 
 from assl_kit.app import vllm_client
 from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts.bank import ExpertBank, Provenance
-from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
-from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+from assl_kit.space.encoder import encode, load_encoder
 from assl_kit.space.static_encoder import known_shares
-
-TEXTS = ["判断这条财经新闻的情感：股价上涨。", "央行下调存款准备金率，释放资金。", "为基金经理的新闻写一个标题。"]
-
-
-def make_bank(folder, base_folder, *, base=None, **lora):
-    """A bank of three random adapters, one for each text."""
-    from peft import LoraConfig, get_peft_model
-
-    model, tokenizer = load_base(str(base_folder), device="cpu")
-    info = base or base_info(model, tokenizer)
-    torch.manual_seed(0)
-    paths = []
-    for k, rank in enumerate((4, 2, 12)):
-        settings = {"r": rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False}
-        wrapped = get_peft_model(model, LoraConfig(**settings | lora))
-        wrapped.save_pretrained(folder / f"raw-{k}")
-        model = wrapped.unload()
-        paths.append(folder / f"raw-{k}")
-    encoder = load_encoder("fit", texts=TEXTS * 3, dim=8, vocab_size=400)
-    X = encode(encoder, TEXTS)
-    encoder_info = {"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]}
-    origin = Provenance(info, encoder_info, encoder_model=encoder, min_similarity=0.2)
-    return ExpertBank.create(folder / "bank", paths, X, origin)
 
 
 @pytest.fixture(scope="module")
