@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 16  #: questions in the queue
 MAX_BODY = 16 << 10  #: bytes of a request; the longest question has 12,000 when each character is escaped
-_READ = re.compile(
-    r"/|/theme\.css|/favicon\.ico|/(assets|static)/[\w./-]+|/gradio_api/(startup-events|queue/data)"
-)
+_READ = re.compile(r"/|/theme\.css|/favicon\.ico|/(assets|static)(/[\w.-]+)+|/gradio_api/(startup-events|queue/data)")
 _SENT = "/gradio_api/queue/join"
 _HEADERS = (
     (b"content-security-policy", b"frame-ancestors 'none'"),
@@ -107,7 +105,9 @@ def make_page(chat: Chat) -> Blocks:
             autofocus=True,
         )
         send = gr.Button("Ask", variant="primary")
-        examples = gr.Dataset(components=[question], samples=[[text] for text in chat.examples], label="Or one of these")
+        examples = gr.Dataset(
+            components=[question], samples=[[text] for text in chat.examples], label="Or one of these"
+        )
         examples.click(
             None, examples, question, js=f"k => {json.dumps(chat.examples)}[k]", api_visibility="private"
         )  # in the browser: the server needs no route for it

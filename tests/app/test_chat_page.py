@@ -179,9 +179,9 @@ def test_what_the_page_does_not_need_is_closed(served):
     client, tried, kept = Client(served, "closed"), 0, set(Path(served.app.uploaded_file_dir).rglob("*"))
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
     paths = {"/gradio_api/upload": {"POST"}, "/gradio_api/run/predict": {"POST"}, "/gradio_api/proxy=x": {"GET"}}
-    for route in served.app.routes:
-        path = re.sub(r"\{[^}]*\}", "x", route.path)
-        paths[path] = paths.get(path, set()) | set(getattr(route, "methods", None) or {"GET", "POST"})
+    for path, methods in served.app.openapi()["paths"].items():
+        path = re.sub(r"\{[^}]*\}", "x", path)
+        paths[path] = paths.get(path, set()) | {method.upper() for method in methods}
     for path, methods in paths.items():
         for method in methods:
             if (method, path) in OPEN or path in ("/static/x", "/assets/x"):
@@ -225,14 +225,15 @@ def test_another_host_is_warned_of_in_capitals(chat, monkeypatch, capsys, host):
 
 def test_two_hundred_questions_of_twenty_clients(chat, served, monkeypatch):
     """Each gets the answer to its own question or is told that the page is busy; nothing is kept of them."""
-    questions = [f"{TEXTS[k % 3]}第{k}家公司" for k in range(200)]
-    expected = {text: re.search(r'">(.*?)</div>', list(chat.ask(text))[-1].answer, re.DOTALL)[1] for text in questions}
+    questions = [f"{TEXTS[k % 3]}第{k}家公司" for k in range(20)]
+    expected = [re.search(r'">(.*?)</div>', list(chat.ask(text))[-1].answer, re.DOTALL)[1] for text in questions]
+    assert len(set(expected)) > 3
     waiting, at_once, busy, lock, ask = [], [], [], threading.Lock(), chat.ask
 
     def counted(question):
         with lock:
             at_once.append(1)
-        waiting.append((len(served._queue), len(at_once)))
+            waiting.append((len(served._queue), len(at_once)))
         try:
             yield from ask(question)
         finally:
@@ -240,24 +241,28 @@ def test_two_hundred_questions_of_twenty_clients(chat, served, monkeypatch):
                 at_once.pop()
 
     def client(number):
-        asking, answers = Client(served, f"client-{number}"), {}
-        for question in questions[number::20]:
-            while (answer := asking.ask(question)) is None:
-                busy.append(question)
+        asking, answers = Client(served, f"client-{number}"), []
+        for k in range(number, number + 5):
+            while (answer := asking.ask(questions[k % 20])) is None:
+                busy.append(number)
                 time.sleep(0.1)
-            answers[question] = answer
+            answers.append((k % 20, answer))
         return answers
 
     monkeypatch.setattr(chat, "ask", counted)
-    before = memory()
-    with ThreadPoolExecutor(20) as pool:
-        found = {question: answer for answers in pool.map(client, range(20)) for question, answer in answers.items()}
-    assert found == expected and len(set(found.values())) > 1
-    assert max(count for count, _ in waiting) <= chat_page.MAX_WAITING and {count for _, count in waiting} == {1}
+    grown = []
+    for _ in range(2):
+        before = memory()
+        with ThreadPoolExecutor(20) as pool:
+            for answers in pool.map(client, range(20)):
+                assert answers == [(k, expected[k]) for k, _ in answers] and len(answers) == 5
+        grown.append(memory() - before)
+    assert len(waiting) == 200 and {count for _, count in waiting} == {1}
+    assert 1 < max(count for count, _ in waiting) <= chat_page.MAX_WAITING
     assert busy, "twenty at once are more than one and sixteen who wait"
     assert eventually(lambda: not len(served._queue) and not any(served._queue.active_jobs))
     assert not served._queue.event_ids_to_events and not served.app.iterators
-    assert memory() - before < 40 << 20
+    assert grown[1] < 16 << 20, grown
 
 
 def memory() -> int:
@@ -320,7 +325,7 @@ def test_a_rebinding_site_and_a_frame_in_a_browser(chat, served):
         )
         assert stolen == [421, "assl chat: this address is not the page's own\n", 421]
         page.goto(served.local_url)
-        assert page.get_by_role("textbox").count(), "the page itself is there"
+        page.get_by_role("textbox").wait_for()
         page.goto("about:blank")
         page.set_content(f'<iframe src="{served.local_url}" style="width: 90%; height: 500px"></iframe>')
         frame = page.frames[1]

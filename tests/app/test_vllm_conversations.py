@@ -6,8 +6,8 @@ import json
 import sys
 
 import pytest
-from helpers.models import CHATML, make_test_base
 from helpers.banks import TEXTS, make_bank
+from helpers.models import CHATML, make_test_base
 from test_vllm_export import serving
 
 from assl_kit.app import vllm_client
