@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
     Message = MutableMapping[str, Any]
-    Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_WAITING = 16  #: questions in the queue
@@ -289,8 +290,8 @@ def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> No
     page = open_page(chat, host=host, port=port)
     if not _is_local(host.strip("[]").lower()):
         print(
-            f"WARNING: THE PAGE IS OPEN TO OTHER MACHINES ({host}). THERE IS NO PASSWORD: WHOEVER REACHES IT CAN ASK, AND "
-            "READ THE TRAINING RECORDS.",
+            f"WARNING: THE PAGE IS OPEN TO OTHER MACHINES ({host}). THERE IS NO PASSWORD: WHOEVER REACHES IT CAN ASK "
+            "QUESTIONS AND READ TRAINING RECORDS.",
             file=sys.stderr,
         )
     print(f"{chat.title}: {page.local_url} (Ctrl-C ends it)", flush=True)
