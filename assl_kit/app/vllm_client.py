@@ -20,10 +20,12 @@ import re
 import sys
 import unicodedata
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,23 @@ CONTROL = re.compile(
     r"<(?=\|[^<>\s]+\|>|｜[^<>\s]+｜>|/?\w+_of_turn>|/?(?:s|bos|eos|pad|unk)>)|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT)\])"
 )
 """How control tokens of chat models begin. A server reads them in any text, so a word joiner is put behind the sign."""
+MOST = 32 << 20  #: bytes of a file that describes something, and of a server's reply
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""A repository of the hub."""
+
+# What an encoder may name is what assl-kit lets it name (assl_kit/common/trust.py).
+_CONFIGS = ("config.json", "modules.json", "sentence_*_config.json", "*.index.json")
+_MODULE = re.compile(
+    r"sentence_transformers\.(\w+\.)*(BoW|CNN|Dense|Dropout|LSTM|LayerNorm|Normalize|Pooling|StaticEmbedding|"
+    r"Transformer|WeightedLayerPooling|WordWeights)"
+)
+_ACTIVATION = re.compile(r"torch\.nn\.(modules\.)?(activation|linear)\.[A-Z]\w*|[^.]*")
+_ARGUMENTS = re.compile(r"(model|tokenizer|config)_args|(model|processor|config)_kwargs")
+_OPTIONS = re.compile(
+    r"add_(eos_token|pooling_layer|prefix_space)|attn_implementation|do_lower_case|dtype|low_cpu_mem_usage|max_length|"
+    r"max_position_embeddings|model_max_length|(padding|truncation)_side|torch_dtype|unpad_inputs|use_fast|"
+    r"use_memory_efficient_attention"
+)
 
 
 class ClientError(Exception):
@@ -49,7 +68,7 @@ class Routes:
     Parameters
     ----------
     folder : path-like
-        With `routes.json`, `router.safetensors` and, where it was fitted, `encoder/`.
+        With `routes.json`, `router.safetensors` and, where it was fitted, `encoder/`; checked as a stranger's.
     encoder : str, optional
         Folder or hub id of the encoder, instead of the one named in `routes.json`.
     min_similarity : float, optional
@@ -58,34 +77,35 @@ class Routes:
     Raises
     ------
     ClientError
-        If files are missing, or the encoder is not the one the centroids were made with.
+        If files are missing or wrong, or the encoder is not the one the centroids were made with.
     """
 
     def __init__(self, folder: str | os.PathLike, encoder: str | None = None, min_similarity: float | None = None):
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
-        from sentence_transformers import SentenceTransformer
 
         folder = Path(folder)
         try:
-            self.table = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
-            tensors = load_file(_inside(folder, self.table["router"]["file"]))
-            exported = self.table["encoder"]
-            carried = _check_modules(_inside(folder, exported["path"])) if exported["path"] else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            table = read_json(folder / "routes.json")
+            router, exported = table["router"], table["encoder"]
+            tensors = load_file(_inside(folder, router["file"]))
+            self.names, self.base = [expert["name"] for expert in table["experts"]], table["base_model"]
+            self.floor = router["min_similarity"] if min_similarity is None else min_similarity
+            self.thinking = (table.get("base") or {}).get("thinking")
+            self.centroids, stored = (tensors[name].astype(np.float64) for name in ("centroids", "probe"))
+            if not all(isinstance(text, str) for text in [*self.names, self.base, exported["id"], *router["probe"]]):
+                raise ValueError("a name is no text")
+            if not -1 <= self.floor <= 1:
+                raise ValueError(f"min_similarity is {self.floor}")
+            if self.centroids.shape != (len(self.names), self.centroids.shape[1]) or not self.names:
+                raise ValueError(f"{len(self.names)} experts have centroids of shape {self.centroids.shape}")
+            carried = _inside(folder, exported["path"]) if exported["path"] else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise ClientError(f"there is no whole route table in {folder}: {error}", 2) from None
-        self.names = [expert["name"] for expert in self.table["experts"]]
-        self.base = self.table["base_model"]
-        self.floor = self.table["router"]["min_similarity"] if min_similarity is None else min_similarity
-        self.centroids = tensors["centroids"].astype(np.float64)
         name = encoder or str(carried or exported["id"])
-        try:
-            self.encoder = SentenceTransformer(
-                name, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
-            )
-        except Exception as error:  # the library raises many kinds
-            raise ClientError(f"the encoder {name} could not be loaded: {error}. Give --encoder FOLDER.", 2) from error
-        probe = self.embed(self.table["router"]["probe"])
-        if probe.shape != tensors["probe"].shape or np.abs(probe - tensors["probe"]).max() > 1e-3:
+        self.encoder = load_encoder(name, is_place=bool(encoder or carried))
+        probe = self.embed(router["probe"])
+        if probe.shape != stored.shape or not np.abs(probe - stored).max(initial=0) <= 1e-3:
             raise ClientError(f"{name} is not the encoder that the centroids were made with ({exported['id']})", 2)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -126,19 +146,96 @@ class Routes:
         return known / max(total, 1)
 
 
+def read_json(file: Path) -> Any:
+    """A file of at most `MOST` bytes; all that is wrong with it is an OSError or a ValueError."""
+    with open(file, "rb") as opened:
+        text = opened.read(MOST + 1)
+    if len(text) > MOST:
+        raise ValueError(f"{file.name} has more than {MOST:,} bytes")
+    return parse(text)
+
+
+def parse(text: str | bytes) -> Any:
+    """``json.loads``; JSON that is nested too deeply is a ValueError too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _leads_out(name: str) -> bool:
+    return name.startswith(("/", "~")) or ".." in name.split("/") or any(sign in name for sign in "\\:\0")
+
+
 def _inside(folder: Path, name: str) -> Path:
-    """A file that `routes.json` names; it may not lie elsewhere."""
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise ClientError(f"routes.json names a file outside {folder}: {name}", 2)
+    """A file or folder that `routes.json` names; it may not lie elsewhere, nor be reached by a link that leads there."""
+    if _leads_out(name) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ClientError(f"routes.json names a file outside {folder}: {name!r:.80}", 2)
+    if not (folder / name).is_file() and not (folder / name).is_dir():
+        raise ValueError(f"{name!r:.80} is missing")
     return folder / name
 
 
-def _check_modules(encoder: Path) -> Path:
-    """Some versions of sentence-transformers would import whatever classes an encoder's folder names."""
-    modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
-    if not all(str(module["type"]).startswith("sentence_transformers.") for module in modules):
-        raise ClientError(f"the encoder {encoder} asks for code from elsewhere and is not loaded", 2)
-    return encoder
+def load_encoder(name: str, is_place: bool) -> Any:
+    """A sentence-transformers model: of a folder, if it may be named by its place; else of the hub."""
+    from sentence_transformers import SentenceTransformer
+
+    if not is_place and not NAME.fullmatch(name):
+        raise ClientError(f"routes.json names an encoder outside, {name!r:.80}. Give --encoder FOLDER.", 2)
+    try:
+        folder = Path(name).expanduser()
+        if not (is_place and folder.is_dir()):
+            from huggingface_hub import snapshot_download
+
+            known = name if "/" in name else f"sentence-transformers/{name}"
+            folder = Path(snapshot_download(known, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        check_encoder(folder)
+        options = {"use_safetensors": True}
+        return SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, model_kwargs=options)
+    except ClientError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        raise ClientError(f"the encoder {name} could not be loaded: {error}. Give --encoder FOLDER.", 2) from None
+
+
+def check_encoder(folder: Path) -> None:
+    """Refuse an encoder that names code, or what lies outside its folder, before the library reads it."""
+    root = folder.resolve()
+    root = root.parents[1] if root.parent.name == "snapshots" else root  # the hub's cache links into its blobs
+    for module in read_json(folder / "modules.json"):
+        if not _MODULE.fullmatch(module["type"]):
+            raise ClientError(f"the encoder {folder} asks for code from elsewhere and is not loaded", 2)
+        if _leads_out(module.get("path", "")):
+            raise ClientError(f"a module of the encoder {folder} lies outside: {module['path']!r:.80}", 2)
+    for file in sorted(folder.rglob("*")):
+        pickled = file.suffix == ".bin" and not (file.parent / "model.safetensors").is_file()
+        if pickled or not file.resolve().is_relative_to(root):
+            raise ClientError(f"{file} is {'pickled' if pickled else 'a link out of the encoder'} and is not read", 2)
+        parts = [read_json(file)] if any(fnmatch(file.name, pattern) for pattern in _CONFIGS) else []
+        while parts:
+            part = parts.pop()
+            for key, value in part.items() if isinstance(part, dict) else []:
+                if _harmful(key, value):
+                    raise ClientError(f"{file} asks for {key}={str(value)[:60]} and is not read", 2)
+            parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+
+
+def _harmful(key: str, value: Any) -> bool:
+    values = list(value.values()) if isinstance(value, dict) else [value]
+    if _ARGUMENTS.fullmatch(key) and isinstance(value, dict):
+        return not all(_OPTIONS.fullmatch(o) or (o == "trust_remote_code" and v is False) for o, v in value.items())
+    if key.endswith("attn_implementation"):  # compiled code of the hub
+        return any("/" in str(part) or ":" in str(part) for part in values)
+    if key == "activation_function":
+        return not _ACTIVATION.fullmatch(str(value))
+    return key == "weight_map" and not all(re.fullmatch(r"\w[\w.-]*\.safetensors", str(part)) for part in values)
+
+
+class _OneServer(urllib.request.HTTPRedirectHandler):
+    """The key goes to the server that was named, and nowhere else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: a redirect is an error."""
 
 
 class Server:
@@ -149,7 +246,7 @@ class Server:
     address : str
         Such as ``http://localhost:8000``, with or without ``/v1``.
     key : str, optional
-        Sent as bearer token.
+        Sent as bearer token. It is in no message.
     timeout : float
         Seconds to wait for an answer, or for the next piece of one.
 
@@ -162,18 +259,18 @@ class Server:
     thinking: bool | None = None
 
     def __init__(self, address: str, key: str | None = None, timeout: float = 120.0):
-        if not address.startswith(("http://", "https://")):
-            raise ClientError(f"a server's address starts with http:// or https://, not {address!r}", 2)
-        self.address = address.rstrip("/").removesuffix("/v1")
+        self.address = check_address(address).rstrip("/").removesuffix("/v1")
         self.timeout, self.headers = timeout, {"Content-Type": "application/json"}
         if key:
+            if not (key.isascii() and key.isprintable()):
+                raise ClientError("the key holds line ends or other characters that a header cannot have", 2)
             self.headers["Authorization"] = f"Bearer {key}"
 
     def models(self) -> list[str]:
         """Names of the models that the server has."""
         with self._open("/v1/models") as reply:
             try:
-                return [model["id"] for model in json.loads(b"".join(_lines(reply)))["data"]]
+                return [model["id"] for model in parse(b"".join(_lines(reply)))["data"]]
             except (ValueError, KeyError, TypeError):
                 raise ClientError(f"{self.address} is no OpenAI-compatible server") from None
 
@@ -182,8 +279,8 @@ class Server:
         content = body(model, question, max_tokens, thinking=self.thinking)
         with self._open("/v1/chat/completions", content) as reply:
             try:
-                return (json.loads(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
-            except (ValueError, KeyError, IndexError, TypeError):
+                return (parse(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise ClientError(f"{self.address} sent an answer of another form") from None
 
     def stream(self, model: str, question: str | list[dict], max_tokens: int) -> Iterator[str]:
@@ -191,14 +288,14 @@ class Server:
         content = body(model, question, max_tokens, stream=True, thinking=self.thinking)
         with self._open("/v1/chat/completions", content) as reply:
             for line in _lines(reply):
-                data = line.decode("utf-8").strip()
+                data = line.decode("utf-8", "replace").strip()
                 if not data.startswith("data:"):
                     continue
                 data = data.removeprefix("data:").strip()
                 if data == "[DONE]":
                     return
                 try:
-                    event = json.loads(data)
+                    event = parse(data)
                     if "error" in event:
                         raise ClientError(f"the server stopped: {_message(event)}")
                     pieces = [choice["delta"].get("content") for choice in event["choices"]]
@@ -211,18 +308,34 @@ class Server:
         data = None if content is None else json.dumps(content, ensure_ascii=False).encode("utf-8")
         request = urllib.request.Request(self.address + path, data=data, headers=self.headers)
         try:
-            return urllib.request.urlopen(request, timeout=self.timeout)
+            return urllib.request.build_opener(_OneServer).open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             try:
-                message = _message(json.loads(error.read()))
-            except (ValueError, AttributeError):
+                message = _message(parse(error.read(MOST)))
+            except (OSError, http.client.HTTPException, ValueError, AttributeError):
                 message = error.reason
             hint = " Start the server with serve.sh, so that it knows the experts." if error.code == 404 else ""
             hint = hint or (" Give the server's key: --api-key." if error.code == 401 else "")
             raise ClientError(f"the server answered {error.code}: {message}.{hint}") from None
-        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
             reason = getattr(error, "reason", error)
             raise ClientError(f"there is no server at {self.address}: {reason}. Start it with serve.sh.") from None
+
+
+def check_address(address: str) -> str:
+    """The address of a server, if it is one; a name and password in it are in no message."""
+    place = address.rpartition("@")[2]
+    try:
+        parts = urllib.parse.urlsplit(address)
+        parts.hostname.encode("idna")  # type: ignore[union-attr]  # an address without a host is an AttributeError
+        whole = parts.port != 0 and not parts.query and not parts.fragment and address.isascii()
+    except (ValueError, AttributeError):
+        whole = False
+    if not address.startswith(("http://", "https://")) or not whole or not address.isprintable() or " " in address:
+        raise ClientError(f"a server's address starts with http:// or https:// and names a host, not {place!r}", 2)
+    if "@" in address:
+        raise ClientError(f"the address of {place} holds a name or password. Give the key by --api-key.", 2)
+    return address
 
 
 def body(
@@ -251,7 +364,7 @@ def question_of(record: dict) -> str | list[dict]:
     text = (text + "\n" + record["input"] if (record.get("input") or "").strip() else text).strip()
     history = record.get("history") or []
     system = [{"role": "system", "content": record["system"]}] if (record.get("system") or "").strip() else []
-    turns = json.loads(history) if isinstance(history, str) else history
+    turns = parse(history) if isinstance(history, str) else history
     before = [{"role": r, "content": c + ""} for q, a in turns for r, c in (("user", q), ("assistant", a))]
     return [*system, *before, {"role": "user", "content": text}] if system or before else text
 
@@ -267,7 +380,7 @@ def read_questions(path: str) -> list[str | list[dict]]:
         question: str | list[dict] = line.strip()
         if line.strip().startswith("{"):
             try:
-                question = question_of(json.loads(line))
+                question = question_of(parse(line))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ClientError(f"{path}:{number} is no question: {error!r}", 2) from None
             if not (question if isinstance(question, str) else question[-1]["content"]).strip():
@@ -280,10 +393,15 @@ def read_questions(path: str) -> list[str | list[dict]]:
 
 
 def _lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
+    left = MOST
     try:
-        yield from reply
-    except (OSError, http.client.HTTPException) as error:
+        while left > 0 and (line := reply.readline(left)):
+            left -= len(line)
+            yield line
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ClientError(f"the connection broke: {error!r}") from None
+    if left <= 0:
+        raise ClientError(f"the reply has more than {MOST:,} bytes")
 
 
 def _message(content: dict) -> str:
@@ -310,7 +428,7 @@ def _arguments() -> argparse.Namespace:
         parser.error("give a question or --file")
     if asked.question is not None and not asked.question.strip():
         parser.error("the question is empty")
-    if min(asked.max_tokens, asked.jobs) < 1 or asked.timeout <= 0:
+    if min(asked.max_tokens, asked.jobs) < 1 or not 0 < asked.timeout < 1e6:
         parser.error("--max-tokens, --jobs and --timeout must be positive")
     return asked
 
@@ -318,9 +436,13 @@ def _arguments() -> argparse.Namespace:
 def run(asked: argparse.Namespace) -> int:
     """Answer what was asked; return the exit code."""
     questions = read_questions(asked.file) if asked.file is not None else [asked.question.strip()]
+    try:
+        json.dumps(questions, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ClientError("a question is no valid text", 2) from None
     server = Server(asked.server, asked.api_key, asked.timeout)
     routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
-    server.thinking = (routes.table.get("base") or {}).get("thinking")
+    server.thinking = routes.thinking
     routed = routes.route(questions)
     missing = sorted({name for name, _ in routed} - set(server.models()))
     if missing:
@@ -346,18 +468,18 @@ def run(asked: argparse.Namespace) -> int:
         except ClientError as error:
             return record | {"error": str(error)}
 
+    failed, as_text = 0, {"encoding": "utf-8", "errors": "backslashreplace"}
     try:
-        target = open(asked.output, "w", encoding="utf-8") if asked.output else nullcontext(sys.stdout)  # noqa: SIM115
+        target: Any = open(asked.output, "w", **as_text) if asked.output else nullcontext(sys.stdout)  # noqa: SIM115
+        with target as out, ThreadPoolExecutor(asked.jobs) as pool:
+            try:
+                for record in pool.map(answer, range(len(questions))):
+                    failed += "error" in record
+                    print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
     except OSError as error:
-        raise ClientError(f"{asked.output} cannot be written: {error}", 2) from None
-    failed = 0
-    with target as out, ThreadPoolExecutor(asked.jobs) as pool:
-        try:
-            for record in pool.map(answer, range(len(questions))):
-                failed += "error" in record
-                print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        raise ClientError(f"{asked.output or 'the output'} cannot be written: {error}", 2) from None
     if failed:
         print(f"client: {failed} of {len(questions)} questions failed", file=sys.stderr)
     return 1 if failed else 0
@@ -366,7 +488,7 @@ def run(asked: argparse.Namespace) -> int:
 def main() -> None:
     """The command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # Windows: into a file or a pipe too
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # Windows: into a file or a pipe too
     try:
         sys.exit(run(_arguments()))
     except ClientError as error:
