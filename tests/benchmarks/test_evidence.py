@@ -11,7 +11,7 @@ import pytest
 
 import benchmarks.evidence.__main__ as evidence
 from assl_kit.common.files import read_json
-from assl_kit.teaching.evidence import CLAIMS, ENCODER, ROUTED, evidence_results, verdict, verdicts
+from assl_kit.teaching.evidence import CLAIMS, ENCODER, ROUTED, evidence_results, of_seeds, verdict, verdicts
 from assl_kit.teaching.evidence_plots import plot_share_curve
 from benchmarks.evidence import arms, data, summary
 from benchmarks.evidence import study as studies
@@ -238,6 +238,19 @@ def test_every_committed_claim_has_the_verdict_of_what_was_measured():
             assert told == ("holds" if low > least else "does not hold" if high < least else between), claim
             judged += 1
     assert judged >= len(CLAIMS)
+
+
+def test_of_the_real_data_more_records_were_better():
+    """What notebook 08 says of the paper's choice at rising shares."""
+    evidence = evidence_results()
+    real = evidence[evidence["data"] == "CFLEB"]
+    means = [of_seeds(real, f"paper {share} %").mean() for share in (1, 3, 5, 10)]
+    assert means == sorted(means) and means[0] < means[-1]
+
+
+def test_every_committed_value_lies_in_its_interval():
+    rows = evidence_results().dropna(subset=["low", "high"])
+    assert len(rows) > 100 and (rows["low"] <= rows["value"]).all() and (rows["value"] <= rows["high"]).all()
 
 
 def seeds(arm, metric, *values, task="all", **more):
