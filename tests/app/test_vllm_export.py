@@ -23,6 +23,7 @@ from assl_kit.app.served.routes import ClientError, Routes
 from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encode, load_encoder
 from assl_kit.space.static_encoder import known_shares
