@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from html import escape
-from typing import TYPE_CHECKING
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.packages import need
 from assl_kit.errors import ParameterError
@@ -15,7 +20,22 @@ from .chat import MAX_QUESTION, Chat
 if TYPE_CHECKING:
     from gradio import Blocks
 
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[Message, Receive, Send], Awaitable[None]]
+
 MAX_WAITING = 16  #: questions in the queue
+MAX_BODY = 16 << 10  #: bytes of a request; the longest question has 12,000 when each character is escaped
+_READ = re.compile(r"/|/theme\.css|/favicon\.ico|/(assets|static)(/[\w.-]+)+|/gradio_api/(startup-events|queue/data)")
+_SENT = "/gradio_api/queue/join"
+_HEADERS = (
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+)
 _FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "sans-serif")
 _CSS = """
 .assl h1 { margin: 0; font-size: 1.5rem; font-weight: 700; }
@@ -86,7 +106,12 @@ def make_page(chat: Chat) -> Blocks:
             autofocus=True,
         )
         send = gr.Button("Ask", variant="primary")
-        gr.Examples(chat.examples, question, label="Or one of these")
+        examples = gr.Dataset(
+            components=[question], samples=[[text] for text in chat.examples], label="Or one of these"
+        )
+        examples.click(
+            None, examples, question, js=f"k => {json.dumps(chat.examples)}[k]", api_visibility="private"
+        )  # in the browser: the server needs no route for it
         with gr.Row(elem_classes="assl-row"):
             answered, base = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("answer", "base"))
         with gr.Row(elem_classes="assl-row"):
@@ -107,6 +132,107 @@ def _heading(chat: Chat) -> str:
     bank = chat.silversight.bank
     about = f"{chat.title} · {len(bank)} experts on {bank.base['id']}. Answers can be wrong."
     return f'<h1>Ask the experts</h1><p class="assl-quiet">{escape(about)}</p>'
+
+
+class Guard:
+    """Lets requests through that are for the page's own address and for what the page needs, and no others.
+
+    Parameters
+    ----------
+    app : ASGI application
+        The page.
+    host : str
+        The address that it listens on.
+
+    Notes
+    -----
+    A site that a browser is on may give its own name this machine's address and then read the page as if it were the
+    site's ("DNS rebinding"). The browser sends the site's name as Host all the same, so other names than those of
+    `own_address` get 421; an Origin other than the Host gets 403. Of the routes that Gradio has (uploads, files,
+    proxies, API), only those that the page asks for are open, with `MAX_BODY` bytes at most.
+    """
+
+    def __init__(self, app: App, host: str) -> None:
+        self.app, self.host = app, host
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        status, why = self._refusal(scope)
+        if not status:
+            await self.app(scope, receive, send_guarded)
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send_guarded({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": f"assl chat: {why}\n".encode()})
+
+    def _refusal(self, scope: Message) -> tuple[int, str]:
+        """Status and reason of a refusal; 0 if there is none."""
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip().lower())
+        hosts, origins = headers.get("host", []), headers.get("origin", [])
+        if len(hosts) != 1 or not own_address(hosts[0], self.host):
+            return 421, "this address is not the page's own"
+        if origins and not (len(origins) == 1 and origins[0] in (f"http://{hosts[0]}", f"https://{hosts[0]}")):
+            return 403, "the request comes from another page"
+        method, path = scope["method"], scope["path"]
+        if method in ("GET", "HEAD"):
+            return (0, "") if _READ.fullmatch(path) and ".." not in path else (404, "there is no such page")
+        if method != "POST" or path != _SENT:
+            return 404, "there is no such page"
+        lengths = headers.get("content-length", [])
+        if "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal():
+            return 411, "the request does not say how long it is"
+        return (413, "the request is too long") if int(lengths[0][:20]) > MAX_BODY else (0, "")
+
+
+def own_address(asked: str, host: str) -> bool:
+    """Whether a Host header names the address that a page listens on, by any port (a tunnel may have another).
+
+    Parameters
+    ----------
+    asked : str
+        The header, in small letters.
+    host : str
+        What the page listens on. This machine alone: ``127.0.0.1`` and ``localhost``. All of its addresses
+        (``0.0.0.0``, ``::``): those, its name, and every address in numbers, which no site can take as its name.
+
+    Examples
+    --------
+    >>> [own_address(asked, "127.0.0.1") for asked in ("localhost:7860", "127.0.0.1", "evil.example:7860", "[::1]")]
+    [True, True, False, True]
+    >>> [own_address(asked, "0.0.0.0") for asked in ("192.168.1.5:7860", "evil.example")]
+    [True, False]
+    """
+    parts = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\[\]:@/\s]+)(:\d{1,5})?", asked)
+    if not parts:
+        return False
+    name, listening = parts[1].strip("[]"), host.strip("[]").lower()
+    if name == listening:
+        return True
+    if _is_local(listening):
+        return name == "localhost" or _is_local(name)
+    if listening in ("0.0.0.0", "::", ""):
+        try:
+            return bool(ip_address(name))
+        except ValueError:
+            return name in ("localhost", socket.gethostname().lower(), socket.getfqdn().lower())
+    return False
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "127.0.0.1", "::1")
 
 
 def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> Blocks:
@@ -132,11 +258,14 @@ def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -
     """
     page = make_page(chat)
     import gradio as gr
+    from starlette.middleware import Middleware
 
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     try:
         page.launch(
             server_name=host,
             server_port=port,
+            app_kwargs={"middleware": [Middleware(Guard, host=host)]},
             share=False,
             quiet=True,
             prevent_thread_lock=True,
@@ -159,5 +288,11 @@ def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -
 def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until Ctrl-C."""
     page = open_page(chat, host=host, port=port)
+    if not _is_local(host.strip("[]").lower()):
+        print(
+            f"WARNING: THE PAGE IS OPEN TO OTHER MACHINES ({host}). THERE IS NO PASSWORD: WHOEVER REACHES IT CAN ASK "
+            "QUESTIONS AND READ TRAINING RECORDS.",
+            file=sys.stderr,
+        )
     print(f"{chat.title}: {page.local_url} (Ctrl-C ends it)", flush=True)
     page.block_thread()

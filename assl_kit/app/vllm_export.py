@@ -50,7 +50,7 @@ def export_vllm(
             encoder/              the encoder, if the bank carries it
             base/                 the base, if no hub has it
             serve.sh              starts `vllm serve`
-            client.py             routes questions and asks the server
+            client.py, routes.py  route questions and ask the server
 
     base : str, optional
         What vLLM is to load: a hub id or a folder. Default: the base that the bank names. ``"tiny"`` and bases from
@@ -99,7 +99,10 @@ def export_vllm(
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bank.path / file, temporary / file)
         _write_routes(bank, temporary, encode(embedder, PROBE), rank)
-        shutil.copyfile(Path(__file__).with_name("vllm_client.py"), temporary / "client.py")
+        for program in ("client.py", "routes.py"):  # side by side there, a package here
+            source = (Path(__file__).parent / "served" / program).read_text(encoding="utf-8")
+            alone = source.replace("\nfrom .routes import ", "\nfrom routes import ")
+            (temporary / program).write_text(alone, encoding="utf-8", newline="\n")
         (temporary / "serve.sh").write_text(serve_script(bank, served, rank), encoding="utf-8", newline="\n")
         (temporary / "serve.sh").chmod(0o755)
     return out

@@ -6,6 +6,7 @@ import copy
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import escape, unescape
@@ -32,6 +33,7 @@ SMALL = {
     "warmup_records": 0,
 }
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{7*7}}${7*7}"
+_PARTS = ("answer", "base", "route", "records")
 TAGS = re.compile(r"<\s*(script|img)", re.IGNORECASE)
 
 
@@ -226,7 +228,22 @@ def served(chat):
     page.close()
 
 
-def test_the_page_in_a_browser(chat, served, tmp_path):
+def _check_places(page, similarities):
+    """What is read stands where it is looked for: two by two, nothing cut off; bars as long as their numbers say."""
+    answer, base, route, records = (page.locator(f"#{name}").bounding_box() for name in _PARTS)
+    for left, right in ((answer, base), (route, records)):
+        assert left["x"] + left["width"] <= right["x"] and left["y"] == right["y"]
+        assert left["width"] == pytest.approx(right["width"], rel=0.05) and left["width"] > 300
+    assert answer["y"] + answer["height"] <= route["y"] and answer["x"] == route["x"]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is wider than the page"
+    for bar, similarity in zip(page.locator("#route .assl-bar").all(), similarities, strict=True):
+        drawn = bar.locator("i").evaluate("bar => bar.getBoundingClientRect().width")
+        assert drawn == pytest.approx(max(0, similarity) * bar.bounding_box()["width"], abs=3)
+    size = page.locator("#answer .assl-answer").evaluate("part => parseFloat(getComputedStyle(part).fontSize)")
+    assert size >= 16, "the answer can be read"
+
+
+def test_the_page_in_a_browser(chat, served):
     question = chat.examples[0]
     last = list(chat.ask(question))[-1]
     with chromium() as browser:
@@ -242,8 +259,7 @@ def test_the_page_in_a_browser(chat, served, tmp_path):
         assert numbers == [round(float(value), 3) for value in sorted(similarities, reverse=True)]
         assert page.locator("#route .assl-chosen").count() == 1 and page.inner_text("#route .assl-margin")
         assert page.locator("#records article").count() == 3
-        page.screenshot(path=tmp_path / "chat.png", full_page=True)
-        assert (tmp_path / "chat.png").stat().st_size > 20_000
+        _check_places(page, numbers)
 
         page.get_by_role("textbox").fill(" ")
         page.get_by_role("button", name="Ask", exact=True).click()
@@ -269,13 +285,16 @@ def test_nothing_on_the_page_is_run(chat, served, monkeypatch):
 
 def test_two_browsers_and_one_that_leaves(chat, served, monkeypatch):
     """The one that goes away amid its answer does not hold up the others."""
-    going, stream = threading.Event(), chat.silversight.stream
+    ended, stream = threading.Event(), chat.silversight.stream
 
     def slow(question, **options):
         if question == "很长":
-            for _ in range(10_000):
-                going.wait(0.02)
-                yield "长"
+            try:
+                while True:
+                    time.sleep(0.02)
+                    yield "长"
+            finally:
+                ended.set()
         else:
             yield from stream(question, **options)
 
@@ -288,7 +307,9 @@ def test_two_browsers_and_one_that_leaves(chat, served, monkeypatch):
             page.get_by_role("button", name="Ask", exact=True).click()
             if question == "很长":
                 page.wait_for_selector('#answer [data-done="no"]')
+        assert not ended.is_set()
         pages[0].close()
+        assert ended.wait(30), "the answer of who has left goes on"
         for page, question in zip(pages[1:], (chat.examples[0], chat.examples[-1]), strict=True):
             page.wait_for_selector('#base [data-done="yes"]')
             (answer,) = chat.silversight.generate([question], max_new_tokens=chat.max_new_tokens)

@@ -6,11 +6,13 @@ import json
 import sys
 
 import pytest
+from helpers.banks import TEXTS, make_bank
 from helpers.models import CHATML, make_test_base
-from test_vllm_export import TEXTS, make_bank, serving
+from test_vllm_export import serving
 
-from assl_kit.app import vllm_client
-from assl_kit.app.vllm_client import body
+from assl_kit.app.served import client as vllm_client
+from assl_kit.app.served.client import body
+from assl_kit.app.served.routes import ClientError
 from assl_kit.app.vllm_export import export_vllm
 from assl_kit.data.conversations import conversation, prompt_text
 from assl_kit.model.identity import base_info
@@ -83,7 +85,7 @@ def test_conversations_of_all_forms_are_sent_as_messages(parts, tmp_path, monkey
 )
 def test_what_is_no_conversation_is_named_by_its_line(tmp_path, row):
     (tmp_path / "q.jsonl").write_text(f"好\n{row}\n", encoding="utf-8")
-    with pytest.raises(vllm_client.ClientError, match=r"q\.jsonl:2 is no question"):
+    with pytest.raises(ClientError, match=r"q\.jsonl:2 is no question"):
         vllm_client.read_questions(str(tmp_path / "q.jsonl"))
 
 

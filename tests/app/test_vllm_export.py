@@ -15,41 +15,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from helpers.banks import plant
+from helpers.banks import TEXTS, make_bank, plant
 from helpers.models import make_test_base
 
-from assl_kit.app import vllm_client
+from assl_kit.app.served import client as vllm_client
+from assl_kit.app.served.routes import ClientError, Routes
 from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
-from assl_kit.experts.bank import ExpertBank, Provenance
-from assl_kit.model.identity import base_info
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.model.loading import load_base
-from assl_kit.space.encoder import encode, encoder_fingerprint, load_encoder
+from assl_kit.space.encoder import encode, load_encoder
 from assl_kit.space.static_encoder import known_shares
-
-TEXTS = ["判断这条财经新闻的情感：股价上涨。", "央行下调存款准备金率，释放资金。", "为基金经理的新闻写一个标题。"]
-
-
-def make_bank(folder, base_folder, *, base=None, **lora):
-    """A bank of three random adapters, one for each text."""
-    from peft import LoraConfig, get_peft_model
-
-    model, tokenizer = load_base(str(base_folder), device="cpu")
-    info = base or base_info(model, tokenizer)
-    torch.manual_seed(0)
-    paths = []
-    for k, rank in enumerate((4, 2, 12)):
-        settings = {"r": rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False}
-        wrapped = get_peft_model(model, LoraConfig(**settings | lora))
-        wrapped.save_pretrained(folder / f"raw-{k}")
-        model = wrapped.unload()
-        paths.append(folder / f"raw-{k}")
-    encoder = load_encoder("fit", texts=TEXTS * 3, dim=8, vocab_size=400)
-    X = encode(encoder, TEXTS)
-    encoder_info = {"id": "fit", "fingerprint": encoder_fingerprint(encoder), "dim": X.shape[1]}
-    origin = Provenance(info, encoder_info, encoder_model=encoder, min_similarity=0.2)
-    return ExpertBank.create(folder / "bank", paths, X, origin)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +46,13 @@ def exported(tmp_path_factory, bank, base_folder):
 
 def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
     names = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
-    assert [name for name in names if "/" not in name] == ["client.py", "router.safetensors", "routes.json", "serve.sh"]
+    assert [name for name in names if "/" not in name] == [
+        "client.py",
+        "router.safetensors",
+        "routes.json",
+        "routes.py",
+        "serve.sh",
+    ]
     for name, path in zip(bank.names, bank.expert_paths, strict=True):
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             assert (exported / "adapters" / name / file).read_bytes() == (path / file).read_bytes()
@@ -88,8 +71,9 @@ def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
     assert table["base"] == bank.base and table["base_model"] == "base" and table["max_lora_rank"] == 12
     assert table["encoder"] == {**bank.encoder, "path": "encoder"}
     assert table["router"]["min_similarity"] == 0.2
-    source = (exported / "client.py").read_text(encoding="utf-8")
-    assert "import assl_kit" not in source and "from ." not in source
+    for program in ("client.py", "routes.py"):
+        source = (exported / program).read_text(encoding="utf-8")
+        assert "import assl_kit" not in source and "from assl_kit" not in source and "from ." not in source
 
 
 def test_a_hub_base_is_named_with_its_revision(tmp_path, base_folder):
@@ -233,8 +217,8 @@ class Waiting(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(models=("base", "expert-0", "expert-1", "expert-2"), key=None):
-    server = Waiting(("127.0.0.1", 0), Handler)
+def serving(models=("base", "expert-0", "expert-1", "expert-2"), key=None, handler=Handler):
+    server = Waiting(("127.0.0.1", 0), handler)
     server.models, server.key, server.requests = list(models), key, []
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -247,7 +231,11 @@ def serving(models=("base", "expert-0", "expert-1", "expert-2"), key=None):
 
 
 def client(exported, *arguments, **more):
-    """Run client.py as a user does, where assl_kit cannot be imported from the current folder."""
+    """Run client.py as a user does, where assl_kit cannot be imported."""
+    blocked = exported.parent / "blocked"
+    blocked.mkdir(exist_ok=True)
+    (blocked / "assl_kit.py").write_text("raise ImportError('a client stands alone')", encoding="utf-8")
+    more["env"] = more.get("env", dict(os.environ)) | {"PYTHONPATH": str(blocked)}
     return subprocess.run(
         [sys.executable, str(exported / "client.py"), *map(str, arguments)],
         capture_output=True,
@@ -315,7 +303,7 @@ def test_the_client_routes_as_the_package_does(exported, bank):
     routes = bank.router().route(encode(encoder, questions), known=known_shares(encoder, questions))
     assert 0 in routes.similarity and -1 in routes.experts
     names = ["base" if k < 0 else bank.names[k] for k in routes.experts]
-    found = vllm_client.Routes(exported).route(questions)
+    found = Routes(exported).route(questions)
     assert [name for name, _ in found] == names
     np.testing.assert_allclose([s for _, s in found], routes.similarity, atol=1e-6)
 
@@ -339,6 +327,27 @@ def test_a_whole_answer_and_one_file_with_failures(call, tmp_path):
         ((" ",), "the question is empty", 2),
         (("问", "--max-tokens", 0), "must be positive", 2),
         (("问", "--server", "localhost:8000"), "starts with http://", 2),
+        (("问", "--timeout", "nan"), "must be positive", 2),
+        (("问", "--min-similarity", "2"), "min_similarity is 2.0", 2),
+        (("\udcff",), "a question is no valid text", 2),
+        *(
+            (("问", "--server", address), "a server's address starts with http:// or https:// and names a host", 2)
+            for address in (
+                "http://[",
+                "http://",
+                "http://:80",
+                "http://h:99999",
+                "http://h:0",
+                "http://h:x",
+                "http://例子",
+                "http://a b",
+                "http://h?key=1",
+                "http://h#x",
+                f"http://{'a' * 70}.b",
+                "http://[::1",
+                "file:///etc/passwd",
+            )
+        ),
         (("问", "--server", "http://127.0.0.1:9"), "there is no server at http://127.0.0.1:9", 1),
         (("--file", "none.txt"), "none.txt cannot be read", 2),
         (("问", "--routes", "nowhere"), "no whole route table in nowhere", 2),
@@ -351,12 +360,90 @@ def test_wrong_use_of_the_client(call, arguments, message, code):
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:hunter2@127.0.0.1:9",
+        "http://user:hunter2@127.0.0.1:9/v1",
+        "https://hunter2@127.0.0.1:9",
+        "http://user:hunter2@[",
+        "http://user:hunter2@:80",
+        "http://user:hun@hunter2@h:x",
+        "http://user:hunter2/x@h",
+        "http://user:hunter2#x@h",
+        "ftp://user:hunter2@h",
+        "user:hunter2@h:8000",
+    ],
+)
+def test_a_password_in_an_address_is_in_no_message(call, exported, address, caplog):
+    code, out, err = call("问", "--server", address)
+    assert code == 2 and err.startswith("client: ") and err.count("\n") == 1
+    assert "hunter2" not in out + err + caplog.text
+    if address.startswith("http://user:hunter2@127"):
+        assert "holds a name or password. Give the key by --api-key." in err
+        done = client(exported, "问", "--server", address)
+        assert done.returncode == 2 and "hunter2" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["hunter2\nX-Other: 1", "hunter2\r", "hunter2é", "hunter2\x00"])
+def test_a_key_that_no_header_can_hold_is_in_no_message(call, key):
+    code, out, err = call("问", "--api-key", key)
+    assert code == 2 and "the key holds line ends" in err and "hunter2" not in out + err
+
+
+def test_a_key_goes_to_the_named_server_only(call):
+    """A server that sends its clients elsewhere is an error; nobody else sees the key."""
+
+    class Elsewhere(Handler):
+        def do_GET(self):  # noqa: N802
+            self.server.requests.append(dict(self.headers))
+            self.send_response(302)
+            self.send_header("Location", self.server.target + "/v1/models")
+            self.end_headers()
+
+    with serving() as other, serving(handler=Elsewhere) as server:
+        server.target = other.address
+        other.RequestHandlerClass = Elsewhere
+        code, _, err = call(TEXTS[0], "--server", server.address, "--api-key", "hunter2")
+    assert code == 1 and "the server answered 302" in err and "hunter2" not in err
+    assert server.requests[0]["Authorization"] == "Bearer hunter2" and not other.requests
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"data": ' + "9" * 5000 + "}", "[1]", '{"data": [1]}', "\xff"])
+def test_what_is_no_server_of_that_kind_is_one_message(call, text):
+    class Odd(Handler):
+        def do_GET(self):  # noqa: N802
+            self.reply(200, text.encode("latin-1"))
+
+    with serving(handler=Odd) as server:
+        code, out, err = call(TEXTS[0], "--server", server.address)
+    assert code == 1 and "is no OpenAI-compatible server" in err and out == "" and err.count("\n") == 1
+
+
+def test_a_reply_without_end_is_one_message(call, monkeypatch):
+    monkeypatch.setattr(vllm_client, "MOST", 50)
+    with serving() as server:
+        code, _, err = call(TEXTS[0], "--server", server.address)
+    assert code == 1 and "the reply has more than 50 bytes" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_message(exported, tmp_path):
+    (tmp_path / "q.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    with serving() as server:
+        told = ("--server", server.address, "--file", tmp_path / "q.txt", "--output", "/dev/full")
+        done = client(exported, *told)
+    assert done.returncode == 2 and done.stderr.startswith("client: /dev/full cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{broken", "q.jsonl:2"),
         ('{"question": 3}', "q.jsonl:2"),
         ('{"input": "x"}', "q.jsonl:2"),
         ('{"question": " "}', "empty question"),
+        ('{"messages": ' + "[" * 100_000, "q.jsonl:2 is no question"),
     ],
 )
 def test_bad_files_of_questions(call, tmp_path, line, message):
@@ -372,10 +459,10 @@ def test_what_a_server_can_do_wrong(call, exported):
     with serving(models=["base", "expert-0"]) as server:
         code, _, err = call(TEXTS[1], "--server", server.address)
         assert code == 1 and "the server has no model expert-1. Start it with serve.sh" in err
-        with pytest.raises(vllm_client.ClientError, match=r"answered 404: The model `expert-1` does not exist"):
+        with pytest.raises(ClientError, match=r"answered 404: The model `expert-1` does not exist"):
             vllm_client.Server(server.address).ask("expert-1", "好", 4)
         for question, message in (("停", "the engine is dead"), ("断", "the connection ended")):
-            with pytest.raises(vllm_client.ClientError, match=message):
+            with pytest.raises(ClientError, match=message):
                 list(vllm_client.Server(server.address).stream("expert-0", question, 4))
     with serving(key="secret") as server:
         code, _, err = call(TEXTS[1], "--server", server.address)

@@ -339,7 +339,7 @@ def made_again(ws, parameters, monkeypatch):
 def test_an_edit_of_the_doors_or_the_runner_makes_nothing_again(chain, edit):
     ws, parameters = chain
     assert not outdated(ws, parameters)
-    edit("app/vllm_client.py")
+    edit("app/served/client.py")
     edit("runner/report.py")
     edit("teaching/plots.py")
     assert not outdated(ws, parameters)

@@ -12,7 +12,7 @@ import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-_FLAGS += ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
+_FLAGS += ["--disable-component-update", "--disable-sync"]
 WAIT = 240_000  #: milliseconds; a busy machine is slow
 LOCAL = {"127.0.0.1", "localhost"}
 
@@ -27,12 +27,14 @@ def chromium_path() -> str:
 
 
 @contextmanager
-def chromium():
-    """A Playwright browser."""
+def chromium(names: str = ""):
+    """A Playwright browser; ``names``, such as ``MAP my.example 127.0.0.1``, are resolved so."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=_FLAGS)
+        rules = ", ".join(filter(None, [names, "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1"]))
+        flags = [*_FLAGS, f"--host-resolver-rules={rules}"]
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=flags)
         try:
             yield browser
         finally:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import sys
+from collections.abc import Iterator
 
 import nbformat
 import pytest
@@ -154,6 +155,62 @@ def test_it_begins_with_its_goal_and_ends_with_what_is_next(path):
     assert "Next: " in cells[-1].source
     assert any("**Predict:**" in cell.source for cell in cells if cell.cell_type == "markdown")
     assert any("assert " in cell.source for cell in code_cells(path)), "claims are asserted"
+
+
+@in_chain
+def test_what_it_says_on_any_machine_is_compared(path):
+    """nbval compares the cells with this tag only: text of a clean run, and no picture."""
+    compared = [cell for cell in code_cells(path) if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert len(compared) >= (2 if path.stem != "09_robustness" else 1)
+    for cell in compared:
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {"text/plain": ""})}
+        assert cell.outputs and kinds <= {"text/plain", "text/html"}, cell.source
+        assert any(re.search(r"\w", text_of(output)) for output in cell.outputs), cell.source
+
+
+COMMITTED = {"evidence_results", "kernel_results", "gpu_results", "gpu_differences", "verdicts", "shipped"}
+
+
+def statements(body: list[ast.stmt]) -> Iterator[tuple[ast.stmt, list[ast.AST]]]:
+    """Each statement in its order with what belongs to it: those within loops and conditions come one by one."""
+    for node in body:
+        within = [] if isinstance(node, ast.FunctionDef) else getattr(node, "body", []) + getattr(node, "orelse", [])
+        inner = {part for child in within for part in ast.walk(child)}
+        yield node, [part for part in ast.walk(node) if part not in inner]
+        yield from statements(within)
+
+
+def committed_claims(sources: list[str]) -> list[str]:
+    """Asserts and claims that look at a name whose value comes, by whatever steps, from committed results."""
+    tainted, claimed = set(COMMITTED), []
+    for node, parts in statements([node for source in sources for node in ast.parse(source).body]):
+        used = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+        used |= {part.attr for part in parts if isinstance(part, ast.Attribute)}
+        if (isinstance(node, ast.Assert) or "claim" in used) and used & tainted:
+            claimed.append(ast.unparse(node))
+        stored = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        stored |= {node.name} if isinstance(node, ast.FunctionDef) else set()
+        tainted = tainted | stored if used & tainted else tainted - stored
+    return claimed
+
+
+def test_a_claim_of_committed_results_is_seen_through_any_step():
+    steps = ["import x\na = x.evidence_results()", "b = a[0]\nc = 1\nfor d in b:\n    e = d", "def f():\n    return b"]
+    claims = [
+        "assert c",
+        "assert e > 1",
+        "b = 3\nclaim('t', b > 2)",
+        "if c:\n    claim('t', a > 2)",
+        "g = f()\nassert g",
+    ]
+    assert committed_claims(steps + claims) == ["assert e > 1", "claim('t', a > 2)", "assert g"]
+
+
+@in_chain
+def test_its_claims_are_of_the_run_and_not_of_committed_results(path):
+    """Those cannot fail with the run; tests of their own judge them."""
+    sources = [re.sub(r"(?m)^(\s*)%.*$", r"\1pass", cell.source) for cell in code_cells(path)]
+    assert committed_claims(sources) == []
 
 
 @in_chain

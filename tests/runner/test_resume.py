@@ -184,7 +184,8 @@ def test_a_run_belongs_to_one_process(light, monkeypatch):
         other.kill()
     assert not is_running(ws)
     with run_lock(ws):
-        assert True
+        assert is_running(ws), "the lock of a process that was killed can be taken"
+    assert not is_running(ws)
 
 
 def test_half_written_files_of_dead_processes_are_removed_and_only_those(tmp_path):
@@ -212,20 +213,36 @@ def test_two_processes_do_not_lose_each_others_entries(tmp_path):
 
 
 # kill -9 --------------------------------------------------------------------------------------------------------------
-def kill_after(command, folder, changes, delay, seconds=90):
-    """Start a run, kill it a while after so many changes of its manifest; False if it ended before."""
+def in_training(folder):
+    """Whether a run is amid the training of an expert, as far as its folder tells."""
+    return any(folder.glob("experts.partial/expert-*.partial"))
+
+
+def kill_after(command, folder, changes, delay, seconds=90, amid_training=False):
+    """Start a run, kill it a while after so many changes of its manifest; False if it ended before.
+
+    With ``amid_training`` it is killed once an expert is being trained.
+    """
     manifest, seen = folder / "manifest.json", 0
     last = manifest.stat().st_mtime_ns if manifest.is_file() else 0
     with open(folder.parent / "stderr", "ab") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     end = time.monotonic() + seconds
-    while process.poll() is None and seen < changes and time.monotonic() < end:
+    while process.poll() is None and time.monotonic() < end:
+        if in_training(folder) if amid_training else seen >= changes:
+            break
         now = manifest.stat().st_mtime_ns if manifest.is_file() else 0
         seen, last = seen + (now != last), now
         time.sleep(0.005)
     time.sleep(delay)
     process.kill()
     return process.wait() == -signal.SIGKILL
+
+
+def note_of(folder):
+    """The artifacts that a run has noted."""
+    manifest = folder / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["artifacts"] if manifest.is_file() else {}
 
 
 def at_work_in(folder):
@@ -241,7 +258,10 @@ def at_work_in(folder):
 @pytest.mark.timeout(1500)
 @pytest.mark.slow
 def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
-    """Real kernels, records, space, selection, experts and measures; kill -9 for the runner at random moments."""
+    """Real kernels, records, space, selection, experts and measures; kill -9 for the runner at random moments.
+
+    Every third is put off until an expert is being trained, where none is trained yet.
+    """
     whole, said = run(chain, name="whole")
     assert said == ["done"] * 3
     given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
@@ -249,15 +269,18 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_unbroken(chain, tmp_path):
     code += "folder = Path(sys.argv.pop(1))\nplan.notebooks_folder = lambda: folder\n"
     code += "from assl_kit.app.cli import main\nmain()"
     command = [sys.executable, "-c", code, str(chain), "run", "--from", "05", "--to", "08", *given, "--name"]
-    draw, killed, names = random.Random(0), 0, ["broken-0"]
-    while killed < 20:
+    draw, names, met = random.Random(0), ["broken-0"], []
+    while len(met) < 20:
         folder = tmp_path / "runs" / names[-1]
-        if kill_after([*command, names[-1]], folder, draw.choice([0, 1, 2, 2, 3, 3]), draw.uniform(0, 0.7)):
-            killed += 1
+        changes, delay = draw.choice([0, 1, 2, 2, 3, 3]), draw.uniform(0, 0.7)
+        waits = len(met) % 3 == 2 and "experts" not in note_of(folder)
+        delay = draw.uniform(0, 0.2) if waits else delay
+        if kill_after([*command, names[-1]], folder, changes, delay, amid_training=waits):
+            met.append("training" if in_training(folder) else next(reversed(note_of(folder)), "nothing"))
         else:
             names.append(f"broken-{len(names)}")
-        note = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {}
-        assert set(note.get("artifacts", {})) <= set(hashes(whole))
+        assert set(note_of(folder)) <= set(hashes(whole))
+    assert met.count("training") >= 2 and len(set(met)) >= 3, f"the kills met {met}"
     end = time.monotonic() + 30
     while (left := at_work_in(tmp_path / "runs")) and time.monotonic() < end:
         time.sleep(0.1)

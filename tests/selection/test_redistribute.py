@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,19 +45,44 @@ def test_budgets_sum_exactly_and_fit(sizes, power, share):
     budgets = cluster_budgets(sizes, wanted, power)
     assert budgets.sum() == wanted
     assert (budgets >= 0).all() and (budgets <= sizes).all()
-    by_size = [b for _, b in sorted(zip(sizes, budgets.tolist(), strict=True))]
-    assert all(a <= b + 1 for a, b in zip(by_size, by_size[1:], strict=False))
+    check_largest_remainder(quotas(sizes, wanted, power), sizes, budgets)
 
 
 @given(sizes=st.lists(st.integers(1, 500), min_size=1, max_size=12), share=st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
-def test_proportional_budgets_are_the_quota_rounded(sizes, share):
+def test_proportional_budgets_are_those_of_largest_remainder(sizes, share):
     wanted = round(share * sum(sizes))
-    quota = np.array(sizes) * wanted / sum(sizes)
-    assert (np.abs(cluster_budgets(sizes, wanted) - quota) < 1 + 1e-9).all()
+    quota = [Fraction(size * wanted, sum(sizes)) for size in sizes]
+    check_largest_remainder(quota, sizes, cluster_budgets(sizes, wanted))
+
+
+def quotas(sizes, wanted, power):
+    """Shares by size ** power, in fractions; what a full cluster cannot take goes to the others."""
+    weights = [Fraction(float(size) ** power) if size else Fraction(0) for size in sizes]
+    full = {k for k, size in enumerate(sizes) if not size}
+    while True:
+        left, total = wanted - sum(sizes[k] for k in full), sum(w for k, w in enumerate(weights) if k not in full)
+        shares = [Fraction(sizes[k]) if k in full else weights[k] * left / total for k in range(len(sizes))]
+        over = {k for k in range(len(sizes)) if shares[k] > sizes[k]}
+        if not over:
+            return shares
+        full |= over
+
+
+def check_largest_remainder(shares, sizes, budgets):
+    """Each gets the whole part of its share; what is left goes, one each, to the largest remainders."""
+    whole = [math.floor(share + Fraction(1, 10**7)) for share in shares]
+    more = [int(budget) - part for budget, part in zip(budgets, whole, strict=True)]
+    assert set(more) <= {0, 1}
+    rests = [float(share - part) for share, part in zip(shares, whole, strict=True)]
+    raised = [rest for rest, one in zip(rests, more, strict=True) if one]
+    left = [rest for rest, one, part, size in zip(rests, more, whole, sizes, strict=True) if not one and part < size]
+    assert min(raised, default=1) >= max(left, default=0) - 1e-7
 
 
 def test_budgets_by_hand():
+    assert cluster_budgets([70, 16, 14], 10).tolist() == [7, 2, 1]
+    assert cluster_budgets([5, 5, 5, 1], 8).tolist() == [3, 3, 2, 0], "equal remainders: the earlier ones"
     assert cluster_budgets([50, 30, 20], 10).tolist() == [5, 3, 2]
     assert cluster_budgets([1, 1, 1], 2).tolist() == [1, 1, 0]
     assert cluster_budgets([7, 2, 2], 10).tolist() == [6, 2, 2]  # 6.36, 1.82, 1.82: the largest remainders get the rest

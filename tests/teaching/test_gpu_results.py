@@ -50,6 +50,23 @@ def test_what_is_said_of_them_holds():
     mended = gpu.gpu_differences(gpu.gpu_results())
     assert mended.loc["default", "low"] > 0 > mended.loc["paper preset without score", "high"]
     assert mended.loc["all", "low"] > mended.loc["default", "high"]
+    assert min(mended.loc["default", "draws"]) > 0, "better in each draw"
+    tasks = mended.loc["default"].drop(["difference", "low", "high", "draws"]).astype(float)
+    assert tasks.idxmax() == "qa" and tasks.drop("qa").mean() < tasks.mean() / 2, "one task is most of it"
+
+
+@pytest.mark.parametrize(
+    ("arm", "against", "word"),
+    [
+        ("default", "all", "worse"),
+        ("default", "random, budgets by size^.25", "not told apart"),
+        ("default", "random, equal budgets", "not told apart"),
+        ("default, equal steps", "random, equal steps", "better"),
+    ],
+)
+def test_what_notebook_08_says_of_two_arms_holds(arm, against, word):
+    row = gpu.gpu_differences(gpu.gpu_results(), against=(against,)).loc[arm]
+    assert word == ("better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart")
 
 
 def test_an_interval_covers_what_is_true():

@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from assl_kit.data.synthetic import TASKS
 from assl_kit.teaching import plots, style
@@ -83,11 +85,116 @@ def test_differences_name_what_differs_and_say_by_colour_and_shape_what_is_told_
 
 def test_results_has_a_bar_for_each_arm_and_task():
     table = pd.DataFrame(
-        [(arm, task, 0.5, 0.4, 0.6) for arm in ("base", "routed") for task in ("qa", "mean")],
+        [(arm, task, value, value - 0.1, value + 0.2) for arm, task, value in _MEASURED],
         columns=["arm", "task", "value", "low", "high"],
     )
     axes = plots.plot_results(table).axes[0]
-    assert len(axes.patches) == 4 and {p.get_height() for p in axes.patches} == {0.5}
+    bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if len(bars) == 2}
+    assert bars == {"base": [0.2, 0.3], "routed": [0.5, 0.6]}
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["qa", "mean"]
+    assert texts(axes) == (
+        "Every arm on every task, with 95 % bootstrap intervals", "", "metric (0 to 1)", ["base", "routed"]
+    )  # fmt: skip
+    ends = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert np.allclose(ends, [[0.1, 0.4], [0.2, 0.5], [0.4, 0.7], [0.5, 0.8]])
+
+
+_MEASURED = [("base", "qa", 0.2), ("base", "mean", 0.3), ("routed", "qa", 0.5), ("routed", "mean", 0.6)]
+
+
+def texts(axes):
+    """Title, labels of the axes, and the entries of the legend."""
+    legend = axes.get_legend()
+    entries = [text.get_text() for text in legend.get_texts()] if legend else []
+    return axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel(), entries
+
+
+def points(collection):
+    return np.asarray(collection.get_offsets()).tolist()
+
+
+def test_the_route_map_names_each_stop_and_its_notebook():
+    axes = plots.plot_route_map().axes[0]
+    shown = [text.get_text().replace("\n", " ") for text in axes.texts if text.get_text()]
+    stops, notebooks = shown[::2], shown[1::2]
+    assert stops[0] == "corpus" and stops[-1] == "evaluation" and "model score + MMR" in stops
+    assert notebooks == [f"notebook 0{k}" for k in range(1, 9)]
+    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    assert [box.get_facecolor() for box in boxes] == [to_rgba("#EAF2FA")] * len(stops)
+
+
+def test_a_map_shows_each_point_by_its_label():
+    axes = plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"], title="m").axes[0]
+    assert texts(axes) == ("m", "", "", ["a", "b"]) and not len(axes.get_xticks())
+    shown = {part.get_label(): points(part) for part in axes.collections}
+    assert shown == {"a": [[1, 0], [0, 0]], "b": [[0, 1], [0, 0]]}
+    colours = [tuple(part.get_facecolor()[0]) for part in axes.collections]
+    assert len(set(colours)) == 2
+
+
+def test_core_distances_are_drawn_in_order_with_the_radius():
+    axes = plots.plot_core_distances(np.array([0.3, 0.1, 0.2]), 0.25, 10).axes[0]
+    curve, radius = axes.lines
+    assert curve.get_ydata().tolist() == [0.1, 0.2, 0.3] and set(radius.get_ydata()) == {0.25}
+    assert texts(axes) == ("Core distances", "records, densest first", "distance to neighbour 10", ["eps = 0.250"])
+
+
+def test_radii_are_drawn_round_what_is_kept():
+    X = np.array([[0.0, 0], [1, 0], [2, 2]])
+    axes = plots.plot_radii(X, np.array([0.1, 0.2, 0.3]), title="t", kept=np.array([0, 2])).axes[0]
+    assert [(tuple(circle.center), circle.radius) for circle in axes.patches] == [((0, 0), 0.1), ((2, 2), 0.3)]
+    dropped, kept = axes.collections
+    assert points(dropped) == [[1, 0]] and points(kept) == [[0, 0], [2, 2]]
+    assert texts(axes) == ("t", "", "", ["dropped", "kept"]) and axes.get_aspect() == 1
+    whole = plots.plot_radii(X, np.ones(3), title="t").axes[0]
+    assert len(whole.patches) == 3 and whole.get_legend() is None
+
+
+def test_densities_are_shares_of_the_records_by_their_logarithm():
+    before, after = np.array([0.001, 0.01, 0.1, 1.0]), np.array([0.1, 1.0])
+    axes = plots.plot_density(before, after).axes[0]
+    title, x, y, entries = texts(axes)
+    assert (title, y) == ("Density before and after thinning", "share of the records")
+    assert sorted(entries) == ["all 4", "kept 2"]
+    assert x.startswith("log10 core distance")
+    bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    assert [bar.get_height() for bar in bars if bar.get_height()] == [0.25] * 4
+    ends = sorted(bar.get_x() for bar in bars if bar.get_height())
+    assert ends[0] == pytest.approx(-3) and ends[-1] == pytest.approx(0, abs=0.1)
+    (outline,) = (patch for patch in axes.patches if not isinstance(patch, Rectangle))
+    assert outline.get_xy()[:, 1].max() == 0.5
+
+
+def test_the_path_of_mmr_is_numbered_in_its_order():
+    xy = np.array([[0.0, 0], [1, 0], [2, 2], [3, 1]])
+    axes = plots.plot_mmr_path(xy, [3, 0], centroid=(1.5, 1)).axes[0]
+    assert texts(axes) == ("Selection path", "", "", ["pool", "picked", "centroid"])
+    pool, picked, centroid = axes.collections
+    assert points(pool) == xy.tolist() and points(picked) == [[3, 1], [0, 0]] and points(centroid) == [[1.5, 1]]
+    assert axes.lines[0].get_xydata().tolist() == [[3, 1], [0, 0]]
+    assert [(note.get_text(), tuple(note.xy)) for note in axes.texts] == [("1", (3, 1)), ("2", (0, 0))]
+    many = plots.plot_mmr_path(np.eye(20)[:, :2], range(20)).axes[0]
+    assert [note.get_text() for note in many.texts] == [str(k) for k in range(1, 16)]
+
+
+def test_losses_and_lines_are_drawn_as_they_are():
+    logs = {f"expert-{k}": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0 - k]}) for k in range(2)}
+    axes = plots.plot_loss(logs).axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 1]], [[1, 2], [2, 0]]]
+    title, x, y, entries = texts(axes)
+    assert (x, entries) == ("step", ["expert-0", "expert-1"]) and "loss" in y and "loss" in title
+    axes = plots.plot_lines([0, 1], {"a": [0, 1], "b": [3, 2]}, xlabel="x", ylabel="y", title="t").axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 0], [1, 1]], [[0, 3], [1, 2]]]
+    assert texts(axes) == ("t", "x", "y", ["a", "b"]) and len({line.get_color() for line in axes.lines}) == 2
+
+
+def test_a_close_call_is_faint_on_the_map_of_decisions():
+    axes = plots.plot_decision_map(np.arange(8.0).reshape(4, 2), [0, 1, -1, 1], [0.1, 0.2, np.inf, 0.4]).axes[0]
+    drawn = [part for part in axes.collections if len(part.get_offsets())]
+    assert [points(part) for part in drawn] == [[[4, 5]], [[0, 1]], [[2, 3], [6, 7]]]
+    base, _, one = (part.get_facecolor() for part in drawn)
+    assert tuple(base[0]) == (0, 0, 0, 1) and 0.2 < one[0][3] < one[1][3] == 1
+    assert texts(axes)[3] == ["base alone", "expert 0", "expert 1"]
 
 
 @pytest.mark.parametrize(
@@ -95,20 +202,18 @@ def test_results_has_a_bar_for_each_arm_and_task():
     [
         lambda: plots.plot_route_map(),
         lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
-        lambda: plots.plot_core_distances(np.linspace(0, 1, 20), 0.5, 10),
-        lambda: plots.plot_radii(np.eye(3)[:, :2], np.ones(3), title="t", kept=np.array([0, 2])),
-        lambda: plots.plot_density(np.linspace(0, 1, 50), np.linspace(0.2, 1, 20)),
-        lambda: plots.plot_mmr_path(np.eye(4)[:, :2], [0, 2], centroid=(0, 0)),
-        lambda: plots.plot_loss({"expert-0": pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})}),
-        lambda: plots.plot_decision_map(np.eye(4)[:, :2], [0, 1, -1, 1], [0.1, 0.2, 0.3, 0.4]),
         lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
     ],
 )
-def test_figures_render(draw, tmp_path):
+def test_what_is_drawn_lies_on_the_picture(draw):
+    """On white, with ink on it, and nothing reaches beyond the edge."""
     figure = draw()
-    figure.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 3000
     assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+    figure.canvas.draw()
+    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    assert 0.003 < (picture < 255).any(axis=2).mean() < 0.6
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
 
 
 def test_the_referee_is_drawn_a_panel_a_reference_with_the_means_above():

@@ -4,8 +4,8 @@
     python client.py --file questions.jsonl --output answers.jsonl
 
 A file holds one question a line, or JSON objects with "question", or "instruction" and "input" (with "system" and
-"history", a list of pairs, if there are), or "messages". `assl export vllm` puts this script beside `routes.json`; it
-stands alone and needs sentence-transformers and safetensors, not assl-kit.
+"history", a list of pairs, if there are), or "messages". `assl export vllm` puts this script beside `routes.json` and
+`routes.py`; together they stand alone and need sentence-transformers and safetensors, not assl-kit.
 Exit codes: 0 all questions answered; 1 the server failed; 2 wrong use.
 """
 
@@ -18,16 +18,16 @@ import json
 import os
 import re
 import sys
-import unicodedata
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .routes import MOST, ClientError, Routes, parse
 
 CONTROL = re.compile(
     r"<(?=\|[^<>\s]+\|>|｜[^<>\s]+｜>|/?\w+_of_turn>|/?(?:s|bos|eos|pad|unk)>)|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT)\])"
@@ -35,110 +35,11 @@ CONTROL = re.compile(
 """How control tokens of chat models begin. A server reads them in any text, so a word joiner is put behind the sign."""
 
 
-class ClientError(Exception):
-    """Something a user can act on."""
+class _OneServer(urllib.request.HTTPRedirectHandler):
+    """The key goes to the server that was named, and nowhere else."""
 
-    def __init__(self, message: str, code: int = 1):
-        super().__init__(message)
-        self.code = code
-
-
-class Routes:
-    """The route table: which model name answers a question.
-
-    Parameters
-    ----------
-    folder : path-like
-        With `routes.json`, `router.safetensors` and, where it was fitted, `encoder/`.
-    encoder : str, optional
-        Folder or hub id of the encoder, instead of the one named in `routes.json`.
-    min_similarity : float, optional
-        In [−1, 1]; instead of the one in `routes.json`. Below it the base answers alone.
-
-    Raises
-    ------
-    ClientError
-        If files are missing, or the encoder is not the one the centroids were made with.
-    """
-
-    def __init__(self, folder: str | os.PathLike, encoder: str | None = None, min_similarity: float | None = None):
-        from safetensors.numpy import load_file
-        from sentence_transformers import SentenceTransformer
-
-        folder = Path(folder)
-        try:
-            self.table = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
-            tensors = load_file(_inside(folder, self.table["router"]["file"]))
-            exported = self.table["encoder"]
-            carried = _check_modules(_inside(folder, exported["path"])) if exported["path"] else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ClientError(f"there is no whole route table in {folder}: {error}", 2) from None
-        self.names = [expert["name"] for expert in self.table["experts"]]
-        self.base = self.table["base_model"]
-        self.floor = self.table["router"]["min_similarity"] if min_similarity is None else min_similarity
-        self.centroids = tensors["centroids"].astype(np.float64)
-        name = encoder or str(carried or exported["id"])
-        try:
-            self.encoder = SentenceTransformer(
-                name, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
-            )
-        except Exception as error:  # the library raises many kinds
-            raise ClientError(f"the encoder {name} could not be loaded: {error}. Give --encoder FOLDER.", 2) from error
-        probe = self.embed(self.table["router"]["probe"])
-        if probe.shape != tensors["probe"].shape or np.abs(probe - tensors["probe"]).max() > 1e-3:
-            raise ClientError(f"{name} is not the encoder that the centroids were made with ({exported['id']})", 2)
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Rows of unit length, (n, d), float64."""
-        rows = np.asarray(self.encoder.encode(list(texts), show_progress_bar=False), dtype=np.float64)
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not np.isfinite(length).all() or not length.all():
-            raise ClientError("a question has no embedding", 2)
-        return rows / length
-
-    def route(self, questions: Sequence[str | list[dict]]) -> list[tuple[str, float]]:
-        """Model name and similarity of each question, or conversation: the question counts, and what was before it."""
-        texts = [q if isinstance(q, str) else "\n".join(m["content"] for m in [q[-1], *q[:-1]]) for q in questions]
-        known = np.array([self._known(text) for text in texts])[:, None]
-        similarities = (np.clip(self.embed(texts) @ self.centroids.T, -1, 1) * known + 0.0).astype(np.float32)
-        nearest = similarities.argmax(axis=1)
-        best = similarities[np.arange(len(nearest)), nearest]
-        below = best < np.float32(self.floor)
-        return [(self.base if low else self.names[k], float(s)) for k, s, low in zip(nearest, best, below, strict=True)]
-
-    def _known(self, text: str) -> float:
-        """How much of a text a fitted encoder knows: assl-kit's `known_shares`, in short."""
-        if [type(module).__name__ for module in self.encoder] != ["StaticEmbedding", "Normalize"]:
-            return 1.0
-        static: Any = self.encoder[0]
-        encoding = static.tokenizer.encode(text, add_special_tokens=False)
-        lengths = static.embedding.weight.detach()[encoding.ids].norm(dim=1).tolist()
-        words: dict[int, list[tuple[str, bool]]] = {}
-        for word, (start, end), length in zip(encoding.word_ids, encoding.offsets, lengths, strict=True):
-            words.setdefault(word, []).append((text[start:end], length > 1.001e-3))
-        total, known = 0, 0
-        for tokens in words.values():
-            sizes = [sum(map(str.isalnum, part)) for part, _ in tokens]
-            in_han = any(unicodedata.name(character, "").startswith("CJK UNIFIED") for character in tokens[0][0])
-            whole = all(there for _, there in tokens) and min(sizes[:-1], default=3) >= 3
-            total += sum(sizes)
-            known += sum(size for size, (_, there) in zip(sizes, tokens, strict=True) if (there if in_han else whole))
-        return known / max(total, 1)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """A file that `routes.json` names; it may not lie elsewhere."""
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise ClientError(f"routes.json names a file outside {folder}: {name}", 2)
-    return folder / name
-
-
-def _check_modules(encoder: Path) -> Path:
-    """Some versions of sentence-transformers would import whatever classes an encoder's folder names."""
-    modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
-    if not all(str(module["type"]).startswith("sentence_transformers.") for module in modules):
-        raise ClientError(f"the encoder {encoder} asks for code from elsewhere and is not loaded", 2)
-    return encoder
+    def redirect_request(self, *_: Any) -> None:
+        """None: a redirect is an error."""
 
 
 class Server:
@@ -149,7 +50,7 @@ class Server:
     address : str
         Such as ``http://localhost:8000``, with or without ``/v1``.
     key : str, optional
-        Sent as bearer token.
+        Sent as bearer token. It is in no message.
     timeout : float
         Seconds to wait for an answer, or for the next piece of one.
 
@@ -162,18 +63,18 @@ class Server:
     thinking: bool | None = None
 
     def __init__(self, address: str, key: str | None = None, timeout: float = 120.0):
-        if not address.startswith(("http://", "https://")):
-            raise ClientError(f"a server's address starts with http:// or https://, not {address!r}", 2)
-        self.address = address.rstrip("/").removesuffix("/v1")
+        self.address = check_address(address).rstrip("/").removesuffix("/v1")
         self.timeout, self.headers = timeout, {"Content-Type": "application/json"}
         if key:
+            if not (key.isascii() and key.isprintable()):
+                raise ClientError("the key holds line ends or other characters that a header cannot have", 2)
             self.headers["Authorization"] = f"Bearer {key}"
 
     def models(self) -> list[str]:
         """Names of the models that the server has."""
         with self._open("/v1/models") as reply:
             try:
-                return [model["id"] for model in json.loads(b"".join(_lines(reply)))["data"]]
+                return [model["id"] for model in parse(b"".join(_lines(reply)))["data"]]
             except (ValueError, KeyError, TypeError):
                 raise ClientError(f"{self.address} is no OpenAI-compatible server") from None
 
@@ -182,8 +83,8 @@ class Server:
         content = body(model, question, max_tokens, thinking=self.thinking)
         with self._open("/v1/chat/completions", content) as reply:
             try:
-                return (json.loads(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
-            except (ValueError, KeyError, IndexError, TypeError):
+                return (parse(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise ClientError(f"{self.address} sent an answer of another form") from None
 
     def stream(self, model: str, question: str | list[dict], max_tokens: int) -> Iterator[str]:
@@ -191,14 +92,14 @@ class Server:
         content = body(model, question, max_tokens, stream=True, thinking=self.thinking)
         with self._open("/v1/chat/completions", content) as reply:
             for line in _lines(reply):
-                data = line.decode("utf-8").strip()
+                data = line.decode("utf-8", "replace").strip()
                 if not data.startswith("data:"):
                     continue
                 data = data.removeprefix("data:").strip()
                 if data == "[DONE]":
                     return
                 try:
-                    event = json.loads(data)
+                    event = parse(data)
                     if "error" in event:
                         raise ClientError(f"the server stopped: {_message(event)}")
                     pieces = [choice["delta"].get("content") for choice in event["choices"]]
@@ -211,18 +112,34 @@ class Server:
         data = None if content is None else json.dumps(content, ensure_ascii=False).encode("utf-8")
         request = urllib.request.Request(self.address + path, data=data, headers=self.headers)
         try:
-            return urllib.request.urlopen(request, timeout=self.timeout)
+            return urllib.request.build_opener(_OneServer).open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             try:
-                message = _message(json.loads(error.read()))
-            except (ValueError, AttributeError):
+                message = _message(parse(error.read(MOST)))
+            except (OSError, http.client.HTTPException, ValueError, AttributeError):
                 message = error.reason
             hint = " Start the server with serve.sh, so that it knows the experts." if error.code == 404 else ""
             hint = hint or (" Give the server's key: --api-key." if error.code == 401 else "")
             raise ClientError(f"the server answered {error.code}: {message}.{hint}") from None
-        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
             reason = getattr(error, "reason", error)
             raise ClientError(f"there is no server at {self.address}: {reason}. Start it with serve.sh.") from None
+
+
+def check_address(address: str) -> str:
+    """The address of a server, if it is one; a name and password in it are in no message."""
+    place = address.rpartition("@")[2]
+    try:
+        parts = urllib.parse.urlsplit(address)
+        parts.hostname.encode("idna")  # type: ignore[union-attr]  # an address without a host is an AttributeError
+        whole = parts.port != 0 and not parts.query and not parts.fragment and address.isascii()
+    except (ValueError, AttributeError):
+        whole = False
+    if not address.startswith(("http://", "https://")) or not whole or not address.isprintable() or " " in address:
+        raise ClientError(f"a server's address starts with http:// or https:// and names a host, not {place!r}", 2)
+    if "@" in address:
+        raise ClientError(f"the address of {place} holds a name or password. Give the key by --api-key.", 2)
+    return address
 
 
 def body(
@@ -251,7 +168,7 @@ def question_of(record: dict) -> str | list[dict]:
     text = (text + "\n" + record["input"] if (record.get("input") or "").strip() else text).strip()
     history = record.get("history") or []
     system = [{"role": "system", "content": record["system"]}] if (record.get("system") or "").strip() else []
-    turns = json.loads(history) if isinstance(history, str) else history
+    turns = parse(history) if isinstance(history, str) else history
     before = [{"role": r, "content": c + ""} for q, a in turns for r, c in (("user", q), ("assistant", a))]
     return [*system, *before, {"role": "user", "content": text}] if system or before else text
 
@@ -267,7 +184,7 @@ def read_questions(path: str) -> list[str | list[dict]]:
         question: str | list[dict] = line.strip()
         if line.strip().startswith("{"):
             try:
-                question = question_of(json.loads(line))
+                question = question_of(parse(line))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ClientError(f"{path}:{number} is no question: {error!r}", 2) from None
             if not (question if isinstance(question, str) else question[-1]["content"]).strip():
@@ -280,10 +197,15 @@ def read_questions(path: str) -> list[str | list[dict]]:
 
 
 def _lines(reply: http.client.HTTPResponse) -> Iterator[bytes]:
+    left = MOST
     try:
-        yield from reply
-    except (OSError, http.client.HTTPException) as error:
+        while left > 0 and (line := reply.readline(left)):
+            left -= len(line)
+            yield line
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ClientError(f"the connection broke: {error!r}") from None
+    if left <= 0:
+        raise ClientError(f"the reply has more than {MOST:,} bytes")
 
 
 def _message(content: dict) -> str:
@@ -310,7 +232,7 @@ def _arguments() -> argparse.Namespace:
         parser.error("give a question or --file")
     if asked.question is not None and not asked.question.strip():
         parser.error("the question is empty")
-    if min(asked.max_tokens, asked.jobs) < 1 or asked.timeout <= 0:
+    if min(asked.max_tokens, asked.jobs) < 1 or not 0 < asked.timeout < 1e6:
         parser.error("--max-tokens, --jobs and --timeout must be positive")
     return asked
 
@@ -318,9 +240,13 @@ def _arguments() -> argparse.Namespace:
 def run(asked: argparse.Namespace) -> int:
     """Answer what was asked; return the exit code."""
     questions = read_questions(asked.file) if asked.file is not None else [asked.question.strip()]
+    try:
+        json.dumps(questions, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ClientError("a question is no valid text", 2) from None
     server = Server(asked.server, asked.api_key, asked.timeout)
     routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
-    server.thinking = (routes.table.get("base") or {}).get("thinking")
+    server.thinking = routes.thinking
     routed = routes.route(questions)
     missing = sorted({name for name, _ in routed} - set(server.models()))
     if missing:
@@ -346,18 +272,18 @@ def run(asked: argparse.Namespace) -> int:
         except ClientError as error:
             return record | {"error": str(error)}
 
-    try:
-        target = open(asked.output, "w", encoding="utf-8") if asked.output else nullcontext(sys.stdout)  # noqa: SIM115
-    except OSError as error:
-        raise ClientError(f"{asked.output} cannot be written: {error}", 2) from None
     failed = 0
-    with target as out, ThreadPoolExecutor(asked.jobs) as pool:
-        try:
-            for record in pool.map(answer, range(len(questions))):
-                failed += "error" in record
-                print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        target = open(asked.output, "w", encoding="utf-8", errors="backslashreplace") if asked.output else None  # noqa: SIM115
+        with target or nullcontext(sys.stdout) as out, ThreadPoolExecutor(asked.jobs) as pool:
+            try:
+                for record in pool.map(answer, range(len(questions))):
+                    failed += "error" in record
+                    print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    except OSError as error:
+        raise ClientError(f"{asked.output or 'the output'} cannot be written: {error}", 2) from None
     if failed:
         print(f"client: {failed} of {len(questions)} questions failed", file=sys.stderr)
     return 1 if failed else 0
@@ -366,7 +292,7 @@ def run(asked: argparse.Namespace) -> int:
 def main() -> None:
     """The command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # Windows: into a file or a pipe too
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # Windows: into a file or a pipe too
     try:
         sys.exit(run(_arguments()))
     except ClientError as error:
