@@ -277,13 +277,13 @@ def _export(folder: Path) -> None:
 
 
 def _client_error() -> type[Exception]:
-    from assl_kit.app.vllm_client import ClientError
+    from assl_kit.app.served.routes import ClientError
 
     return ClientError
 
 
 def _read_export(folder: Path, case: int) -> Any:
-    from assl_kit.app.vllm_client import Routes
+    from assl_kit.app.served.routes import Routes
 
     return Routes(folder).route(["股价"])
 
