@@ -142,7 +142,7 @@ def test_an_export_has_no_links_out(export, name):
             TABLE | {"router": TABLE["router"] | change}
             for change in (
                 *({"min_similarity": value} for value in ("x", 7, float("nan"), None, 10**400)),
-                *({"probe": value} for value in (3, [], [1, 2], PROBE[:1])),
+                *({"probe": value} for value in (3, [], [1, 2], PROBE[:1], [PROBE[0], "\ud800"])),
                 *({"file": value} for value in (3, "", "encoder", "none", "a\0b", "routes.json")),
             )
         ),

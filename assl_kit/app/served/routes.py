@@ -78,8 +78,8 @@ class Routes:
             self.floor = router["min_similarity"] if min_similarity is None else min_similarity
             self.thinking = (table.get("base") or {}).get("thinking")
             self.centroids, stored = (tensors[name].astype(np.float64) for name in ("centroids", "probe"))
-            if not all(isinstance(text, str) for text in [*self.names, self.base, exported["id"], *router["probe"]]):
-                raise ValueError("a name is no text")
+            texts = [*self.names, self.base, exported["id"], *router["probe"]]
+            "".join(texts).encode("utf-8")  # a TypeError if one is no text, a ValueError if it is half a character
             if not -1 <= self.floor <= 1:
                 raise ValueError(f"min_similarity is {self.floor}")
             if not self.names or len(self.centroids) != len(self.names) or not len(stored) == len(router["probe"]) > 0:
