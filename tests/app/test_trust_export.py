@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from assl_kit.app.served import routes
 from assl_kit.app.served.routes import MOST, ClientError, Routes
+from assl_kit.common.limits import MAX_JSON, MAX_VOCABULARY
 
 PROBE = ["股价上涨", "央行降准"]
 TABLE = {
@@ -141,7 +142,7 @@ def test_an_export_has_no_links_out(export, name):
             TABLE | {"router": TABLE["router"] | change}
             for change in (
                 *({"min_similarity": value} for value in ("x", 7, float("nan"), None, 10**400)),
-                *({"probe": value} for value in (3, [], [1, 2], PROBE[:1])),
+                *({"probe": value} for value in (3, [], [1, 2], PROBE[:1], [PROBE[0], "\ud800"])),
                 *({"file": value} for value in (3, "", "encoder", "none", "a\0b", "routes.json")),
             )
         ),
@@ -226,6 +227,29 @@ def test_an_exports_encoder_asks_for_nothing_that_assl_kit_refuses(export, marke
     refused(export, "lies outside")
 
 
+def test_an_exports_tokenizer_cannot_fill_the_memory(export):
+    """Steps that each make a text longer, and a file without end."""
+    (file,) = (export / "encoder").rglob("tokenizer.json")
+    whole = file.read_text(encoding="utf-8")
+    steps = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 3
+    change(file, normalizer={"type": "Sequence", "normalizers": steps})
+    refused(export, "normalizer of .* could make a text more than 4,096 times as long")
+    change(file, normalizer={"type": "Sequence", "normalizers": steps[:1]})
+    assert Routes(export).names
+    file.write_text(whole, encoding="utf-8")
+    with open(export / "encoder" / "merges.txt", "wb") as opened:
+        opened.truncate(64 << 30)
+    refused(export, f"has more than {routes.VOCABULARY:,} bytes")
+
+
+STEPS = [
+    {"type": "Replace", "pattern": {"String": "ab"}, "content": "abcdef"},
+    {"type": "Replace", "pattern": {"Regex": "a"}, "content": "bcd"},
+    {"type": "TemplateProcessing", "single": [{"Sequence": {}}, {"SpecialToken": {}}], "pair": [{"Sequence": {}}] * 2},
+    *({"type": kind} for kind in ("ByteLevel", "Precompiled", "NFC", None)),
+]
+
+
 def test_client_and_package_let_an_encoder_name_the_same(tmp_path):
     """What the package's checks list, the client lists too."""
     from assl_kit.common import trust
@@ -238,5 +262,7 @@ def test_client_and_package_let_an_encoder_name_the_same(tmp_path):
         assert routes._ARGUMENTS.fullmatch(name)
     for pattern, own in ((routes._MODULE, len(trust._MODULES)), (routes._OPTIONS, len(trust._OPTIONS))):
         assert own and not pattern.fullmatch("anything_else")
+    assert [routes._growth(step) for step in STEPS] == [trust._growth_of(step) for step in STEPS] != [1] * len(STEPS)
+    assert (routes.MOST, routes.VOCABULARY, routes.GROWTH) == (MAX_JSON, MAX_VOCABULARY, trust.MAX_GROWTH)
     base = make_test_base(tmp_path / "base")
     assert not any(routes._harmful(*entry) for entry in json.loads((base / "config.json").read_text("utf-8")).items())

@@ -7,10 +7,11 @@ nothing in it can name code, or files elsewhere.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 
 MOST = 32 << 20  #: bytes of a file that describes something, and of a server's reply
+VOCABULARY = 64 << 20  #: bytes of a file of a tokenizer
+GROWTH = 4096  #: how many times longer a part of a tokenizer may make a text
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """A repository of the hub."""
 
@@ -75,8 +78,8 @@ class Routes:
             self.floor = router["min_similarity"] if min_similarity is None else min_similarity
             self.thinking = (table.get("base") or {}).get("thinking")
             self.centroids, stored = (tensors[name].astype(np.float64) for name in ("centroids", "probe"))
-            if not all(isinstance(text, str) for text in [*self.names, self.base, exported["id"], *router["probe"]]):
-                raise ValueError("a name is no text")
+            texts = [*self.names, self.base, exported["id"], *router["probe"]]
+            "".join(texts).encode("utf-8")  # a TypeError if one is no text, a ValueError if it is half a character
             if not -1 <= self.floor <= 1:
                 raise ValueError(f"min_similarity is {self.floor}")
             if not self.names or len(self.centroids) != len(self.names) or not len(stored) == len(router["probe"]) > 0:
@@ -130,13 +133,11 @@ class Routes:
         return known / max(total, 1)
 
 
-def read_json(file: Path) -> Any:
-    """A file of at most `MOST` bytes; all that is wrong with it is an OSError or a ValueError."""
-    with open(file, "rb") as opened:
-        text = opened.read(MOST + 1)
-    if len(text) > MOST:
-        raise ValueError(f"{file.name} has more than {MOST:,} bytes")
-    return parse(text)
+def read_json(file: Path, most: int = MOST) -> Any:
+    """A file of a bounded size; all that is wrong with it is an OSError or a ValueError."""
+    if os.stat(file).st_size > most:
+        raise ValueError(f"{file.name} has more than {most:,} bytes")
+    return parse(file.read_bytes())
 
 
 def parse(text: str | bytes) -> Any:
@@ -195,13 +196,37 @@ def check_encoder(folder: Path) -> None:
         pickled = file.suffix == ".bin" and not (file.parent / "model.safetensors").is_file()
         if pickled or not file.resolve().is_relative_to(root):
             raise ClientError(f"{file} is {'pickled' if pickled else 'a link out of the encoder'} and is not read", 2)
-        parts = [read_json(file)] if any(fnmatch(file.name, pattern) for pattern in _CONFIGS) else []
-        while parts:
-            part = parts.pop()
-            for key, value in part.items() if isinstance(part, dict) else []:
+        if file.suffix in (".json", ".txt", ".model", ".jinja") and os.stat(file).st_size > VOCABULARY:
+            raise ClientError(f"{file} has more than {VOCABULARY:,} bytes", 2)
+        if any(fnmatch(file.name, pattern) for pattern in _CONFIGS):
+            for key, value in (entry for part in _parts(read_json(file)) for entry in part.items()):
                 if _harmful(key, value):
                     raise ClientError(f"{file} asks for {key}={str(value)[:60]} and is not read", 2)
-            parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+        tokenizer = read_json(file, VOCABULARY) if file.name == "tokenizer.json" else {}
+        for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            if math.prod(map(_growth, _parts(tokenizer.get(name)))) > GROWTH:
+                raise ClientError(f"{name} of {file} could make a text more than {GROWTH:,} times as long", 2)
+
+
+def _parts(value: Any) -> Iterator[dict]:
+    """Every mapping at any depth."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+
+
+def _growth(step: dict) -> float:
+    kind, content, pattern = step.get("type"), step.get("content"), step.get("pattern")
+    if kind == "Replace" and isinstance(content, str):
+        text = pattern.get("String") if isinstance(pattern, dict) else None
+        return max(1.0, len(content) / len(text)) if isinstance(text, str) and text else 1.0 + len(content)
+    if kind == "TemplateProcessing":
+        pieces = [piece for name in ("single", "pair") for piece in step.get(name) or []]
+        return max(1.0, sum("Sequence" in piece for piece in pieces))
+    return {"ByteLevel": 2.0, "Precompiled": 4.0}.get(str(kind), 1.0)
 
 
 def _harmful(key: str, value: Any) -> bool:
