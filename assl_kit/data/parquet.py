@@ -22,6 +22,7 @@ _CELL = 32  # bytes that a value takes in Python besides its own, about
 _HOLDER = 100  # bytes of each list or object that it lies in
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
+_AS_DICTIONARY = (0, 2, 8)  # encodings that pyarrow keeps packed: plain texts, and numbers of a dictionary's
 _SLACK = 100  # bytes by which old writers tell a column too short
 _CHECK = "Check where it comes from."
 
@@ -73,9 +74,9 @@ def _batches(path: str | os.PathLike) -> Iterator[tuple[pa.RecordBatch, int]]:
 
     most = max(limits.FREE_UNPACKED, limits.MAX_RATIO * os.stat(path).st_size)
     with pq.ParquetFile(path) as file, open(path, "rb") as raw:
-        rows = _check_pages(file, raw, most, str(path))
+        rows, unpacked_texts = _check_pages(file, raw, most, str(path))
         leaves = [file.schema.column(place) for place in range(len(file.schema))]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in unpacked_texts]
     number, unpacked = 0, 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=rows):
@@ -122,11 +123,15 @@ class _Page:
     unpacked: int
     values: int
     is_data: bool
-    prefixed: bool  # each text is told by how much of the one before it begins with
+    encoding: int
 
 
-def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> int:
-    """Add up what the pages' headers say; how many rows to read at a time."""
+def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> tuple[int, set[str]]:
+    """Add up what the pages' headers say; how many rows to read at a time, and which texts pyarrow unpacks at once.
+
+    Of those a page may hold many times its size: each is told by how much it shares with the one before
+    (DELTA_BYTE_ARRAY), or other pages of the column by numbers of a dictionary.
+    """
     about = file.metadata
     for what, count, bound in (
         ("rows", about.num_rows, limits.MAX_RECORDS),
@@ -137,6 +142,8 @@ def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> int:
                 f"the Parquet file has {count:,} {what}, at most {bound:,} are read", where=path, hint=_CHECK
             )
     rows, unpacked = _BATCH, 0
+    longest: dict[str, int] = {}  # of texts whose pages can hold more than their size, the largest page
+    at_once: set[str] = set()
     for number in range(about.num_row_groups):
         group = about.row_group(number)
         for place in range(about.num_columns):
@@ -146,12 +153,18 @@ def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> int:
                 unpacked += page.unpacked + page.values * each
                 if unpacked > most:
                     raise _too_much(most, path)
-                if page.prefixed and page.values:
-                    if leaf.max_repetition_level:
-                        what = f"the lists {leaf.path!r} hold texts in the encoding DELTA_BYTE_ARRAY, of any size"
-                        raise DataError(what, where=path, hint="Write the file again, by pyarrow or pandas.")
-                    rows = min(rows, max(1, limits.FREE_UNPACKED // max(page.unpacked, 1)))
-    return rows
+                if leaf.physical_type == "BYTE_ARRAY" and page.is_data and page.encoding not in _AS_DICTIONARY:
+                    at_once.add(leaf.path)
+                if not page.is_data or page.encoding == _DELTA_BYTE_ARRAY:
+                    longest[leaf.path] = max(longest.get(leaf.path, 1), page.unpacked)
+    for place in range(about.num_columns):
+        leaf = file.schema.column(place)
+        if leaf.path in at_once and leaf.path in longest:
+            if leaf.max_repetition_level:
+                what = f"the lists {leaf.path!r} hold texts in the encoding DELTA_BYTE_ARRAY, of any size"
+                raise DataError(what, where=path, hint="Write the file again, by pyarrow or pandas.")
+            rows = min(rows, max(1, limits.FREE_UNPACKED // longest[leaf.path]))
+    return rows, at_once
 
 
 def _pages(raw: BinaryIO, chunk: Any, place: str) -> Iterator[_Page]:
@@ -180,7 +193,7 @@ def _page(header: dict[int, Any]) -> _Page:
     if len(numbers) < 5:
         raise ValueError("the header of a page lacks a number")
     kind, unpacked, size, values, encoding = numbers
-    return _Page(size, unpacked, values, kind != _DICTIONARY_PAGE, encoding == _DELTA_BYTE_ARRAY)
+    return _Page(size, unpacked, values, kind != _DICTIONARY_PAGE, encoding)
 
 
 class _Compact:
@@ -302,6 +315,8 @@ def _leaf_sizes(column: pa.Array, holders: int = 0) -> Iterator[tuple[int, int]]
         total = pc.sum(lengths.take(column.indices)).as_py() or 0
         yield total + len(column) * each, pc.max(lengths).as_py() or 0
         return
-    yield len(column) * each + (0 if parts else column.nbytes), 0
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+    longest = pc.max(pc.binary_length(column)).as_py() if is_text or pa.types.is_large_binary(kind) else 0
+    yield len(column) * each + (0 if parts else column.nbytes), longest or 0
     for part in parts:
         yield from _leaf_sizes(part, holders + 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.files import read_json
+from assl_kit.common.packages import reason
 from assl_kit.errors import BankError
 from assl_kit.model.identity import base_fingerprint
 
@@ -36,10 +37,11 @@ def check_adapter(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
     Raises
     ------
     BankError
-        As `check_layers`, or the base is another one.
+        As `check_layers`, PEFT refuses the settings, or the base is another one.
     """
     check_layers(model, adapter)
     folder, where = Path(adapter), str(adapter)
+    _check_settings(folder)
     record = folder / "training.json"
     try:
         known = str(read_json(record).get("base_fingerprint") or "") if record.is_file() else ""
@@ -49,6 +51,18 @@ def check_adapter(model: PreTrainedModel, adapter: str | os.PathLike) -> None:
         raise BankError(
             f"the adapter was trained on another base ({known[:12]}, not {this[:12]})", where=where, hint=_HINT
         )
+
+
+def _check_settings(folder: Path) -> None:
+    """Let PEFT read the settings before it touches the base: each of its versions checks names and kinds of its own."""
+    from peft import PeftConfig
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come when the adapter is loaded
+            PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # the library raises many kinds
+        raise BankError(f"PEFT cannot read the adapter's settings: {reason(error)}", where=str(folder)) from error
 
 
 def check_layers(model: PreTrainedModel, adapter: str | os.PathLike) -> None:

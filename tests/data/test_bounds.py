@@ -134,6 +134,7 @@ def test_reading_takes_a_stated_multiple_of_the_file(tmp_path):
     assert outcomes["list.json"] == "read" and all(
         outcomes[name].startswith("refused") for name in small - {"list.json"}
     )
+    assert "unpacks to more than" in outcomes["prefixes.parquet"]
     refused = "lines.jsonl.gz within by_card lists.parquet bools.parquet nulls.parquet fixed.parquet dictionary.parquet"
     for name in f"{refused} prefixes.parquet short.csv wide.csv sparse.jsonl".split():
         assert outcomes[name].startswith("refused"), (name, outcomes[name])

@@ -130,6 +130,36 @@ def test_parquet_columns_and_lists_are_bounded(tmp_path, monkeypatch):
         load_records(file)
 
 
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_parquet_of_other_programs_is_read_in_any_encoding(tmp_path, dictionary):
+    """parquet-mr's second format tells a text by what it shares with the one before."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encodings = {"instruction": "DELTA_BYTE_ARRAY", "output": "DELTA_LENGTH_BYTE_ARRAY", "input": "PLAIN"}
+    options = {"use_dictionary": ["task"] if dictionary else False}
+    file = tmp_path / "a.parquet"
+    table = pa.table(
+        [[row[name] + ("" if name == "input" else f"共同{n}") for n, row in enumerate(rows(50))] for name in encodings],
+        names=list(encodings),
+    )
+    table = table.append_column("task", pa.array(["情感"] * 50))
+    pq.write_table(table, file, column_encoding=encodings, data_page_version="2.0", **options)
+    records = load_records(file)
+    assert records["instruction"].tolist() == table["instruction"].to_pylist() and len(records) == 50
+
+
+def test_parquet_lists_of_texts_without_a_told_size_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([row | {"x": ["a", "ab"]} for row in rows(20)])
+    path = "x.list.element"
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={path: "DELTA_BYTE_ARRAY"})
+    with pytest.raises(DataError, match=r"the lists 'x\.list\.element' hold texts in the encoding DELTA_BYTE_ARRAY"):
+        load_records(tmp_path / "a.parquet")
+
+
 def test_parquet_that_is_no_text_or_has_damaged_pages_is_one_clear_error(tmp_path):
     import pyarrow.parquet as pq
 

@@ -207,6 +207,13 @@ def test_a_broken_adapter_config_is_one_clear_error(with_adapter, adapter, text)
         check_adapter(with_adapter[0], adapter)
 
 
+def test_settings_that_peft_itself_refuses_are_one_clear_error(with_adapter, digest, adapter):
+    change(adapter / "adapter_config.json", task_type="1.5")
+    with pytest.raises(BankError, match="PEFT cannot read the adapter's settings"), adapted(with_adapter[0], adapter):
+        pytest.fail("loaded")
+    assert not hasattr(with_adapter[0], "peft_config")
+
+
 def test_a_pickled_adapter_is_not_taken_instead(with_adapter, adapter, marker):
     import torch
 
