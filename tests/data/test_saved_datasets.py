@@ -103,7 +103,7 @@ def test_a_packed_file_is_bounded_on_every_way_in(tmp_path, monkeypatch, name, w
 
 
 def test_conversations_in_small_groups_of_rows_are_read(tmp_path):
-    """Texts in lists cannot be read packed over the end of a group; what the library itself writes has groups of 1000."""
+    """Texts in lists cannot be read packed over the end of a group; many files have groups of 1000."""
     turns = [[{"role": "user", "content": f"问{n}"}, {"role": "assistant", "content": "答"}] for n in range(30)]
     pq.write_table(pa.table({"messages": turns}), tmp_path / "a.parquet", row_group_size=7)
     assert [row["messages"] for row in parquet_rows(tmp_path / "a.parquet")] == turns
