@@ -60,16 +60,35 @@ def parquet_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         As `check_parquet`.
     """
     number = 0
-    for batch, size in _batches(path):
-        step = max(1, min(_BATCH, _BATCH * limits.MAX_LINE // max(size, 1)))
-        for start in range(0, batch.num_rows, step):
-            for row in _rows(batch.slice(start, step), f"{path}, after row {number}"):
-                number += 1
-                yield row
+    for batch in _batches(path):
+        for row in batch_rows(batch, f"{path}, after row {number}"):
+            number += 1
+            yield row
 
 
-def _batches(path: str | os.PathLike) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """The file in batches of rows, with what each takes in Python, in bytes."""
+def batch_rows(batch: pa.RecordBatch, place: str) -> Iterator[dict[str, Any]]:
+    """The rows of a batch, of which no more become objects at a time than a row may have of bytes.
+
+    Raises
+    ------
+    DataError
+        If a row has more than ``MAX_LINE``.
+    """
+    waiting = [batch]
+    while waiting:
+        part = waiting.pop()
+        size = sum(total for column in part.columns for total, _ in _leaf_sizes(column))
+        if size <= limits.MAX_LINE:
+            yield from _rows(part, place)
+        elif part.num_rows == 1:
+            raise DataError(f"a row has more than {limits.MAX_LINE:,} bytes", where=place)
+        else:
+            half = part.num_rows // 2
+            waiting += [part.slice(half), part.slice(0, half)]
+
+
+def _batches(path: str | os.PathLike) -> Iterator[pa.RecordBatch]:
+    """The file in batches of rows, none of which reaches over the end of a group: texts in lists cannot be read so."""
     import pyarrow.parquet as pq
 
     most = max(limits.FREE_UNPACKED, limits.MAX_RATIO * os.stat(path).st_size)
@@ -79,16 +98,18 @@ def _batches(path: str | os.PathLike) -> Iterator[tuple[pa.RecordBatch, int]]:
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in unpacked_texts]
     number, unpacked = 0, 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:
-        for batch in file.iter_batches(batch_size=rows):
-            sizes = [size for column in batch.columns for size in _leaf_sizes(column)]
-            size, longest = sum(total for total, _ in sizes), max((length for _, length in sizes), default=0)
-            unpacked += size
-            if longest > limits.MAX_LINE:
-                raise DataError(f"a text has more than {limits.MAX_LINE:,} bytes", where=f"{path}, after row {number}")
-            if unpacked > most:
-                raise _too_much(most, str(path))
-            number += batch.num_rows
-            yield batch, size * _BATCH // max(batch.num_rows, 1)
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+                sizes = [size for column in batch.columns for size in _leaf_sizes(column)]
+                unpacked += sum(total for total, _ in sizes)
+                longest = max((length for _, length in sizes), default=0)
+                if longest > limits.MAX_LINE:
+                    what = f"a text has more than {limits.MAX_LINE:,} bytes"
+                    raise DataError(what, where=f"{path}, after row {number}")
+                if unpacked > most:
+                    raise _too_much(most, str(path))
+                number += batch.num_rows
+                yield batch
 
 
 def _too_much(most: int, path: str) -> DataError:

@@ -23,6 +23,7 @@ from assl_kit.common.trust import check_dataset_folder
 from assl_kit.errors import DataError
 
 from .parquet import check_parquet, parquet_rows
+from .saved.arrow import check_arrow, dataset_rows
 from .schemas import NothingToRead
 
 Pair = tuple[str, dict[str, Any]]
@@ -298,15 +299,15 @@ READERS: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {
 def hub_parts(name: str, config: str | None) -> dict[str, Any]:
     """The parts of a dataset on the hub, in its cache, or in a local folder, by name; its code is never run."""
     need("datasets", "a dataset of the hub", "hub")
-    import datasets
 
     folder = Path(name)
     if folder.is_dir():
         check_dataset_folder(folder)
-        _check_unpacked(folder)
     try:
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-        data = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
+        data = _saved(folder) if saved else _prepared(name, config)
+    except DataError:
+        raise
     except Exception as error:  # the library raises many kinds; all mean that there is nothing to read
         hint = "Check the name, the network, and which configuration is meant (config=...)."
         if is_offline():
@@ -315,18 +316,40 @@ def hub_parts(name: str, config: str | None) -> dict[str, Any]:
     return dict(data) if isinstance(data, dict) else {"train": data}
 
 
-def _check_unpacked(folder: Path) -> None:
-    """Unpack what the library would unpack in a folder, for its size alone; bounds as where we read the files."""
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        if first_bytes(file, 4) == b"PAR1":
-            list(_read_parquet(check_parquet, file))
-        elif file.suffix.lower() in PACKED:
-            with open_records(file) as handle:
-                while handle.read(1 << 20):
-                    pass
+def _saved(folder: Path) -> Any:
+    import datasets
+
+    for file in sorted(folder.rglob("*.arrow")):
+        check_arrow(file)
+    return datasets.load_from_disk(str(folder))
+
+
+def _prepared(name: str, config: str | None) -> Any:
+    """What ``datasets.load_dataset`` gives; its files, of a folder or fetched from the hub, are looked at before."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(name, config)
+    listed = [file for part in (builder.config.data_files or {}).values() for file in part]
+    for file in datasets.DownloadManager().download(listed):
+        _check_unpacked(Path(file))
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _check_unpacked(file: Path) -> None:
+    """Unpack what the library would unpack, for its size alone; the first bytes tell, as they do to the library."""
+    if first_bytes(file, 4) == b"PAR1":
+        list(_read_parquet(check_parquet, file))
+    elif file.suffix.lower() == ".arrow":
+        check_arrow(file)
+    else:
+        with open_records(file) as handle:
+            while handle.read(1 << 20):
+                pass
 
 
 def iter_part(part: Any, name: str, part_name: str) -> Iterator[tuple[str, Any]]:
     """(place, row) of one part of a dataset."""
-    for number, row in enumerate(part, 1):
-        yield f"{name}, {part_name} row {number}", row
+    place = f"{name}, {part_name}"
+    for number, row in enumerate(dataset_rows(part, place), 1):
+        yield f"{place} row {number}", row

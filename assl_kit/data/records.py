@@ -163,9 +163,12 @@ class _Checker:
         for name, value in record.items():
             self.n_characters += len(value) if isinstance(value, str) else 1
             if name not in _FIELD_NAMES:
-                if str(name) not in self.extras and len(self.extras) >= limits.MAX_COLUMNS:
-                    raise DataError(f"the records have more than {limits.MAX_COLUMNS:,} different fields", where=place)
-                column = self.extras.setdefault(str(name), [None] * (len(self.places) - 1))
+                column = self.extras.get(str(name))
+                if column is None:
+                    if len(self.extras) >= limits.MAX_COLUMNS:
+                        what = f"the records have more than {limits.MAX_COLUMNS:,} different fields"
+                        raise DataError(what, where=place)
+                    column = self.extras[str(name)] = [None] * (len(self.places) - 1)
                 nested = isinstance(value, (dict, list))
                 column.append(_json_text(value, place) if nested else value)
         for column in self.extras.values():

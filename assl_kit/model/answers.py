@@ -15,6 +15,7 @@ from assl_kit.errors import DataError, ParameterError
 
 from .gguf import is_gguf
 from .identity import base_source
+from .tokens import check_tokenizer
 from .turns import text_ids
 
 if TYPE_CHECKING:
@@ -71,10 +72,12 @@ class AnswerBound:
         assert self._folder is not None, "without a folder there is room for all"
         check_model_folder(self._folder, f"the base model {self.name!r}")
         try:
-            return AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
         except Exception as error:  # the library raises many kinds
             what = f"the tokenizer of the base model {self.name!r} could not be loaded: {reason(error)}"
             raise ParameterError(what, where=str(self._folder)) from error
+        check_tokenizer(tokenizer, self.name)
+        return tokenizer
 
 
 def _folder_of(name: str) -> Path | None:

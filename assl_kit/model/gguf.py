@@ -22,8 +22,9 @@ CONVERSION = 1
 END_OF_TURN = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-MAX_VALUES, MAX_TENSORS, MAX_TEXTS = 10_000, 100_000, 4_000_000
-"""Entries, tensors, and texts of one list in a header; models have some 50, 2,000 and 300,000."""
+MAX_VALUES, MAX_ENTRIES = 10_000, 4_000_000
+"""Named values of a header, of which models have some 50; all values and tensors, those in lists included. The library
+gguf makes several objects of each; models with 260,000 tokens have 1,300,000."""
 
 
 def is_gguf(name: str) -> bool:
@@ -81,19 +82,14 @@ def check_gguf(path: str | os.PathLike) -> dict[str, Any]:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise ParameterError(f"{path} is not a GGUF file: it does not start with 'GGUF'")
+        header = _Header(file, size)
         try:
-            (version,) = _numbers(file, "<I")
+            (version,) = header.numbers("<I")
             if version not in (2, 3):
                 raise ParameterError(f"{path} is of GGUF version {version}; versions 2 and 3 are read")
-            n_tensors, n_values = _numbers(file, "<QQ")
-            if n_tensors > MAX_TENSORS or n_values > MAX_VALUES:
-                raise EOFError
-            values = {}
-            for _ in range(n_values):
-                key = _text(file, size)
-                (kind,) = _numbers(file, "<I")
-                values[key] = _value(file, kind, size)
-            ends = [_tensor_end(file, size) for _ in range(n_tensors)]
+            n_tensors, n_values = header.numbers("<QQ")
+            values = header.values(n_values)
+            ends = header.tensor_ends(n_tensors)
         except (EOFError, RecursionError):
             raise ParameterError(
                 f"the GGUF file {path} is truncated or damaged: its header is not whole ({size:,} bytes in all)",
@@ -251,59 +247,94 @@ def _write(file: Path, folder: Path) -> None:
             logging.enable_progress_bar()
 
 
-def _numbers(file: BinaryIO, form: str) -> tuple:
-    data = file.read(struct.calcsize(form))
-    if len(data) < struct.calcsize(form):
-        raise EOFError
-    return struct.unpack(form, data)
+class _Header:
+    """The header of a GGUF file, which is read no further than `limits.MAX_VOCABULARY` and `MAX_ENTRIES` allow."""
 
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self._entries = file, size, 0
 
-def _bytes(file: BinaryIO, size: int) -> bytes:
-    """A string; ``size`` is the file's, more than which no string can have."""
-    (length,) = _numbers(file, "<Q")
-    data = file.read(length) if length <= min(size, MAX_VOCABULARY) else b""
-    if len(data) < length:
-        raise EOFError
-    return data
+    def numbers(self, form: str) -> tuple:
+        return struct.unpack(form, self._read(struct.calcsize(form)))
 
-
-def _text(file: BinaryIO, size: int) -> str:
-    return _bytes(file, size).decode("utf-8", "replace")
-
-
-def _value(file: BinaryIO, kind: int, size: int) -> Any:
-    """A value of the metadata; an array is passed over and gives None."""
-    if kind == _STRING:
-        return _text(file, size)
-    if kind in _SCALARS:
-        return _numbers(file, _SCALARS[kind])[0]
-    if kind != _ARRAY:
-        raise EOFError
-    kind, count = _numbers(file, "<IQ")
-    if count > size or (count > MAX_TEXTS and kind not in _SCALARS):
-        raise EOFError
-    if kind in _SCALARS:
-        file.seek(count * struct.calcsize(_SCALARS[kind]), os.SEEK_CUR)
-    elif kind in (_STRING, _ARRAY):
+    def values(self, count: int) -> dict[str, Any]:
+        """The metadata by their names; an array is passed over and gives None."""
+        values = {}
+        if count > MAX_VALUES:
+            raise EOFError
+        self._count(count)
         for _ in range(count):
-            _bytes(file, size) if kind == _STRING else _value(file, kind, size)
-    else:
-        raise EOFError
-    return None
+            key = self._text()
+            (kind,) = self.numbers("<I")
+            values[key] = self._value(kind)
+        return values
 
+    def tensor_ends(self, count: int) -> list[int]:
+        """Where each tensor's data ends, counted from the start of all data."""
+        self._count(count)
+        return [self._tensor_end() for _ in range(count)]
 
-def _tensor_end(file: BinaryIO, size: int) -> int:
-    """Where a tensor's data ends, counted from the start of all data."""
-    _bytes(file, size)
-    (n_dims,) = _numbers(file, "<I")
-    if n_dims > 8:
-        raise EOFError
-    *shape, kind, offset = _numbers(file, f"<{n_dims}QIQ")
-    elements = 1
-    for length in shape:
-        elements *= length
-    block, width = _block(kind)
-    return offset + elements // block * width
+    def _count(self, count: int) -> None:
+        if count > self._size:
+            raise EOFError
+        self._entries += count
+        if self._entries > MAX_ENTRIES:
+            raise ParameterError(
+                f"the header of the GGUF file {self._file.name} has more than {MAX_ENTRIES:,} entries",
+                hint="Check where it comes from.",
+            )
+
+    def _pass_over(self, n_bytes: int) -> None:
+        end = self._file.tell() + n_bytes
+        if end > self._size:
+            raise EOFError
+        if end > MAX_VOCABULARY:
+            raise ParameterError(
+                f"the header of the GGUF file {self._file.name} has more than {MAX_VOCABULARY:,} bytes",
+                hint="Check where it comes from.",
+            )
+        self._file.seek(end)
+
+    def _read(self, n_bytes: int) -> bytes:
+        start = self._file.tell()
+        self._pass_over(n_bytes)
+        self._file.seek(start)
+        return self._file.read(n_bytes)
+
+    def _text(self) -> str:
+        return self._read(*self.numbers("<Q")).decode("utf-8", "replace")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._text()
+        if kind in _SCALARS:
+            return self.numbers(_SCALARS[kind])[0]
+        if kind != _ARRAY:
+            raise EOFError
+        kind, count = self.numbers("<IQ")
+        self._count(count)
+        if kind in _SCALARS:
+            self._pass_over(count * struct.calcsize(_SCALARS[kind]))
+        elif kind == _STRING:
+            for _ in range(count):
+                self._pass_over(*self.numbers("<Q"))
+        elif kind == _ARRAY:
+            for _ in range(count):
+                self._value(kind)
+        else:
+            raise EOFError
+        return None
+
+    def _tensor_end(self) -> int:
+        self._pass_over(*self.numbers("<Q"))
+        (n_dims,) = self.numbers("<I")
+        if n_dims > 8:
+            raise EOFError
+        *shape, kind, offset = self.numbers(f"<{n_dims}QIQ")
+        elements = 1
+        for length in shape:
+            elements *= length
+        block, width = _block(kind)
+        return offset + elements // block * width
 
 
 def _block(kind: int) -> tuple[int, int]:

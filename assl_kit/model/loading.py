@@ -15,6 +15,7 @@ from assl_kit.errors import ParameterError
 from .gguf import convert, is_gguf
 from .identity import base_source
 from .templates import GEMMA_TEMPLATE, rendered, stop_thinking
+from .tokens import check_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +136,7 @@ def load_base(
         )
     if not thinking and stop_thinking(tokenizer):
         _say_once(f"The base model {name} can think aloud before it answers; that is off (thinking=False).")
+    check_tokenizer(tokenizer, name)
     _check_template(tokenizer, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from assl_kit.common.packages import reason
 from assl_kit.data.conversations import Prompt
 from assl_kit.errors import DataError, ParameterError
 
@@ -172,3 +173,18 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Try a tokenizer from elsewhere: settings of a wrong type are taken, and fail where they are used.
+
+    Raises
+    ------
+    ParameterError
+        It makes no tokens of a text; names the base model.
+    """
+    try:
+        token_ids(tokenizer, ["?"])
+    except Exception as error:  # of many kinds
+        what = f"the tokenizer of the base model {name!r} cannot be used: {type(error).__name__}: {reason(error)}"
+        raise ParameterError(what, hint="Check tokenizer_config.json and tokenizer.json.") from error

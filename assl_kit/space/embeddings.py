@@ -104,16 +104,27 @@ def read_embeddings(path: str | os.PathLike) -> dict[str, Any]:
     dict
         ``ids``: list of str, length n. ``embeddings``: read-only float32 array of shape (n, d), memory-mapped: pages
         are read from disk when they are used.
-    """
-    from safetensors import safe_open
 
-    with safe_open(path, framework="np") as file:  # checks the header and the size of the file
-        ids = file.get_tensor("ids").tobytes().decode("utf-8").split("\n")
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(length))["embeddings"]
-    start = 8 + length + entry["data_offsets"][0]
-    rows = np.memmap(path, np.dtype(np.float32), "r", start, tuple(entry["shape"]))
+    Raises
+    ------
+    DataError
+        If it is another file, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:  # checks the header and the size of the file
+            ids = file.get_tensor("ids").tobytes().decode("utf-8").split("\n")
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(length))["embeddings"]
+        n_rows, width = entry["shape"]
+        start = 8 + length + entry["data_offsets"][0]
+        rows = np.memmap(path, np.dtype(np.float32), "r", start, (n_rows, width))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataError("the file holds no embeddings", where=str(path), hint="Run notebook 02 again.") from error
+    if entry["dtype"] != "F32" or n_rows != len(ids):
+        raise DataError(f"the file holds {n_rows} rows of {entry['dtype']}, for {len(ids)} ids", where=str(path))
     return {"ids": ids, "embeddings": np.asarray(rows)}
 
 

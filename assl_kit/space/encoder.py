@@ -83,9 +83,11 @@ def _load(name: str, device: str) -> SentenceTransformer:
     try:
         folder = place or hub_encoder(name)
         check_encoder_folder(folder, f"the encoder {name!r}")
-        return SentenceTransformer(
-            str(folder), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
-        )
+        options = {"use_safetensors": True}
+        encoder = SentenceTransformer(str(folder), device=device, trust_remote_code=False, model_kwargs=options)
+        if np.ndim(encoder.encode(["?"], show_progress_bar=False)) != 2:
+            raise ValueError("it makes no row of a text")
+        return encoder
     except ParameterError:
         raise
     except Exception as error:  # the library raises many kinds, safetensors its own

@@ -105,6 +105,61 @@ def _folder(folder: Path) -> None:
 
 
 # descriptions ---------------------------------------------------------------------------------------------------------
+def _saved(folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(_records()).save_to_disk(str(folder))
+
+
+def _cfleb(folder: Path) -> None:
+    rows = [["股价大涨", 1], ["平", 0.5], ["跌", 0], ["text", "label"], ["涨停", 1]]
+    (folder / "FinFE").mkdir()
+    (folder / "FinFE" / "train_list.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    (folder / "FinRE").mkdir()
+    lines = "".join(f"甲{number}\t乙\t注资\t甲{number}向乙注资\n" for number in range(4))
+    (folder / "FinRE" / "train.txt").write_text(lines, encoding="utf-8")
+
+
+def _fineval(folder: Path) -> None:
+    (folder / "val").mkdir()
+    lines = "id,question,A,B,C,D,answer\n" + "".join(f"{n},问{n},一,二,三,四,{'ABCD'[n]}\n" for n in range(4))
+    (folder / "val" / "law_val.csv").write_text(lines, encoding="utf-8")
+    rows = [{"input": f"词{number}", "gold_answer": "义"} for number in range(3)]
+    (folder / "finterm-eval.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+def _benchmark(kind: str) -> Callable[[Path, int], Any]:
+    def read(folder: Path, case: int) -> Any:
+        from assl_kit.data.loading import load_records
+
+        on_bad = "skip" if case % 2 else "refuse"
+        return load_records(folder, format=kind, on_bad=on_bad, left_out=[], test_share=0)
+
+    return read
+
+
+def _embeddings(folder: Path) -> None:
+    import numpy as np
+
+    from assl_kit.space.embeddings import write_embeddings
+
+    block = (np.array([1, 0]), ["b", "a"], np.eye(2, dtype=np.float32))
+    write_embeddings(folder / "embeddings.safetensors", ["a", "b"], [block])
+
+
+def _read_embeddings(folder: Path, case: int) -> Any:
+    from assl_kit.space.embeddings import read_embeddings
+
+    return read_embeddings(folder / "embeddings.safetensors")["embeddings"].sum()
+
+
+def _read_table(folder: Path, case: int) -> Any:
+    from assl_kit.artifacts.workspace import Workspace
+
+    return Workspace(folder).table("a.parquet")
+
+
 def _parameters(folder: Path) -> None:
     text = "# ours\nseed: 3\nlearning_rate: 2e-3\nn_select: 30\nencoder: fit\nmin_similarity: auto\ndata: embedded\n"
     (folder / "mine.yaml").write_text(text, encoding="utf-8")
@@ -306,6 +361,11 @@ def _targets() -> dict[str, Target]:
         "zst": corpus("a.jsonl.zst", lambda: _zst(_lines(_records())), unpack=_unzst, pack=_zst),
         "parquet": Target(_parquet, ("a.parquet",), _corpus("a.parquet")),
         "folder": Target(_folder, ("train.jsonl", "test.json", "README.md"), _corpus("")),
+        "saved": Target(_saved, ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"), _corpus("")),
+        "cfleb": Target(_cfleb, ("FinFE/train_list.json", "FinRE/train.txt"), _benchmark("cfleb")),
+        "fineval": Target(_fineval, ("val/law_val.csv", "finterm-eval.json"), _benchmark("fineval")),
+        "table": Target(_parquet, ("a.parquet",), _read_table),
+        "embeddings": Target(_embeddings, ("embeddings.safetensors",), _read_embeddings),
         "yaml": Target(_parameters, ("mine.yaml",), _read_parameters),
         "bank": Target(_bank, ("bank.json", "expert-0/adapter_config.json", "router.safetensors"), _read_bank),
         "manifest": Target(_run, ("manifest.json",), _read_run),

@@ -15,7 +15,7 @@ from fuzz import hunt as hunting
 from fuzz.mutate import CHANGES, MOST, mutated
 from fuzz.targets import TARGETS, Target, quietly
 
-CASES = {"template": 3, "base": 4, "encoder": 8, "routes": 8, "adapter": 8}
+CASES = {"template": 3, "base": 4, "encoder": 8, "routes": 8, "adapter": 8, "saved": 20}
 """Of the slow readers; 60 of the others."""
 
 

@@ -121,7 +121,7 @@ def _number(label: Any) -> float | None:
     """The number that a label is, None where it is none or not a number."""
     try:
         return None if math.isnan(float(label)) else float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -131,10 +131,11 @@ def _sentiment(row: Any, names: dict[float, str], place: str) -> Answered:
     if not isinstance(row, (list, tuple)) or len(row) != 2 or _number(row[1]) is None:
         raise DataError("a FinFE or FinNE row must be a list of a text and a number", where=place)
     text, label = _row(row, 2, "FinFE or FinNE", place)
-    if float(label) not in names:
+    value = _number(row[1])
+    if value is None or value not in names:
         known = ", ".join(f"{value:g}" for value in names)
-        raise DataError(f"unknown sentiment labels [{label}]", where=place, hint=f"Labels are {known}.")
-    return text, names[float(label)], "sentiment"
+        raise DataError(f"unknown sentiment labels [{label[:40]}]", where=place, hint=f"Labels are {known}.")
+    return text, names[value], "sentiment"
 
 
 def _is_heading(row: Any) -> bool:

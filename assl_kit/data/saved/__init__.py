@@ -1,0 +1,1 @@
+"""Datasets as the library datasets keeps them: looked at before it maps them into memory."""
