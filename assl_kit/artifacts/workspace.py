@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.files import atomic_path, lock_at, read_json, resolved, sha256_file, write_json
+from assl_kit.common.names import first_unwritable
 from assl_kit.data.parquet import read_table
 from assl_kit.errors import AsslError, WorkspaceError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "manifest.json"
 SWEEP = "sweep.json"
+_LONGEST = 200  # bytes of an artifact's name, which no file system refuses
 _MEND = "Put back a copy of it, or delete it and run again: all is then made anew."
 _PACKAGES = ("assl-kit", "numpy", "pandas", "scikit-learn", "sentence-transformers", "torch", "transformers", "trl")
 
@@ -101,6 +103,8 @@ class Workspace:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
             raise WorkspaceError(f"{name!r} is not a name inside a workspace", hint="Use a relative name without '..'.")
+        if len(name.encode("utf-8", "replace")) > _LONGEST or first_unwritable([("name", name)]):
+            raise WorkspaceError(f"{name[:80]!r} is no name of a file", where=self.display_path())
         path = self.folder.joinpath(*parts)
         if not path.resolve().is_relative_to(self.folder):
             raise WorkspaceError(f"{name!r} leads out of the workspace through a link", where=self.display_path())

@@ -175,7 +175,8 @@ def load_adapters(model: PreTrainedModel, bank: ExpertBank) -> PeftModel:
         check_adapter(model, path)
     peft_model = _wrap(model, first[1], first[0])
     for name, path in others:
-        peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+        with _refusals(model, path):
+            peft_model.load_adapter(str(path), adapter_name=name, is_trainable=False)
     peft_model.set_adapter(first[0], inference_mode=True)
     return peft_model.eval()
 
@@ -186,6 +187,22 @@ def _wrap(model: PreTrainedModel, adapter: str | os.PathLike, name: str) -> Peft
     if hasattr(model, "peft_config"):
         raise BankError("the model carries adapters already", hint="Give the base alone: model.unload().")
     check_adapter(model, adapter)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _refusals(model, adapter):
         warnings.simplefilter("ignore", FutureWarning)  # peft reads settings that transformers has renamed
         return PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=False).eval()
+
+
+@contextmanager
+def _refusals(model: PreTrainedModel, adapter: str | os.PathLike) -> Iterator[None]:
+    """Whatever PEFT raises is an error of the bank, and the base is itself again."""
+    try:
+        yield
+    except Exception as error:  # the library raises many kinds, some when layers are changed already
+        for name, layer in list(model.named_modules()):
+            if hasattr(layer, "base_layer"):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, layer.base_layer)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        what = f"PEFT cannot put the adapter on the base: {reason(error)}"
+        raise BankError(what, where=str(adapter), hint=_HINT) from error

@@ -203,3 +203,20 @@ def test_wrong_parameters_are_refused_and_not_remembered(ws):
     assert ws.manifest()["parameters"] == {}
     with pytest.raises(WorkspaceError, match="no parameters yet"):
         ws.current_parameters()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"notes.json": {"sha256": "0", "parents": [True]}}, "the parents of 'notes.json' in the manifest are no list"),
+        ({"notes.json": {"sha256": "0", "parents": "a"}}, "the parents of 'notes.json' in the manifest are no list"),
+        ({"n" * 300: {"sha256": "0", "key": "k"}}, "is no name of a file"),
+        ({"长" * 90: {"sha256": "0", "key": "k"}}, "is no name of a file"),
+        ({"\ud800": {"sha256": "0", "key": "k"}}, "is no name of a file"),
+    ],
+)
+def test_a_manifest_of_odd_names_is_one_clear_error(tmp_path, entry, message):
+    """What fuzzing found."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "artifacts": entry}), encoding="utf-8")
+    with pytest.raises(WorkspaceError, match=message):
+        Workspace(tmp_path).is_current(next(iter(entry)), "k")

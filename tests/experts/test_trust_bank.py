@@ -214,6 +214,29 @@ def test_settings_that_peft_itself_refuses_are_one_clear_error(with_adapter, dig
     assert not hasattr(with_adapter[0], "peft_config")
 
 
+def test_what_peft_refuses_while_it_changes_the_base_is_one_clear_error(with_adapter, digest, adapter, monkeypatch):
+    """Also when some layers are changed already, and when other experts are there."""
+    from peft import PeftModel
+
+    model, loads = with_adapter[0], PeftModel.load_adapter
+
+    def fails_late(self, *arguments, **options):
+        loads(self, *arguments, **options)
+        assert any("lora" in name for name, _ in model.named_modules())
+        raise KeyError("of another version")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "load_adapter", fails_late)
+        with pytest.raises(BankError, match="PEFT cannot put the adapter on the base"), adapted(model, adapter):
+            pytest.fail("loaded")
+    assert not hasattr(model, "peft_config") and not any("lora" in name for name, _ in model.named_modules())
+    change(adapter / "adapter_config.json", target_modules=["q_prgj"])
+    with pytest.raises(BankError), adapted(model, adapter):
+        pytest.fail("loaded")
+    with adapted(model, with_adapter[1]):
+        pass
+
+
 def test_a_pickled_adapter_is_not_taken_instead(with_adapter, adapter, marker):
     import torch
 
