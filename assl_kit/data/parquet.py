@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
 from assl_kit.common import limits
 from assl_kit.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
 
@@ -120,6 +119,7 @@ def _too_much(most: int, path: str) -> DataError:
 # blocks ---------------------------------------------------------------------------------------------------------------
 def block_starts(path: str | os.PathLike) -> np.ndarray:
     """The first row of each block of a Parquet file, and the number of rows at the end: shape (blocks + 1,), int64."""
+    import numpy as np
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

@@ -128,7 +128,8 @@ def hunt(name: str, folder: Path, seed: int, seconds: float, most: int = 1 << 40
         if program.returncode == 0:
             start = case
             break
-        ended.append({"case": case, "what": f"the process ended with {program.returncode}\n{program.stderr[-4000:]}"})
+        why = "Timeout" if "Timeout (" in program.stderr else f"the process ended with {program.returncode}"
+        ended.append({"case": case, "what": f"{why}\n{program.stderr[-4000:]}"})
         if case == start == 0 and "quietly(target.read, work, 0)" in program.stderr:
             raise RuntimeError(f"the whole example of {name} is not read:\n{program.stderr}")
         start = case + 1

@@ -6,7 +6,7 @@ from .mutation import Mutation as M
 
 _RATES = ("experts/test_train_experts.py::test_the_learning_rate_rises_and_falls_as_a_cosine",)
 _ALARM = ("runner/test_report.py::test_every_notebook_that_did_not_finish_has_an_alarm",)
-_VERDICTS = ("benchmarks/test_evidence.py::test_verdicts_on_routing_and_regret",)
+_VERDICTS = ("benchmarks/test_evidence.py::test_what_is_judged_by_seeds_has_its_thresholds",)
 
 MUTATIONS = (
     M(
