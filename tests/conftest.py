@@ -11,6 +11,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers starve beside the other processes of the tests
 os.environ.pop("ASSL_RUNS", None)
 
 import pytest  # noqa: E402
