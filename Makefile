@@ -32,11 +32,11 @@ run: $(INSTALLED)
 
 # the notebooks run beside the tests; what they say comes last
 test: lint $(FOR_TESTS)
-	@folder=$$(mktemp -d); trap 'kill $$books 2>/dev/null; rm -rf "$$folder"' EXIT; \
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg $(NOTEBOOKS) > "$$folder/notebooks" 2>&1 & books=$$!; \
 	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --durations=20 -m "not slow"; tests=$$?; \
-	wait $$books; books=$$?; cat "$$folder/notebooks"; exit $$((tests | books))
+	wait $$books; told=$$?; cat "$$folder/notebooks"; exit $$((tests | told))
 
 test-slow: $(FOR_TESTS)
 	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow

@@ -99,7 +99,7 @@ def end_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
-            sys.exit(1)
+            os._exit(1)
 
 
 def worker_settings() -> dict[str, Any]:
