@@ -186,6 +186,11 @@ def check_size(path: str | os.PathLike, most: int) -> None:
         )
 
 
+def most_unpacked(path: str | os.PathLike) -> int:
+    """Bytes that may come out of a packed file: ``MAX_RATIO`` times its size, or ``FREE_UNPACKED`` if that is more."""
+    return max(FREE_UNPACKED, MAX_RATIO * os.stat(path).st_size)
+
+
 class DamagedFile(DataError):
     """A packed file is cut off, or its content is not what its first bytes promise."""
 
@@ -216,7 +221,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path, packing: str) -> None:
         super().__init__()
         self._path, self._packing, self._unpacked = path, packing, 0
-        self._most = max(FREE_UNPACKED, MAX_RATIO * path.stat().st_size)
+        self._most = most_unpacked(path)
         if packing == "gzip":
             self._file: Any = gzip.open(path, "rb")  # noqa: SIM115 - closed with this object
         else:

@@ -107,9 +107,8 @@ def _check_model_file(file: Path) -> None:
 
 def _check_growth(tokenizer: Any, file: Path) -> None:
     """Refuse a tokenizer whose steps, one after the other, could make a text of some words fill the memory."""
-    growth = 1.0
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        part = tokenizer.get(name) if isinstance(tokenizer, dict) else None
+        part, growth = tokenizer.get(name) if isinstance(tokenizer, dict) else None, 1.0
         for step in _parts(part):
             growth = min(growth * _growth_of(step), 1e9)
         if growth > MAX_GROWTH:
@@ -118,7 +117,6 @@ def _check_growth(tokenizer: Any, file: Path) -> None:
                 where=str(file),
                 hint="Take the tokenizer of the model's authors.",
             )
-        growth = 1.0
 
 
 def _growth_of(step: dict[str, Any]) -> float:

@@ -90,7 +90,7 @@ def _batches(path: str | os.PathLike) -> Iterator[pa.RecordBatch]:
     """The file in batches of rows, none of which reaches over the end of a group: texts in lists cannot be read so."""
     import pyarrow.parquet as pq
 
-    most = max(limits.FREE_UNPACKED, limits.MAX_RATIO * os.stat(path).st_size)
+    most = limits.most_unpacked(path)
     with pq.ParquetFile(path) as file, open(path, "rb") as raw:
         rows, unpacked_texts = _check_pages(file, raw, most, str(path))
         leaves = [file.schema.column(place) for place in range(len(file.schema))]

@@ -30,7 +30,7 @@ def check_arrow(path: str | os.PathLike) -> None:
     """
     import pyarrow as pa
 
-    rows, most = 0, max(limits.FREE_UNPACKED, limits.MAX_RATIO * os.stat(path).st_size) // _ROW
+    rows, most = 0, limits.most_unpacked(path) // _ROW
     try:
         with pa.memory_map(os.fspath(path)) as file:
             for message in pa.ipc.MessageReader.open_stream(file):
