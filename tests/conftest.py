@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers starve beside the other processes of the tests
+os.environ["ASSL_PRELOAD"] = ""  # most kernels of the tests need none of what takes seconds to load
 os.environ.pop("ASSL_RUNS", None)
 
 import pytest  # noqa: E402

@@ -26,11 +26,11 @@ _SLACK = 100  # bytes by which old writers tell a column too short
 _CHECK = "Check where it comes from."
 
 
-def check_parquet(path: str | os.PathLike) -> None:
+def check_parquet(path: str | os.PathLike, columns: list[str] | None = None) -> None:
     """Refuse a Parquet file with more rows, columns or bytes, once unpacked, than a corpus may have.
 
     First the headers of all pages are read, which say how many values there are and how large the pages become; then
-    texts are counted batch by batch, repeated ones still packed.
+    texts are counted batch by batch, repeated ones still packed: of all columns, or of those that will be read.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_parquet(path: str | os.PathLike) -> None:
         If it has; if a text is longer than ``MAX_LINE``; if a page cannot be found. A file that is no Parquet file
         raises pyarrow's own error.
     """
-    for _ in _batches(path):
+    for _ in _batches(path, columns):
         pass
 
 
@@ -46,7 +46,7 @@ def read_table(path: str | os.PathLike, columns: list[str] | None = None) -> pd.
     """A Parquet file as a table, or some columns of it; errors as `check_parquet`."""
     import pandas as pd
 
-    check_parquet(path)
+    check_parquet(path, columns)
     return pd.read_parquet(path, columns=columns)
 
 
@@ -86,7 +86,7 @@ def batch_rows(batch: pa.RecordBatch, place: str) -> Iterator[dict[str, Any]]:
             waiting += [part.slice(half), part.slice(0, half)]
 
 
-def _batches(path: str | os.PathLike) -> Iterator[pa.RecordBatch]:
+def _batches(path: str | os.PathLike, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The file in batches of rows, none of which reaches over the end of a group: texts in lists cannot be read so."""
     import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def _batches(path: str | os.PathLike) -> Iterator[pa.RecordBatch]:
     number, unpacked = 0, 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
                 sizes = [size for column in batch.columns for size in _leaf_sizes(column)]
                 unpacked += sum(total for total, _ in sizes)
                 longest = max((length for _, length in sizes), default=0)

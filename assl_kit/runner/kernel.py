@@ -1,7 +1,7 @@
 """Kernels of a run: this interpreter, with the heavy libraries loaded while the notebook before is still running.
 
 Importing torch and its relatives takes longer than most notebooks compute. A run starts the next notebook's kernel one
-notebook ahead, so that the second core does it meanwhile.
+notebook ahead, so that the second core does it meanwhile. ``ASSL_PRELOAD`` names others, with commas between, or none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 KERNEL = "python3"
-_PRELOAD = ("torch", "transformers", "sentence_transformers", "peft", "trl")
+_PRELOAD = "torch,transformers,sentence_transformers,peft,trl"
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the start of every older kernel
 
@@ -104,7 +104,7 @@ def main() -> None:
     import importlib
 
     end_with_parent(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))  # set by jupyter_client
-    for name in _PRELOAD:
+    for name in filter(None, os.environ.get("ASSL_PRELOAD", _PRELOAD).split(",")):
         with suppress(ImportError):
             importlib.import_module(name)
     from ipykernel import kernelapp

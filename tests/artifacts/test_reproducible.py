@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -31,21 +30,24 @@ SMALL = {
     "max_length": 128,
     "full_epochs": 1,
 }
-MEASURE = """
+MEASURE = f"""
+import assl_kit.artifacts.build_experts as build_experts
+from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
-ws = Workspace.open("runs/tiny")
-require(ws, "metrics", ws.current_parameters())
+JOBS
+require(Workspace.open("runs/tiny"), "metrics", resolve("tiny", **{SMALL}))
 """
 
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
-    """Copies of the project in two folders, each with a run of notebook 07 and all that it needs, then the measures.
+    """Copies of the project in two folders, each with a run up to the measures, by the command or by Python.
 
-    Notebook 08 itself asserts what only the full size shows.
+    The command runs notebook 07 and all that it needs; notebook 08 itself asserts what only the full size shows. The
+    other trains one after the other what the first shares out over processes.
     """
-    given = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
+    changes = [item for name, value in SMALL.items() for item in ("-p", name, str(value))]
     command = [
         sys.executable,
         "-m",
@@ -57,10 +59,13 @@ def two_runs(tmp_path_factory):
         "07",
         "--to",
         "07",
-        *given,
+        *changes,
     ]
-    starts, folders = [], []
-    for name in ("one", "another-place"):
+    alone = "build_experts.training_jobs = lambda p: 1"
+    one = [command, [sys.executable, "-c", MEASURE.replace("JOBS", "")]]
+    other = [[sys.executable, "-c", MEASURE.replace("JOBS", alone)]]
+    workspaces = []
+    for name, calls in (("one", one), ("another-place", other)):
         folder = tmp_path_factory.mktemp(name) / "clone"
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         for part in ("assl_kit", "notebooks", "benchmarks"):
@@ -68,12 +73,10 @@ def two_runs(tmp_path_factory):
         shutil.copy(ROOT / "pyproject.toml", folder)
         environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
         environment.pop("ASSL_WORKSPACE", None)
-        start = partial(subprocess.Popen, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-        starts.append(start)
-        folders.append(folder)
-    for arguments in (command, [sys.executable, "-c", MEASURE]):
-        assert [process.wait() for process in [start(arguments) for start in starts]] == [0, 0]
-    return [Workspace.open(folder / "runs" / "tiny") for folder in folders]
+        for arguments in calls:
+            subprocess.run(arguments, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+        workspaces.append(Workspace.open(folder / "runs" / "tiny"))
+    return workspaces
 
 
 def test_every_artifact_has_the_same_bytes(two_runs):

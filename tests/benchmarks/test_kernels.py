@@ -37,6 +37,7 @@ def rows():
     return data.rows("blobs", 1200, 24)
 
 
+@pytest.mark.slow
 def test_the_quick_run_measures_every_system_that_is_installed(quick):
     out, shown = quick
     content = json.loads((out / "kernels.json").read_text(encoding="utf-8"))

@@ -61,15 +61,17 @@ def test_the_chain_runs_in_order_with_its_parameters(here):
     assert manifest["parameters"]["seed"] == 3 and manifest["artifacts"]["a.json"]["notebook"] == "00"
 
 
-def test_the_kernel_is_this_interpreter_whatever_the_user_has_installed(here, monkeypatch):
+def test_the_kernel_is_this_interpreter_with_its_libraries_loaded_whatever_the_user_has_installed(here, monkeypatch):
     spec = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "x"}
     folder = here / "jupyter" / "kernels" / "python3"
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text(json.dumps({**spec, "language": "python"}), encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(here / "jupyter"))
+    monkeypatch.delenv("ASSL_PRELOAD")
+    write_notebook(here / "nb" / "00_first.ipynb", "import sys\nprint(sys.executable, 'peft' in sys.modules)")
     before = dict(os.environ)
     ws = run_chain("tiny", "own", notebooks_dir=here / "nb", last="00", say=lambda _: None)
-    assert sys.executable in texts(ws.path_of("notebooks/00_first.ipynb"))
+    assert texts(ws.path_of("notebooks/00_first.ipynb")) == f"{sys.executable} True\n"
     assert dict(os.environ) == before
 
 

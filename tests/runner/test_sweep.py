@@ -106,6 +106,7 @@ def test_what_an_artifact_notes_is_shared_with_it(tmp_path, monkeypatch):
     assert notes[0] == notes[1] and notes[1]["count"] == 1 and "mine.jsonl:61" in notes[1]["first"][0]["place"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra 'ray'")
 def test_the_same_on_ray(here, monkeypatch):
     grid = {"parameters": {"n_records": 200}, "grid": {"n_clusters": [3, 4]}, "from": "03", "to": "03"}
