@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import jinja2
@@ -32,7 +33,8 @@ def _limit(seconds: int, size: int) -> None:
         return
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    with suppress() if sys.platform == "linux" else suppress(OSError, ValueError):  # macOS may refuse this one
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def _refuse(message: str) -> None:
