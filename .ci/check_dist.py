@@ -21,6 +21,9 @@ NEEDED = (
     "assl_kit/artifacts/profiles/tiny.yaml",
 )
 """Of a wheel, besides the code."""
+SOURCE = ("pyproject.toml", "LICENSE", "notebooks/00_start_here.ipynb", "benchmarks/results/evidence.json")
+"""Of an sdist, from which a wheel is built."""
+_FOREIGN = re.compile(r"(^|/)(runs|__pycache__|\.venv[^/]*|\.ipynb_checkpoints|\.hypothesis|\.mypy_cache)/")
 VERSION = Path(__file__).resolve().parent.parent / "assl_kit" / "version.py"
 
 
@@ -40,24 +43,13 @@ def problems(folder: Path, version: str, tag: str | None = None) -> list[str]:
     for path in wheels:
         names = zipfile.ZipFile(path).namelist()
         found += [f"{path.name} lacks {name}" for name in NEEDED if name not in names]
-        found += [f"{path.name} holds {name}" for name in names if _is_foreign(name)]
+        found += [f"{path.name} holds {name}" for name in names if _FOREIGN.search(name)]
     for path in sdists:
         with tarfile.open(path) as archive:
             names = [name.partition("/")[2] for name in archive.getnames()]
-        found += [
-            f"{path.name} lacks {name}"
-            for name in ("pyproject.toml", "LICENSE", "notebooks/00_start_here.ipynb")
-            if name not in names
-        ]
-        found += [f"{path.name} holds {name}" for name in names if _is_foreign(name)]
+        found += [f"{path.name} lacks {name}" for name in SOURCE if name not in names]
+        found += [f"{path.name} holds {name}" for name in names if _FOREIGN.search(name)]
     return found
-
-
-def _is_foreign(name: str) -> bool:
-    return (
-        re.search(r"(^|/)(runs|__pycache__|\.venv[^/]*|\.ipynb_checkpoints|\.hypothesis|\.mypy_cache)/", name)
-        is not None
-    )
 
 
 def main(arguments: list[str]) -> int:

@@ -27,14 +27,10 @@ def main() -> None:
     assert "site-packages" in home.parts or "dist-packages" in home.parts, f"this is a checkout: {home}"
     assert (shipped("notebooks") / "00_start_here.ipynb").is_file() and (shipped("results") / "evidence.json").is_file()
     assert assl("--version").strip() == assl_kit.__version__
-    lines = [
-        {
-            "instruction": "判断情绪。",
-            "input": f"第{number}家公司的股价{'上涨' if number % 3 else '下跌'}。",
-            "output": "积极" if number % 3 else "消极",
-        }
-        for number in range(60)
-    ]
+    lines = []
+    for number in range(60):
+        moved, mood = ("上涨", "积极") if number % 3 else ("下跌", "消极")
+        lines.append({"instruction": "判断情绪。", "input": f"第{number}家公司的股价{moved}。", "output": mood})
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     Path("mine.jsonl").write_text(text, encoding="utf-8")
     assert "60" in assl("check", "mine.jsonl")

@@ -23,7 +23,7 @@ _INSTALLED = (  # in the numbered notebooks, and the form field of colab/run_all
 
 
 def write_badges(repository: str) -> list[Path]:
-    """Write the badges of a GitHub repository into ``README.md`` and "Open in Colab" into every notebook of the checkout.
+    """Write the badges of a GitHub repository into ``README.md``, and "Open in Colab" into every notebook.
 
     A notebook that is opened from the repository then installs the package from there, so that both are of one version.
     An earlier badge is replaced. Nothing else in a file changes, no output, no indentation. All files are read before

@@ -3,8 +3,8 @@
     python -m benchmarks.kernels --only knn,adbscan,mmr --up-to 10000 --out build/speed
     python -m benchmarks.kernels.guard build/speed/kernels.json
 
-A ratio is our time over a peer's for the same rows in the same run, so a slow machine changes it little; cores, BLAS and
-neighbours on the machine do change it, so it may be `SLACK` times the stored one before the guard complains.
+A ratio is our time over a peer's for the same rows in the same run, so a slow machine changes it little. Cores, BLAS
+and neighbours on the machine do change it, so it may be `SLACK` times the stored one before the guard complains.
 """
 
 from __future__ import annotations

@@ -274,9 +274,8 @@ def run(asked: argparse.Namespace) -> int:
 
     failed = 0
     try:
-        target = (
-            open(asked.output, "w", encoding="utf-8", errors="backslashreplace", newline="\n") if asked.output else None
-        )  # noqa: SIM115
+        form = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        target = open(asked.output, "w", **form) if asked.output else None  # noqa: SIM115, PLW1514
         with target or nullcontext(sys.stdout) as out, ThreadPoolExecutor(asked.jobs) as pool:
             try:
                 for record in pool.map(answer, range(len(questions))):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 from typing import Any
 
 import jinja2
@@ -33,8 +32,11 @@ def _limit(seconds: int, size: int) -> None:
         return
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress() if sys.platform == "linux" else suppress(OSError, ValueError):  # macOS may refuse this one
+    try:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    except (OSError, ValueError):
+        if sys.platform == "linux":  # macOS has this limit by name and refuses most values: the time is bounded there
+            raise
 
 
 def _refuse(message: str) -> None:
