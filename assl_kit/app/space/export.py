@@ -103,7 +103,8 @@ def export_space(
         settings = {"format": FORMAT, "format_version": FORMAT_VERSION, "assl_kit": __version__, "title": title}
         settings |= {"base": name if folder is None else None, "encoder": encoder_name}
         write_json(temporary / "space.json", settings)
-        program = (Path(__file__).parent / "page.py").read_text(encoding="utf-8")
+        source = (Path(__file__).parent / "page.py").read_text(encoding="utf-8")
+        program = source.replace("\nfrom ..", "\nfrom assl_kit.app.")  # there it is a file of its own
         texts = {"app.py": program, "requirements.txt": requirements(package, name), "README.md": card(bank, title)}
         for file, text in texts.items():
             (temporary / file).write_text(text, encoding="utf-8", newline="\n")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from assl_kit.app.chat import Chat
-from assl_kit.app.chat_page import launch_public
 from assl_kit.experts.silversight import SilverSight
+
+from ..chat import Chat
+from ..chat_page import launch_public
 
 
 def main() -> None:
