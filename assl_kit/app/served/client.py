@@ -274,8 +274,9 @@ def run(asked: argparse.Namespace) -> int:
 
     failed = 0
     try:
-        form = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-        target = open(asked.output, "w", **form) if asked.output else None  # noqa: SIM115, PLW1514
+        target = None
+        if asked.output:
+            target = open(asked.output, "w", encoding="utf-8", errors="backslashreplace", newline="\n")  # noqa: SIM115
         with target or nullcontext(sys.stdout) as out, ThreadPoolExecutor(asked.jobs) as pool:
             try:
                 for record in pool.map(answer, range(len(questions))):
