@@ -8,6 +8,7 @@
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
 # make fuzz   reads changed files for FUZZ_SECONDS (600), all readers or READERS="json parquet"; findings in FUZZ_OUT
+# make dist   a wheel and an sdist in dist/, looked at
 # make install · make clean
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence install clean
+.PHONY: run test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
@@ -103,6 +104,13 @@ $(FOR_TESTS): $(INSTALLED)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray,app,browser]"
 	touch $@
 
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python -m pip install -q build
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/python .ci/check_dist.py dist
+
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-dist .venv-lowest .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The "Open in Colab" badge: one marked line in the README and in each notebook, and where Colab installs from."""
+"""The badges of a repository: one marked line in the README and in each notebook, and where Colab installs from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INSTALLED = (  # in the numbered notebooks, and the form field of colab/run_all
 
 
 def write_badges(repository: str) -> list[Path]:
-    """Write the badge of a GitHub repository into ``README.md`` and every notebook of the checkout.
+    """Write the badges of a GitHub repository into ``README.md``, and "Open in Colab" into every notebook.
 
     A notebook that is opened from the repository then installs the package from there, so that both are of one version.
     An earlier badge is replaced. Nothing else in a file changes, no output, no indentation. All files are read before
@@ -67,7 +67,7 @@ def write_badges(repository: str) -> list[Path]:
         content, place = path.read_bytes(), path.relative_to(root)
         old = content.decode("utf-8")
         if path.suffix == ".md":
-            new = _with_line(old, badge_line(repository, "colab/run_all.ipynb"))
+            new = _with_line(old, readme_line(repository))
         else:
             new = _notebook(old, badge_line(repository, place.as_posix()), repository, place)
         if new != old:
@@ -88,6 +88,22 @@ def badge_line(repository: str, notebook: str) -> str:
     """
     link = f"{_COLAB}/github/{repository}/blob/main/{notebook}"
     return f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]({link}) {MARK}"
+
+
+def readme_line(repository: str) -> str:
+    """The README's line: Colab, Binder, and whether the tests of the main branch pass.
+
+    Examples
+    --------
+    >>> readme_line("owner/repo").split("](")[-1]
+    'https://github.com/owner/repo/actions/workflows/ci.yml) <!-- badge -->'
+    """
+    tests = f"https://github.com/{repository}/actions/workflows/ci.yml"
+    binder = f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/notebooks/00_start_here.ipynb"
+    colab = badge_line(repository, "colab/run_all.ipynb").removesuffix(MARK)
+    return (
+        f"{colab}[![Binder](https://mybinder.org/badge_logo.svg)]({binder}) [![ci]({tests}/badge.svg)]({tests}) {MARK}"
+    )
 
 
 def _with_line(text: str, line: str) -> str:

@@ -257,7 +257,6 @@ def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -
         If Gradio is not installed, or the address cannot be listened on.
     """
     page = make_page(chat)
-    import gradio as gr
     from starlette.middleware import Middleware
 
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
@@ -266,23 +265,45 @@ def open_page(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -
             server_name=host,
             server_port=port,
             app_kwargs={"middleware": [Middleware(Guard, host=host)]},
-            share=False,
-            quiet=True,
             prevent_thread_lock=True,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            enable_monitoring=False,
-            max_file_size="1kb",
-            footer_links=[],
-            theme=gr.themes.Default(font=_FONTS, font_mono=("ui-monospace", "monospace")),
-            css=_CSS,
+            **_launch_options(),
         )
     except OSError as error:
         place = f"port {port}" if port else "a port from 7860"  # gradio's own message tells of gradio's settings
         hint = "Give another --port, or leave it out." if port else "Give a --port that is free, or another --host."
         raise ParameterError(f"cannot listen on {host}, {place}", hint=hint) from error
     return page
+
+
+def launch_public(chat: Chat) -> None:
+    """Serve the page to everybody until the process ends, as a Gradio Space does.
+
+    Gradio takes the address from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT. There is no `Guard`: the page has the name
+    that its host gives it and stands in a frame of the host's, and whoever reaches it may ask.
+
+    Parameters
+    ----------
+    chat : Chat
+        Without training records, if those are not for everybody.
+    """
+    make_page(chat).launch(**_launch_options())
+
+
+def _launch_options() -> dict[str, Any]:
+    import gradio as gr
+
+    return {
+        "share": False,
+        "quiet": True,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "enable_monitoring": False,
+        "max_file_size": "1kb",
+        "footer_links": [],
+        "theme": gr.themes.Default(font=_FONTS, font_mono=("ui-monospace", "monospace")),
+        "css": _CSS,
+    }
 
 
 def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> None:

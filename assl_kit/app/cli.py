@@ -268,7 +268,7 @@ for _command in (select, check, push, referee, ask.route, ask.ask, ask.chat, ask
 @app.command()
 @click.argument("repository", metavar="OWNER/REPO")
 def badge(repository: str) -> None:
-    """Write the "Open in Colab" badge of a GitHub repository into README.md and the notebooks of this checkout."""
+    """Write the badges of a GitHub repository (Colab, Binder, tests) into README.md and the notebooks here."""
     from .badge import write_badges
 
     changed = [str(path) for path in write_badges(repository)]

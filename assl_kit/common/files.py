@@ -283,9 +283,9 @@ def plain(value: Any) -> Any:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text as UTF-8, atomically."""
+    """Write a text as UTF-8 with plain line feeds, the same bytes on every system, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

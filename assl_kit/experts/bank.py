@@ -327,4 +327,4 @@ def _base_record(base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=path.name != "bank.json", allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")

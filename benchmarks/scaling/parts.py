@@ -52,7 +52,7 @@ def measured(record: dict, name: str) -> Iterator[None]:
 def _private() -> int | None:
     """Bytes of this process that are in no file."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), None)

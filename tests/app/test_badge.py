@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from assl_kit.app.badge import MARK, badge_line, write_badges
+from assl_kit.app.badge import MARK, badge_line, readme_line, write_badges
 from assl_kit.app.cli import main
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 
@@ -57,8 +57,7 @@ def test_the_badge_and_what_is_installed_change_and_nothing_else(checkout):
     assert {name for name in before if before[name] != after[name]} == changed and after.keys() == before.keys()
     for name in changed:
         old, new = (text[name].decode("utf-8").splitlines() for text in (before, after))
-        notebook = "colab/run_all.ipynb" if name == "README.md" else name
-        line = badge_line("some-one/assl.kit", notebook)
+        line = readme_line("some-one/assl.kit") if name == "README.md" else badge_line("some-one/assl.kit", name)
         assert sum(line in text for text in new) == 1 and sum(MARK in text for text in new) == 1
         rest = [text for text in new if line not in text]
         assert [text for text in rest if text.strip() not in ("", r'"\n",')] == [
@@ -66,6 +65,13 @@ def test_the_badge_and_what_is_installed_change_and_nothing_else(checkout):
             for text in old
             if text.strip() not in ("", r'"\n",') and not text.endswith(MARK)
         ]
+
+
+def test_the_readmes_badges_lead_to_what_is_in_the_repository():
+    line = readme_line("a/b")
+    assert (ROOT / ".github" / "workflows" / line.split("/actions/workflows/")[1].split("/")[0]).is_file()
+    assert (ROOT / line.split("urlpath=lab/tree/")[1].split(")")[0]).is_file()
+    assert (ROOT / line.split("/blob/main/")[1].split(")")[0]).is_file()
 
 
 def test_a_notebook_keeps_its_outputs_and_begins_with_its_title(checkout):

@@ -269,7 +269,7 @@ def test_two_hundred_questions_of_twenty_clients(chat, served, monkeypatch):
 def memory() -> int:
     """Bytes of memory that this process holds; 0 where Linux does not tell them."""
     status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * 4096 if status.is_file() else 0
+    return int(status.read_text(encoding="utf-8").split()[1]) * 4096 if status.is_file() else 0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers import ROOT
 from helpers.banks import write_adapter
+from helpers.hostile import links
 from helpers.hub import TOKEN, stand_in
 
 from assl_kit import ExpertBank, select_file
@@ -149,10 +150,11 @@ def test_what_is_not_to_be_sent_is_refused(part, tmp_path, monkeypatch):
         push_folder(str(part), "nowhere", token=TOKEN)
 
 
+@links
 def test_no_file_from_elsewhere_is_sent(part, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     copy = shutil.copytree(part, tmp_path / "copy")
-    (tmp_path / "secret.txt").write_text("a key")
+    (tmp_path / "secret.txt").write_text("a key", encoding="utf-8")
     about = json.loads((copy / "selection.json").read_text("utf-8"))
     (copy / "selection.json").write_text(json.dumps(about | {"files": {"../secret.txt": ""}}), "utf-8")
     with pytest.raises(WorkspaceError, match=r"secret\.txt is missing"):

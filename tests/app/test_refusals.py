@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.hostile import links
 
 from assl_kit.app.console import system_message
 from assl_kit.artifacts.parameters import resolve
@@ -96,6 +97,7 @@ def test_the_file_that_is_named_is_the_one_that_was_meant():
 
 
 # real places ---------------------------------------------------------------------------------------------------------
+@links
 @pytest.mark.parametrize("command", [("run",), ("run", "--dry-run"), ("status",), ("compare", "a", "b")])
 def test_links_in_a_circle(assl, tmp_path, monkeypatch, command):
     (tmp_path / "a").symlink_to(tmp_path / "b")
@@ -218,7 +220,7 @@ def test_bytes_that_are_not_utf_8_are_one_message(assl, tmp_path, arguments):
 def test_a_question_is_read_from_the_standard_input(assl, monkeypatch):
     for command in ("ask", "route"):
         for given, message in [(b"\xff\xfe", "not UTF-8"), (b" \n", "is empty"), ("问".encode(), "no run 'tiny'")]:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
             code, _, err = assl(command, "-")
             assert code == 2 and message in err and err.count("\n") == 1
 

@@ -44,6 +44,7 @@ def exported(tmp_path_factory, bank, base_folder):
     return export_vllm(bank, tmp_path_factory.mktemp("exports") / "out", base=str(base_folder))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="serve.sh is for a POSIX shell, as vLLM is for Linux")
 def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
     names = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
     assert [name for name in names if "/" not in name] == [

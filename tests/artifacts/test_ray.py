@@ -151,7 +151,7 @@ def test_a_failing_cluster_is_named_and_stops_the_others(ray, tmp_path):
     def sleep(seconds, file):
         for _ in range(10 * seconds):
             time.sleep(0.1)
-        open(file, "w").close()
+        open(file, "wb").close()
 
     def fail():
         raise DataError("a row is zero", where="row 3", hint="Remove it.")

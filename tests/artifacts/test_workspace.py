@@ -11,6 +11,7 @@ from threading import Event
 
 import pandas as pd
 import pytest
+from helpers.hostile import links
 
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace, project_root, runs_folder
@@ -79,6 +80,7 @@ def test_names_that_lead_out_are_refused(ws, name):
         ws.path_of(name)
 
 
+@links
 def test_a_link_that_leads_out_is_refused(ws, tmp_path):
     ws.folder.mkdir(parents=True)
     (tmp_path / "secret.json").write_text("1", encoding="utf-8")

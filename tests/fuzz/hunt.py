@@ -56,7 +56,7 @@ def _limit() -> None:
     import resource
 
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     except OSError:
         return
     most = pages * os.sysconf("SC_PAGE_SIZE") + ROOM

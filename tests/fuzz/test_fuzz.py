@@ -107,7 +107,7 @@ class _Forks:
         process = os.fork()
         if process == 0:
             os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - until the process ends
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
             code = 1
             try:
                 start, seconds, most = int(numbers[1]), float(numbers[2]), int(numbers[3])

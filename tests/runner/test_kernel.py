@@ -44,6 +44,7 @@ def test_a_kernel_needs_no_file_and_no_change_of_the_environment(assl, chain, tm
     assert os.environ["JUPYTER_PATH"] == str(tmp_path / "mine")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows starts no shell script")
 def test_a_kernel_that_dies_at_its_start_is_one_message(assl, chain, monkeypatch, tmp_path):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
@@ -55,6 +56,7 @@ def test_a_kernel_that_dies_at_its_start_is_one_message(assl, chain, monkeypatch
     assert Workspace.open(tmp_path / "runs" / "tiny").manifest()["notebooks"]["00_only"]["status"] == "failed"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no right to execute a file")
 def test_a_kernel_that_cannot_be_started_is_one_message(assl, chain, monkeypatch, tmp_path):
     (tmp_path / "python").write_text("no program", encoding="utf-8")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -259,6 +260,7 @@ def test_the_table_and_the_pictures(tmp_path):
     assert plot_sweep(table[table["status"] == "failed"], "seed", ["seed", "encoder"]) is None
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_worker_that_is_killed_fails_the_jobs_it_takes_along_and_finished_ones_are_kept(
     here, monkeypatch, capsys, assl
 ):

@@ -274,7 +274,9 @@ def run(asked: argparse.Namespace) -> int:
 
     failed = 0
     try:
-        target = open(asked.output, "w", encoding="utf-8", errors="backslashreplace") if asked.output else None  # noqa: SIM115
+        target = None
+        if asked.output:
+            target = open(asked.output, "w", encoding="utf-8", errors="backslashreplace", newline="\n")  # noqa: SIM115
         with target or nullcontext(sys.stdout) as out, ThreadPoolExecutor(asked.jobs) as pool:
             try:
                 for record in pool.map(answer, range(len(questions))):
