@@ -1,4 +1,4 @@
-"""The chain of the embedded corpus on the device and on the CPU: which artifacts are the same bytes, how far it ends."""
+"""The chain of the embedded corpus on the device and on the CPU: which artifacts are the same bytes."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Enough(Exception):
 
 
 class Clock(TrainerCallback):
-    """Seconds since the start after each step; waits for the device after the first few and each fifth, ends in time."""
+    """Seconds since the start after each step; waits for the device after the first few and each fifth."""
 
     def __init__(self, device: str, seconds: float):
         self.device, self.seconds = device, seconds

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import benchmarks.gpu.__main__ as gpu
+from assl_kit.common.files import read_json
 from assl_kit.experts.training.data import encode_records, plan_training
-from benchmarks.gpu import kernels, training
+from benchmarks.gpu import kernels, table, training
 from benchmarks.gpu.book import Book, LeftOut, Part, measure
 from benchmarks.gpu.flops import flops_a_token, linear_weights, lora_weights
+from benchmarks.machine import RESULTS
 
 pytestmark = pytest.mark.long
 
@@ -118,7 +120,7 @@ def test_parts_keep_to_the_minutes_and_a_failure_stops_nothing(tmp_path):
 
 
 def test_operations_are_those_that_torch_counts():
-    """Of products with weights: a step of LoRA on one record, without the attention, which torch's CPU does not tell."""
+    """Of products with weights: a step of LoRA on one record, without attention, which torch's CPU does not tell."""
     from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -160,3 +162,36 @@ def test_other_bits_are_seen():
     one = {"indices": np.arange(3), "distances": np.zeros(3)}
     assert kernels.same(one, {name: values.copy() for name, values in one.items()})
     assert not kernels.same(one, one | {"distances": np.full(3, 1e-30)}) and not kernels.same(one, {})
+
+
+# what is committed ----------------------------------------------------------------------------------------------------
+def test_the_document_has_the_tables_of_the_files():
+    document = table.DOCUMENT.read_text(encoding="utf-8")
+    assert table.written(document) == document, "run: python -m benchmarks.gpu.table"
+
+
+@pytest.mark.parametrize("name", ["kernels_h100", "training_h100"])
+def test_what_was_measured_has_its_origin_and_is_right(name):
+    content = read_json(RESULTS / f"{name}.json")
+    header = content["header"]
+    card = header["device"] if name == "kernels_h100" else header["card"]
+    assert "H100" in card and header["date"] == "2026-11-26" and header["commit"] == "3352487" and header["versions"]
+    for record in content["records"]:
+        if name == "kernels_h100":
+            assert record["agrees"] is not False and record["seconds"] > 0 and record["device"] == "cuda"
+        else:
+            assert 0 < record["low"] <= record["high"] and record["unit"] in {"tokens/s", "records/s", "TFLOP/s", "s"}
+    assert (RESULTS / f"{name}.json").stat().st_size < 10_000  # they are in the wheel
+
+
+def test_sums_follow_from_the_measured_share():
+    content = {"records": [{"low": 1000, "high": 2000}]}
+    rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in table.sums_table(content).splitlines()}
+    assert rows["H100 SXM"] == "1,000 to 2,000" and rows["A100"] == "315 to 631"
+
+
+def test_a_card_that_was_measured_gets_rows(dry):
+    _, content = dry
+    lines = table.card_table([content]).splitlines()
+    assert len(lines) == 2 + 3 and all(content["about"]["card"] in line for line in lines[2:])
+    assert "No card" in table.card_table([])
