@@ -28,8 +28,6 @@ from benchmarks.machine import RESULTS, ROOT  # noqa: E402
 from . import card, chain, kernels, small_model, training  # noqa: E402
 from .book import Book, Part, measure  # noqa: E402
 
-STARTED = time.perf_counter()
-
 
 def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
     """What is measured on a card, by worth; estimates are seconds on an H100."""
@@ -87,6 +85,7 @@ def _large_kernels(device: str, threads: int) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure; 1 where a part failed."""
+    started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="from the start of the command (8)")
     parser.add_argument("--gemma", default="", metavar="FOLDER", help="Gemma 3 270M; without it that part is left out")
@@ -96,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="small shapes on a CPU")
     options = parser.parse_args(arguments)
     import torch
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - started:6.1f} s] {text}", flush=True)
 
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("there is no CUDA device on this machine; --dry-run tries everything small on a CPU")
@@ -109,16 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
     file = "gpu-dry-run.json" if options.dry_run else card.file_of(name)
     folder = options.out or (ROOT / "runs" / "gpu" if options.dry_run else RESULTS)
     book = Book(folder / file, card.about(device, 1 if options.dry_run else options.threads))
-    _say(f"{name}, {options.minutes:g} minutes, into {file}")
-    measure(parts, book, STARTED + 60 * options.minutes, _say)
+    say(f"{name}, {options.minutes:g} minutes, into {file}")
+    measure(parts, book, started + 60 * options.minutes, say)
     names = [part.name for part in parts]
     missing = [part for part in names if not book.has(part)]
-    _say(f"{len(names) - len(missing)} parts measured" + (f"; not: {'; '.join(missing)}" if missing else ""))
+    say(f"{len(names) - len(missing)} parts measured" + (f"; not: {'; '.join(missing)}" if missing else ""))
     return 1 if any(part in book.content["failed"] for part in names) else 0
-
-
-def _say(text: str) -> None:
-    print(f"[{time.perf_counter() - STARTED:6.1f} s] {text}", flush=True)
 
 
 if __name__ == "__main__":
