@@ -37,7 +37,7 @@ def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
     return [
         Part("card", 15, partial(card.rates, device)),
         Part("training, 7B, packed", 75, partial(train, packed)),
-        Part("training, 7B, profiled", 30, partial(training.profiled, lab, packed, 100)),
+        Part("training, 7B, profiled", 30, partial(training.profiled, lab, packed, 150)),
         Part("kernels, 40,000", 70, _alone(lab, kernels.beside_the_cpu, 40_000, 768, device, threads, 3)),
         Part("Gemma 270M", 70, _alone(lab, small_model.measured, gemma, device, False)),
         Part("chain", 80, _alone(lab, chain.compared, device, {})),
@@ -51,13 +51,13 @@ def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
 
 def small_parts(device: str, threads: int) -> list[Part]:
     """The same parts in small shapes, and without the two that a CPU needs long for."""
-    lab = training.Lab(device, training.SMALL, 60)
-    packed = replace(training.PACKED, max_length=256)
-    train = partial(training.trained, lab, n=100, seconds=0.5)
+    lab = training.Lab(device, training.SMALL, 40)
+    packed = replace(training.PACKED, max_length=128)
+    train = partial(training.trained, lab, n=112, seconds=0.3)
     return [
         Part("card", 1, partial(card.rates, device, 256)),
         Part("training, packed", 1, partial(train, packed)),
-        Part("training, profiled", 1, partial(training.profiled, lab, packed, 100)),
+        Part("training, profiled", 1, partial(training.profiled, lab, packed, 60)),
         Part("kernels", 1, partial(kernels.beside_the_cpu, 700, 24, device, threads, 2)),
         Part("Gemma", 1, partial(small_model.measured, "tiny", device, True)),
         Part("chain", 1, partial(chain.compared, device, chain.SMALL, "selection")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,4 +93,3 @@ def measure(parts: Sequence[Part], book: Book, ends: float, say: Callable[[str],
             seconds = time.perf_counter() - start
             book.put(part.name, seconds, facts)
             say(f"{part.name}: {seconds:.1f} s")
-        gc.collect()
