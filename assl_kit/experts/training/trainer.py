@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -111,6 +113,12 @@ class Trainer(SFTTrainer):
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
         rows: Any = self.train_dataset
         return torch.utils.data.SequentialSampler(rows)
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        """Half precision on a GPU: the library wraps a model's forward for it, which `answer_loss` goes past."""
+        contexts = super().compute_loss_context_manager()
+        contexts.enter_context(self.accelerator.autocast())
+        return contexts
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints need none."""
@@ -237,7 +245,8 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
         checkpoint = get_last_checkpoint(str(training.work))
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        with fitting_threads(model):
+        half = arguments.bf16 or arguments.fp16  # then weights are cast for a product, which are few, not activations
+        with fitting_threads(model), disable_input_dtype_casting(peft_model, half):
             trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         peft_model.unload()
@@ -303,6 +312,7 @@ def _arguments(training: Training, fit: Fit) -> SFTConfig:
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         logging_steps=logged,
+        logging_nan_inf_filter=on_cpu,  # it waits for the device at every step
         save_strategy="steps" if saved else "no",
         save_steps=every,
         save_total_limit=1,

@@ -1,0 +1,100 @@
+"""Write the tables of docs/gpu.md from the files of results: ``python -m benchmarks.gpu.table``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from assl_kit.common.files import read_json, write_text
+from benchmarks.machine import RESULTS, ROOT
+
+from .flops import flops_a_token
+
+DOCUMENT = ROOT / "docs" / "gpu.md"
+QWEN_7B = SimpleNamespace(
+    hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=151_936
+)
+TOKENS, ANSWERS = 425, 1 / 3  #: of a record, and the share of them with a loss: assumed
+CARDS = {"H100 SXM": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "T4 (float16)": 65e12}
+BEST = ("NeMo Automodel, Qwen2.5-7B, rows of 4,096", 14_110)
+
+
+def training_table(content: dict[str, Any]) -> str:
+    """What the first runs gave, with the share of the card by arithmetic."""
+    lines = ["| work | rows | speed | GB | note |", "|---|---|---|---|---|"]
+    for record in content["records"]:
+        low, high, gb = record["low"], record["high"], record["memory_gb"]
+        speed = f"{low:,}" + (f" to {high:,}" if high > low else "") + f" {record['unit']}"
+        lines.append(f"| {record['what']} | {record['rows']} | {speed} | {gb or '–'} | {record['note'] or '–'} |")
+    return "\n".join(lines)
+
+
+def kernels_table(content: dict[str, Any]) -> str:
+    """Seconds of each kernel on the card, and how many float32 products that is."""
+    lines = ["| kernel | rows | s | float32 products | MB on the card | checked |", "|---|---|---|---|---|---|"]
+    for r in content["records"]:
+        if r["system"] == "assl-kit" and r["data"] == "blobs":
+            checked = "yes" if r["agrees"] else "no reference"
+            numbers = f"{r['seconds']:.2f} | {r['ratio_to_gemm']:.1f} | {r['peak_mb']:,.0f}"
+            lines.append(f"| {r['kernel']} | {r['n']:,} | {numbers} | {checked} |")
+    return "\n".join(lines)
+
+
+def together_table(content: dict[str, Any]) -> str:
+    """Gemma 270M in one process: many adapters at the same time beside one."""
+    lines = ["| adapters at once | tokens/s | GB | answering, s |", "|---|---|---|---|"]
+    for part in content["parts"]:
+        if "training_seconds" in part:
+            count = str(len(part["arms"])) if "arms" in part else "1 (60 steps)"
+            speed = f"{part['tokens_per_second']:,}"
+            lines.append(f"| {count} | {speed} | {part['memory_gb']:.1f} | {part['answering_seconds']:.1f} |")
+    return "\n".join(lines)
+
+
+def sums_table(content: dict[str, Any]) -> str:
+    """Tokens a second of the 7B shape on other cards, at the share of the data sheet that the H100 reached."""
+    each = flops_a_token(QWEN_7B, 16, [TOKENS], ANSWERS)
+    first = content["records"][0]
+    shares = [first[end] * each / CARDS["H100 SXM"] for end in ("low", "high")]
+    name, best = BEST
+    lines = [f"| card | data sheet, TFLOP/s | tokens/s at {shares[0]:.0%} to {shares[1]:.0%} |", "|---|---|---|"]
+    for card, peak in CARDS.items():
+        low, high = (share * peak / each for share in shares)
+        lines.append(f"| {card} | {peak / 1e12:.0f} | {low:,.0f} to {high:,.0f} |")
+    lines.append(f"| the best known on one H100: {name} | 989 | {best:,}, about {best * each / 989e12:.0%} |")
+    return "\n".join(lines)
+
+
+def card_table(contents: list[dict[str, Any]]) -> str:
+    """The training parts of each file that `python -m benchmarks.gpu` wrote."""
+    lines = ["| card | part | tokens/s | MFU | first steps, s | GB | commit |", "|---|---|---|---|---|---|---|"]
+    for content in contents:
+        for name, part in content["parts"].items():
+            if "tokens_per_second" in part:
+                share = f"{part['mfu']:.1%}" if part["mfu"] else "–"
+                first = ", ".join(map(str, part["first_steps_seconds"]))
+                numbers = f"{part['tokens_per_second']:,.0f} | {share} | {first} | {part['memory_gb']}"
+                lines.append(f"| {content['about']['card']} | {name} | {numbers} | {part['commit']} |")
+    return "\n".join(lines) if len(lines) > 2 else "No card has been measured by this command yet."
+
+
+def written(document: str, folder: Path = RESULTS) -> str:
+    """The document with every table between its two marks."""
+    training = read_json(folder / "training_h100.json")
+    tables = {
+        "training": training_table(training),
+        "kernels": kernels_table(read_json(folder / "kernels_h100.json")),
+        "together": together_table(read_json(folder / "cfleb_h100.json")),
+        "sums": sums_table(training),
+        "cards": card_table([read_json(file) for file in sorted(folder.glob("gpu-*.json"))]),
+    }
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, rest = document.split(begin)
+        document = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+    return document
+
+
+if __name__ == "__main__":
+    write_text(DOCUMENT, written(DOCUMENT.read_text(encoding="utf-8")))
