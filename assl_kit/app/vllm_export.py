@@ -12,6 +12,7 @@ import numpy as np
 
 from assl_kit.common.files import atomic_path, read_json, sha256_file, sha256_of, write_json
 from assl_kit.common.hub import HUB_ID
+from assl_kit.common.packages import panics_caught
 from assl_kit.common.trust import check_model_folder
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.adapter_form import ADAPTER_FILES
@@ -194,7 +195,8 @@ def _folder_info(folder: Path, thinking: bool) -> dict[str, Any]:
     converted = conversion_record(folder)
     digest = sha256_of([converted["sha256"]] if converted else [sha256_file(file) for file in files])
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        with panics_caught():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ParameterError(f"the base model has no tokenizer: {error}", where=str(folder)) from error
     if not thinking:

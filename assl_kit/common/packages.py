@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from assl_kit.errors import ParameterError
 
@@ -64,6 +66,17 @@ def need(
     if not is_installed(package):
         hint = f'Install it: pip install "assl-kit[{extra}]"' + (f", or {instead}." if instead else ".")
         raise ParameterError(f"{what} needs {name or package}, which is not installed", where=where, hint=hint)
+
+
+@contextmanager
+def panics_caught() -> Iterator[None]:
+    """Let a panic of a library in Rust, which is no `Exception`, be a ValueError: tokenizers has some."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(reason(error)) from error
 
 
 def reason(error: BaseException) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from assl_kit.common import limits
+from assl_kit.data.saved.pages import chunks, pages
 from assl_kit.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,9 +19,8 @@ _BATCH = 8192  # rows read at a time
 _CELL = 32  # bytes that a value takes in Python besides its own, about
 _HOLDER = 100  # bytes of each list or object that it lies in
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
-_DICTIONARY_PAGE, _DELTA_BYTE_ARRAY = 2, 7
+_DELTA_BYTE_ARRAY = 7
 _AS_DICTIONARY = (0, 2, 8)  # encodings that pyarrow keeps packed: plain texts, and numbers of a dictionary's
-_SLACK = 100  # bytes by which old writers tell a column too short
 _CHECK = "Check where it comes from."
 
 
@@ -135,18 +133,6 @@ def read_block(path: str | os.PathLike, number: int, columns: Sequence[str]) -> 
         return file.read_row_group(number, columns=list(columns)).to_pandas()
 
 
-# pages ----------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Page:
-    """What the header of a page says."""
-
-    size: int  # of the page as it lies in the file
-    unpacked: int
-    values: int
-    is_data: bool
-    encoding: int
-
-
 def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> tuple[int, set[str]]:
     """Add up what the pages' headers say; how many rows to read at a time, and which texts pyarrow unpacks at once.
 
@@ -165,19 +151,17 @@ def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> tuple[int, s
     rows, unpacked = _BATCH, 0
     longest: dict[str, int] = {}  # of texts whose pages can hold more than their size, the largest page
     at_once: set[str] = set()
-    for number in range(about.num_row_groups):
-        group = about.row_group(number)
-        for place in range(about.num_columns):
-            leaf, chunk = file.schema.column(place), group.column(place)
-            each = _CELL + _HOLDER * leaf.path.count(".") + _WIDTHS.get(leaf.physical_type, max(leaf.length, 0))
-            for page in _pages(raw, chunk, f"{path}, column {leaf.path}"):
-                unpacked += page.unpacked + page.values * each
-                if unpacked > most:
-                    raise _too_much(most, path)
-                if leaf.physical_type == "BYTE_ARRAY" and page.is_data and page.encoding not in _AS_DICTIONARY:
-                    at_once.add(leaf.path)
-                if not page.is_data or page.encoding == _DELTA_BYTE_ARRAY:
-                    longest[leaf.path] = max(longest.get(leaf.path, 1), page.unpacked)
+    for number, chunk in enumerate(chunks(raw, about.num_row_groups, about.num_columns, path)):
+        leaf = file.schema.column(number % about.num_columns)
+        each = _CELL + _HOLDER * leaf.path.count(".") + _WIDTHS.get(leaf.physical_type, max(leaf.length, 0))
+        for page in pages(raw, chunk, f"{path}, column {leaf.path}"):
+            unpacked += page.unpacked + page.values * each
+            if unpacked > most:
+                raise _too_much(most, path)
+            if leaf.physical_type == "BYTE_ARRAY" and page.is_data and page.encoding not in _AS_DICTIONARY:
+                at_once.add(leaf.path)
+            if not page.is_data or page.encoding == _DELTA_BYTE_ARRAY:
+                longest[leaf.path] = max(longest.get(leaf.path, 1), page.unpacked)
     for place in range(about.num_columns):
         leaf = file.schema.column(place)
         if leaf.path in at_once and leaf.path in longest:
@@ -186,107 +170,6 @@ def _check_pages(file: Any, raw: BinaryIO, most: int, path: str) -> tuple[int, s
                 raise DataError(what, where=path, hint="Write the file again, by pyarrow or pandas.")
             rows = min(rows, max(1, limits.FREE_UNPACKED // longest[leaf.path]))
     return rows, at_once
-
-
-def _pages(raw: BinaryIO, chunk: Any, place: str) -> Iterator[_Page]:
-    """The headers of a column's pages, read as pyarrow does; the pages between them are passed over."""
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset and 0 < chunk.dictionary_page_offset < start:
-        start = chunk.dictionary_page_offset
-    at, end, seen = start, start + chunk.total_compressed_size + _SLACK, 0
-    while seen < chunk.num_values and at < end:
-        try:
-            raw.seek(at)
-            page = _page(_Compact(raw).struct())
-            at = raw.tell() + page.size
-        except (EOFError, OSError, ValueError, OverflowError, struct.error):
-            raise DataError("the file cannot be read as Parquet: a page has no header", where=place) from None
-        seen += page.values if page.is_data else 0
-        yield page
-
-
-def _page(header: dict[int, Any]) -> _Page:
-    kind, unpacked, size = (header.get(number) for number in (1, 2, 3))
-    details: Any = next((header[number] for number in (5, 7, 8) if number in header), {})
-    values = details.get(1, 0) if isinstance(details, dict) else None
-    encoding = details.get(4 if 8 in header else 2, 0) if isinstance(details, dict) else None
-    numbers = [number for number in (kind, unpacked, size, values, encoding) if type(number) is int and number >= 0]
-    if len(numbers) < 5:
-        raise ValueError("the header of a page lacks a number")
-    kind, unpacked, size, values, encoding = numbers
-    return _Page(size, unpacked, values, kind != _DICTIONARY_PAGE, encoding)
-
-
-class _Compact:
-    """Thrift's compact protocol, as far as the headers of pages use it.
-
-    Format: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._depth = file, 0
-
-    def struct(self) -> dict[int, Any]:
-        """The fields of a struct by their numbers."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._zigzag()
-            fields[number] = self._value(head & 15)
-        return fields
-
-    def _value(self, kind: int) -> Any:
-        self._depth += 1
-        if self._depth > 16:
-            raise ValueError("nested too deeply")
-        value = self._plain(kind)
-        self._depth -= 1
-        return value
-
-    def _plain(self, kind: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind == 3:
-            return self._byte()
-        if kind in (4, 5, 6):
-            return self._zigzag()
-        if kind == 7:
-            return self._pass(8)
-        if kind == 8:
-            return self._pass(self._varint())
-        if kind in (9, 10):
-            head = self._byte()
-            count = head >> 4 if head >> 4 < 15 else self._varint()
-            for _ in range(count):
-                self._value(head & 15) if head & 15 > 2 else self._byte()
-            return None
-        if kind == 12:
-            return self.struct()
-        raise ValueError(f"a field of type {kind}")
-
-    def _pass(self, count: int) -> None:
-        if count > limits.MAX_LINE:
-            raise ValueError("a field is too long")
-        self._file.seek(count, os.SEEK_CUR)
-
-    def _byte(self) -> int:
-        byte = self._file.read(1)
-        if not byte:
-            raise EOFError
-        return byte[0]
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-        raise ValueError("a number has too many bytes")
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
 
 
 # rows -----------------------------------------------------------------------------------------------------------------

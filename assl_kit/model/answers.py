@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.limits import MAX_JSON, check_size, parse_json
-from assl_kit.common.packages import reason
+from assl_kit.common.packages import panics_caught, reason
 from assl_kit.common.trust import check_model_folder
 from assl_kit.errors import DataError, ParameterError
 
@@ -72,7 +72,8 @@ class AnswerBound:
         assert self._folder is not None, "without a folder there is room for all"
         check_model_folder(self._folder, f"the base model {self.name!r}")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+            with panics_caught():
+                tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
         except Exception as error:  # the library raises many kinds
             what = f"the tokenizer of the base model {self.name!r} could not be loaded: {reason(error)}"
             raise ParameterError(what, where=str(self._folder)) from error

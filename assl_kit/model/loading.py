@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.device import pick_device
-from assl_kit.common.packages import need, reason
+from assl_kit.common.packages import need, panics_caught, reason
 from assl_kit.common.trust import check_attention, check_model_folder
 from assl_kit.errors import ParameterError
 
@@ -110,7 +110,8 @@ def load_base(
             if method := _quantised_by(config):
                 raise ParameterError(f"the base model {name!r} is quantised already, by {method}")
             options |= {"quantization_config": _nf4(dtypes[dtype]), "device_map": {"": where.device}}
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with panics_caught():
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(source, config=config, **options)
     except ParameterError:
         raise

@@ -13,7 +13,7 @@ import numpy as np
 from assl_kit.common.device import pick_device
 from assl_kit.common.files import plain, sha256_of
 from assl_kit.common.hub import check_model
-from assl_kit.common.packages import reason
+from assl_kit.common.packages import panics_caught, reason
 from assl_kit.common.trust import check_encoder_folder
 from assl_kit.data.conversations import Prompt, prompt_texts
 from assl_kit.errors import DataError, ParameterError
@@ -84,7 +84,10 @@ def _load(name: str, device: str) -> SentenceTransformer:
         folder = place or hub_encoder(name)
         check_encoder_folder(folder, f"the encoder {name!r}")
         options = {"use_safetensors": True}
-        encoder = SentenceTransformer(str(folder), device=device, trust_remote_code=False, model_kwargs=options)
+        with panics_caught():
+            encoder = SentenceTransformer(str(folder), device=device, trust_remote_code=False, model_kwargs=options)
+        for module in encoder:
+            _check_rows(module)
         if np.ndim(encoder.encode(["?"], show_progress_bar=False)) != 2:
             raise ValueError("it makes no row of a text")
         return encoder
@@ -96,6 +99,14 @@ def _load(name: str, device: str) -> SentenceTransformer:
             hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
             "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
         ) from error
+
+
+def _check_rows(module: Any) -> None:
+    """Refuse a tokenizer with a token for which there is no vector: a text that has it could not be encoded."""
+    n_rows = getattr(getattr(module, "embedding", None), "num_embeddings", None)  # of a static one
+    last = max(module.tokenizer.get_vocab().values(), default=0) if n_rows else 0
+    if n_rows and last >= n_rows:
+        raise ValueError(f"its tokenizer has a token {last}, its weights have {n_rows} rows")
 
 
 def _folder(name: str) -> Path | None:

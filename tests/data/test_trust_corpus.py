@@ -265,3 +265,37 @@ def test_a_dataset_has_no_links_out(dataset):
     (dataset / "more.jsonl").symlink_to(dataset.parent / "secret.jsonl")
     with pytest.raises(DataError, match=r"more\.jsonl is a link out"):
         load_records(dataset)
+
+
+def test_a_footer_whose_statistics_do_not_fit_does_not_end_the_process(tmp_path):
+    """pyarrow does end it, when it is asked for such a column of the footer."""
+    file = tmp_path / "a.parquet"
+    pd.DataFrame(rows(20)).to_parquet(file, compression=None)
+    may_be_null, never = (b"\x15\x0c\x25" + kind + b"\x18\x0binstruction" for kind in (b"\x02", b"\x00"))
+    data = file.read_bytes()
+    assert data.count(may_be_null) == 1
+    file.write_bytes(data.replace(may_be_null, never))
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load_records(file)
+
+
+def test_a_footer_that_could_be_read_in_two_ways_is_refused(tmp_path):
+    """What the footer says twice, or in another kind of number, another reader may take for something else."""
+    import io
+
+    from assl_kit.data.saved.pages import chunks
+
+    twice = b"\x49\x1c\x19\x1c\x00\x00\x09\x04\x0c\x00"
+    short = b"\x49\x1c\x19\x1c\x3c\x55\x04\x25\x04\x25\x04\x00\x00\x00\x00"
+    right = short.replace(b"\x55\x04\x25\x04\x25\x04", b"\x56\x04\x26\x06\x26\x08")
+
+    def read(footer):
+        return list(chunks(io.BytesIO(footer + len(footer).to_bytes(4, "little") + b"PAR1"), 1, 1, "a"))
+
+    ((only,),) = [read(right)]
+    assert (only.start, only.size, only.values) == (4, 3, 2)
+    for footer in (twice, short):
+        with pytest.raises(DataError, match="its footer is damaged"):
+            read(footer)
+    with pytest.raises(DataError, match="its footer lacks a group"):
+        list(chunks(io.BytesIO(b"\x00" + (1).to_bytes(4, "little") + b"PAR1"), 1, 1, "a"))

@@ -53,6 +53,7 @@ def _peak() -> int:
 
 
 def _limit() -> None:
+    """Let the process take ``ROOM`` more than it has now; for each case, as pyarrow loses some with a cut stream."""
     import resource
 
     try:
@@ -60,7 +61,7 @@ def _limit() -> None:
     except OSError:
         return
     most = pages * os.sysconf("SC_PAGE_SIZE") + ROOM
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _case(target: Target, whole: Path, work: Path, seed: int, case: int) -> str | None:
@@ -87,7 +88,6 @@ def child(name: str, folder: Path, seed: int, start: int, seconds: float, most: 
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(whole, work)
     quietly(target.read, work, 0)  # imports what it needs; a whole example is read
-    _limit()
     ready = folder / "ready"  # the time counts from the first case, not from the imports before it
     if not ready.is_file():
         ready.write_text(str(time.time()), encoding="utf-8")
@@ -97,6 +97,7 @@ def child(name: str, folder: Path, seed: int, start: int, seconds: float, most: 
             log.seek(0)
             log.write(f"{case:012d}\n")
             log.flush()
+            _limit()
             faulthandler.dump_traceback_later(CASE_SECONDS, exit=True)
             wrong = _case(target, whole, work, seed, case)
             faulthandler.cancel_dump_traceback_later()

@@ -202,3 +202,14 @@ def test_a_hostile_gguf_header_is_one_clear_error(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(ParameterError, match="damaged"):
         check_gguf(tmp_path / "a.gguf")
+
+
+def test_a_tokenizer_at_which_its_library_panics_is_one_clear_error(base):
+    file = base / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    first, second = content["model"]["merges"][0]
+    vocabulary = content["model"]["vocab"]
+    vocabulary[""] = vocabulary.pop(first + second)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ParameterError, match="could not be loaded: "):
+        load_base(str(base), device="cpu")

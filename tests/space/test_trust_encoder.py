@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from assl_kit.errors import ParameterError
 from assl_kit.space.encoder import load_encoder
+from assl_kit.space.static_encoder import fit_static_encoder
 
 
 @pytest.fixture
@@ -124,3 +125,20 @@ def test_a_hub_encoder_is_checked_like_a_folder(encoder, program, tmp_path, monk
     (encoder / "modules.json").write_text(kinds, encoding="utf-8")
     with pytest.raises(ParameterError, match="code from elsewhere"):
         load_encoder("someone/encoder")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"上": 1', '"上": 21', "has a token 21, its weights have"),
+        ('"股价": 11', '"": 11', "range end index"),  # at which the library in Rust panics
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_one_clear_error(encoder, old, new, message):
+    fit_static_encoder(["股价上涨", "股价下跌", "央行降准"], dim=3).save_pretrained(str(encoder))
+    file = encoder / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ParameterError, match=f"could not be loaded: .*{message}"):
+        load_encoder(str(encoder))

@@ -1,1 +1,1 @@
-"""Datasets as the library datasets keeps them: looked at before it maps them into memory."""
+"""Files of columns as libraries keep them, Arrow and Parquet: looked at before a library reads them."""
