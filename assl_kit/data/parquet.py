@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from assl_kit.common import limits
-from assl_kit.data.saved.pages import chunks, pages
 from assl_kit.errors import DataError
+
+from .saved.pages import chunks, pages
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """Kernels of other libraries on a GPU, as `benchmarks.kernels.systems` has those on a CPU: left out where missing.
 
-Only torch's was run so far, on a CPU; the others are written by their documentation.
+Only torch's was run so far, on a CPU; the others never: their calls may be wrong.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def test_every_arm_of_a_size_has_exactly_that_size(study):
     assert len(study.rows_of("paper 5 %")) == 9
 
 
+@pytest.mark.slow
 def test_a_study_answers_and_is_not_done_twice(study, answered):
     ids = set(study.questions["id"])
     for arm in ("base", "random 10 %", "paper 10 %", "experts by cluster"):
@@ -76,6 +77,7 @@ def test_a_study_answers_and_is_not_done_twice(study, answered):
     assert not list((study.work / "adapters").iterdir())
 
 
+@pytest.mark.slow
 def test_its_records_say_what_was_measured(study, answered):
     records = summary._arms(study, answered) + summary._routing(study)
     records += summary._affinity(study) + summary._regret(study, answered)

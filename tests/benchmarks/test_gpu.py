@@ -31,6 +31,7 @@ def dry(tmp_path_factory):
     return out, json.loads((out / "gpu-dry-run.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_measures_every_part(dry):
     _, content = dry
     names = [part.name for part in gpu.small_parts("cpu", 1)]
@@ -47,6 +48,7 @@ def test_a_dry_run_measures_every_part(dry):
     assert {"card", "versions", "commit", "date", "cpu"} <= set(content["about"])
 
 
+@pytest.mark.slow
 def test_kernels_and_chain_are_compared_with_the_cpu(dry):
     _, content = dry
     records = content["parts"]["kernels"]["records"]
@@ -60,6 +62,7 @@ def test_kernels_and_chain_are_compared_with_the_cpu(dry):
     assert all(chain["same_bytes"].values()) and chain["largest_difference"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_another_commit_measures_anew(dry, monkeypatch, capsys):
     out, content = dry
     before = (out / "gpu-dry-run.json").read_bytes()
@@ -190,6 +193,7 @@ def test_sums_follow_from_the_measured_share():
     assert rows["H100 SXM"] == "1,000 to 2,000" and rows["A100"] == "315 to 631"
 
 
+@pytest.mark.slow
 def test_a_card_that_was_measured_gets_rows(dry):
     _, content = dry
     lines = table.card_table([content]).splitlines()

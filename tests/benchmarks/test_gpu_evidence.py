@@ -62,6 +62,7 @@ def test_copies_count_and_wrong_ids_are_refused(tmp_path):
             write_study(tmp_path, {3: rows}, [{"arm": "z", "seed": 3} | wrong], "w")
 
 
+@pytest.mark.slow
 def test_every_arm_is_measured(done):
     results = json.loads((done.out / "results.json").read_text(encoding="utf-8"))
     assert not results["missing"] and len(results["arms"]) == 12 + 2
@@ -86,6 +87,7 @@ def test_every_arm_is_measured(done):
     assert {"versions", "base", "dtype", "python"} <= set(results["made"])
 
 
+@pytest.mark.slow
 def test_an_arm_is_what_the_package_makes_of_it(done, tmp_path):
     from assl_kit.data.records import prompts
     from assl_kit.experts.adapters import adapted
@@ -101,6 +103,7 @@ def test_an_arm_is_what_the_package_makes_of_it(done, tmp_path):
     assert answers == done.answers[arm.key] and found.tokens == done.results["arms"][arm.key]["tokens"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_what_is_there(folder, done):
     before = (done.out / "results.json").stat().st_mtime_ns
     again = Run(Study.read(folder), "tiny", done.out, "cpu", time.perf_counter() + 600, None, 12)
@@ -111,6 +114,7 @@ def test_a_run_goes_on_from_what_is_there(folder, done):
     assert (done.out / "results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_fewer_arms_are_trained_where_time_is_short(done, tmp_path, monkeypatch):
     run = Run(done.study, "tiny", tmp_path, "cpu", time.perf_counter() + 600, None, 12)
     tried = []
@@ -132,6 +136,7 @@ def test_fewer_arms_are_trained_where_time_is_short(done, tmp_path, monkeypatch)
         run._train(arms, [tmp_path / "a"] * 8)
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_stops_nothing(done, tmp_path):
     run = Run(done.study, "tiny", tmp_path, "cpu", time.perf_counter() + 600, None, 12)
 

@@ -60,6 +60,7 @@ def test_the_quick_run_measures_every_system_that_is_installed(quick):
     assert any(r["data"] == "gaussian" for r in ours)
 
 
+@pytest.mark.slow
 def test_figures_are_small_and_come_from_the_file_alone(quick, tmp_path):
     copy = tmp_path / "kernels.json"
     copy.write_bytes((quick[0] / "kernels.json").read_bytes())
