@@ -1,6 +1,6 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
 # make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
-# make test-slow  what takes minutes: a run killed at twenty moments, a sweep on Ray, the quick runs of the benchmarks
+# make test-slow  what takes minutes: a run killed at twenty moments, one run in two clones, on Ray and on Colab, quick benchmarks
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 10 minutes)

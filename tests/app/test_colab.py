@@ -333,8 +333,8 @@ import sys, time
 from assl_kit.artifacts.workspace import Workspace, runs_folder
 ws = Workspace.open(runs_folder() / "mine")
 print("runs/mine: 2 notebooks", file=sys.stderr, flush=True)
-ws.update_manifest("notebooks", {"00_a": {"status": "done"}, "01_b": {"status": "running"}})
 try:
+    ws.update_manifest("notebooks", {"00_a": {"status": "done"}, "01_b": {"status": "running"}})
     time.sleep(%s)
 except KeyboardInterrupt:
     ws.update_manifest("notebooks", {"01_b": {"status": "interrupted"}})
@@ -441,6 +441,7 @@ def test_the_bank_is_packed_whole_and_downloaded_on_colab(google, tmp_path):
 
 
 # the whole ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_whole_notebook_runs_through_papermill_and_goes_on_in_a_new_session(tmp_path, monkeypatch):
     """Only notebook 06 of a small corpus: what it needs from before is built; the claims of others need full size."""
     monkeypatch.setenv("ASSL_RUNS", str(tmp_path / "kept" / "runs"))

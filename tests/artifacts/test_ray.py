@@ -93,6 +93,7 @@ def started_from(local, folder, *names):
 
 
 # the same results ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_run_on_ray_gives_the_same_files_and_keys(on_ray, local, tmp_path):
     before, parameters = local
     assert len(block_starts(before.path_of("records.parquet"))) == 5  # four blocks

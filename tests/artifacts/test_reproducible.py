@@ -15,7 +15,7 @@ from helpers import ROOT
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.experts.bank import ExpertBank
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "n_records": 240,

@@ -73,6 +73,7 @@ def test_one_task_one_expert_and_one_prompt_for_all(chain):
     assert [row["best_expert"] for row in metrics["regret"]] == [0, None]
 
 
+@pytest.mark.slow
 def test_twelve_experts_tasks_named_as_totals_and_fields_named_as_columns(chain):
     rows = [
         made(number, number % 6) | {"task": TASKS[number % 6]} | {name: number % 5 for name in EXTRA}
