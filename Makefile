@@ -40,7 +40,7 @@ test: lint $(FOR_TESTS)
 	wait $$books; told=$$?; cat "$$folder/notebooks"; exit $$((tests | told))
 
 test-slow: $(FOR_TESTS)
-	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow
+	$(QUIET) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m slow $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check
