@@ -29,6 +29,7 @@ def selected(tmp_path_factory):
     return ws, p
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(selected, tmp_path):
     ws, p = selected
     two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))

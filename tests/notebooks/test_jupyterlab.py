@@ -16,7 +16,7 @@ import pytest
 from helpers import ROOT
 from helpers.browser import WAIT, chromium, chromium_path, watched
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 BOOK = ROOT / "notebooks" / "04_adbscan.ipynb"
 SETTINGS = {
