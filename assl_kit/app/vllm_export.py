@@ -77,10 +77,7 @@ def export_vllm(
     The form is that of vLLM 0.33: ``--lora-modules name=path``, and requests whose ``model`` is an adapter's name.
     """
     out = Path(out)
-    if out.exists() and not _is_export(out):
-        raise ParameterError("there is something else already", where=str(out), hint="Give a new folder.")
-    if out.resolve().is_relative_to(bank.path.resolve()):
-        raise ParameterError("an export cannot lie inside its bank", where=str(out), hint="Give another folder.")
+    check_place(out, bank, "routes.json", FORMAT)
     rank = _largest_rank(bank)
     name = encoder or str(bank.encoder_path or bank.encoder["id"])
     if name == "fit":
@@ -138,9 +135,30 @@ def _allowed(rank: int) -> int:
     return next(allowed for allowed in RANKS if allowed >= rank)
 
 
-def _is_export(folder: Path) -> bool:
+def check_place(out: Path, bank: ExpertBank, file: str, form: str) -> None:
+    """Refuse a place for an export that holds something else, or lies inside the bank.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+    bank : ExpertBank
+    file, form : str
+        What an earlier export holds, which may be replaced: a JSON file, and its entry ``"format"``.
+
+    Raises
+    ------
+    ParameterError
+        If it does.
+    """
+    if out.exists() and not _is_export(out / file, form):
+        raise ParameterError("there is something else already", where=str(out), hint="Give a new folder.")
+    if out.resolve().is_relative_to(bank.path.resolve()):
+        raise ParameterError("an export cannot lie inside its bank", where=str(out), hint="Give another folder.")
+
+
+def _is_export(file: Path, form: str) -> bool:
     try:
-        return read_json(folder / "routes.json").get("format") == FORMAT
+        return read_json(file).get("format") == form
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from assl_kit.common.cards import as_text, front_matter
-from assl_kit.common.files import atomic_path, read_json, write_json
+from assl_kit.common.files import atomic_path, write_json
 from assl_kit.common.hub import HUB_ID
 from assl_kit.common.packages import need
 from assl_kit.common.trust import check_model_folder
@@ -21,6 +21,8 @@ from assl_kit.model.identity import base_info, base_source
 from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encoder_fingerprint, load_encoder
 from assl_kit.version import __version__
+
+from ..vllm_export import check_place
 
 FORMAT = "assl-kit Space export"
 FORMAT_VERSION = 1
@@ -83,10 +85,7 @@ def export_space(
     """
     need("gradio", "assl export space", "app", name="Gradio")
     out = Path(out)
-    if out.exists() and not _is_export(out):
-        raise ParameterError("there is something else already", where=str(out), hint="Give a new folder.")
-    if out.resolve().is_relative_to(bank.path.resolve()):
-        raise ParameterError("an export cannot lie inside its bank", where=str(out), hint="Give another folder.")
+    check_place(out, bank, "space.json", FORMAT)
     if not title.strip() or len(title) > MAX_TITLE or not title.isprintable():  # a lone surrogate is not printable
         raise ParameterError(f"a title is a line of 1 to {MAX_TITLE} characters, not {title[:80]!r}", where="title")
     if not _PACKAGE.fullmatch(package):
@@ -150,13 +149,6 @@ def card(bank: ExpertBank, title: str) -> str:
         "Here as there: `pip install -r requirements.txt`, then `python app.py`. Whoever reaches the page can ask. It "
         "holds the bank and no training record. With a GPU, take the first line out of `requirements.txt`.\n"
     )
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        return read_json(folder / "space.json").get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _encoder(bank: ExpertBank, encoder: str | None) -> str | None:
