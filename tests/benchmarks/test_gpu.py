@@ -127,7 +127,7 @@ def test_operations_are_those_that_torch_counts():
     from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
 
-    from assl_kit.experts.training.trainer import answer_loss
+    from assl_kit.experts.training.flat import answer_loss
 
     shape = training.SMALL | {"num_hidden_layers": 8, "num_key_value_heads": 2, "vocab_size": 5000}
     lab = training.Lab("cpu", shape, 60)

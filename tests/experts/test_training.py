@@ -23,8 +23,10 @@ from assl_kit.experts.train_experts import Chosen, Workplace, train_experts
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.experts.training.data import encode_records, hold_out, pack, plan_training
+from assl_kit.experts.training.fit import Fit
+from assl_kit.experts.training.flat import answer_loss
 from assl_kit.experts.training.session import Session
-from assl_kit.experts.training.trainer import Fit, answer_loss, check_packing
+from assl_kit.experts.training.trainer import check_packing
 from assl_kit.experts.training_table import MEASURED, training_results, training_table
 from assl_kit.model.identity import base_info
 from assl_kit.model.likelihood import answer_nll

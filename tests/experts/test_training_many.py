@@ -210,7 +210,7 @@ def test_gradients_are_those_of_autograd(tmp_path, tables, dtype):
     from peft import LoraConfig, get_peft_model
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from assl_kit.experts.training.trainer import answer_loss
+    from assl_kit.experts.training.flat import answer_loss
 
     folder = make_test_base(tmp_path / "base")
     model, tokenizer = load_base(str(folder), device="cpu", dtype=dtype)

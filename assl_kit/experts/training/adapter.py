@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .trainer import Fit, Outcome
+    from .fit import Fit
+    from .trainer import Outcome
 
 _LOGGED = ("step", "epoch", "loss", "learning_rate")
 _HELD_OUT = ("step", "epoch", "loss")
@@ -160,11 +161,19 @@ def train_adapter(
 def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> TrainingResult:
     """Train and write the adapter; ``summary`` is what is known of it before, ``training.json`` what is known after."""
     with _quiet():
-        from .trainer import Fit, check_packing, processes
+        from .fit import Fit, filling, processes
+        from .flat import supported
+        from .fused import worth_it
+        from .trainer import check_packing, keeps_apart
     model, config, plan, session = training.model, training.config, training.plan, training.session
     here = processes(model.device.type == "cpu")
     fit = Fit.of(config, here.count)
-    if config.packing:
+    if supported(model) and keeps_apart(model, training.tokenizer, training.encoded, True):
+        compiled = worth_it(model, plan) if config.compiled is None else config.compiled
+        fit = replace(fit, flat=True, compiled=compiled)
+        if config.batch_size == "auto" and here.count == 1:
+            fit = filling(training, fit)
+    elif config.packing:
         check_packing(model, training.tokenizer, training.encoded)
     if session.log_dir is not None:
         from .callbacks import check_tensorboard

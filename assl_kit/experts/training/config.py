@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from assl_kit.common.checks import real, whole
 from assl_kit.errors import ParameterError
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel
+
+
+_HOW = ("checkpoint_steps", "compiled")  # change an adapter by rounding at most
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class TrainingConfig:
         Share of the steps the warm-up takes, in [0, 1).
     batch_size, gradient_accumulation : int
         Records a forward pass, and forward passes a step. With several processes a step keeps its records: they are
-        divided among the processes.
+        divided among the processes. ``batch_size="auto"``: a step has 8 records by ``gradient_accumulation``; as many
+        are computed at a time as fill 85 % of the card's free memory, recomputed only where one record needs it.
     max_length : int
         Tokens of prompt and answer. A longer prompt loses tokens on its left; the answer stays whole.
     seed : int
@@ -40,6 +45,9 @@ class TrainingConfig:
         such rows. Records do not see each other: that is tried on the base first, and another attention is refused.
     checkpointing : bool
         Recompute activations in the backward pass: less memory, about a third more time.
+    compiled : bool, optional
+        On a card with a flash attention: compile the layers, so that norms, rotations and gates are few kernels. That
+        takes half a minute first. Default: where the training is long enough to gain from it.
     holdout_share : float
         Share of the different records that are not trained on, in [0, 0.5]. Their loss is measured twice an epoch, and
         the adapter with the lowest is kept. Fewer than 8 of them would tell nothing: then none is held out.
@@ -67,21 +75,25 @@ class TrainingConfig:
     epochs: int = 3
     learning_rate: float = 2e-4
     warmup_ratio: float = 0.05
-    batch_size: int = 8
+    batch_size: int | Literal["auto"] = 8
     gradient_accumulation: int = 1
     max_length: int = 512
     seed: int = 0
     packing: bool = False
     checkpointing: bool = False
+    compiled: bool | None = None
     holdout_share: float = 0.0
     patience: int = 2
     checkpoint_steps: int = 200
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "epochs", "batch_size", "gradient_accumulation", "max_length", "patience"):
+        for name in ("rank", "alpha", "epochs", "gradient_accumulation", "max_length", "patience", "checkpoint_steps"):
             whole(name, getattr(self, name), 1)
-        whole("checkpoint_steps", self.checkpoint_steps, 1)
+        if self.batch_size != "auto":
+            whole("batch_size", self.batch_size, 1)
+        if self.compiled is not None and not isinstance(self.compiled, bool):
+            raise ParameterError(f"compiled must be true, false or None, not {self.compiled!r}", where="compiled")
         whole("seed", self.seed)
         for name in ("learning_rate", "max_grad_norm"):
             real(name, getattr(self, name), 0, inside=True)
@@ -92,13 +104,44 @@ class TrainingConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be true or false, not {getattr(self, name)!r}", where=name)
 
+    @property
+    def rows(self) -> int:
+        """Records of a step; packed rows where records are packed.
+
+        Examples
+        --------
+        >>> TrainingConfig(batch_size="auto", gradient_accumulation=2).rows
+        16
+        """
+        return self.alike * self.gradient_accumulation
+
+    @property
+    def alike(self) -> int:
+        """Records of similar length that stand together in the training's order: ``batch_size``, or 8."""
+        return 8 if self.batch_size == "auto" else self.batch_size
+
 
 def settings_of(config: TrainingConfig, model: PreTrainedModel) -> dict[str, Any]:
     """The settings that decide an adapter's bits; of the model, whether its weights have 4 bits."""
-    settings = {key: value for key, value in asdict(config).items() if key != "checkpoint_steps"}
+    settings = {key: value for key, value in asdict(config).items() if key not in _HOW}
+    settings["batch_size"] = config.alike
     return settings | {"quantization": quantization_of(model)}
 
 
 def quantization_of(model: PreTrainedModel) -> str:
     """``"nf4"`` for a base in 4 bits, else ``"none"``."""
     return "nf4" if getattr(model, "is_loaded_in_4bit", False) else "none"
+
+
+def lora_config(config: TrainingConfig) -> LoraConfig:
+    """What PEFT is told of an adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )

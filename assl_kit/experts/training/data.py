@@ -125,9 +125,9 @@ def plan_training(encoded: Encoded, config: TrainingConfig) -> Plan:
         for _ in range(config.epochs):
             rows += pack(lengths, rng.permutation(kept), config.max_length, rng)
     else:
-        order = training_order(lengths[kept], config.epochs, config.batch_size, config.seed)
+        order = training_order(lengths[kept], config.epochs, config.alike, config.seed)
         rows = [[row] for row in kept[order].tolist()]
-    per_step = config.batch_size * config.gradient_accumulation
+    per_step = config.rows
     tokens = np.array([lengths[row].sum() for row in rows])
     return Plan(rows, tokens, held_out, -(-len(rows) // per_step), per_step)
 

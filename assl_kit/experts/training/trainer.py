@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -23,92 +22,25 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from assl_kit.errors import ParameterError
 from assl_kit.model.batches import fitting_threads
 from assl_kit.model.identity import unwrap
-from assl_kit.model.tokens import decoder, logits
+from assl_kit.model.tokens import decoder
 
 from .callbacks import Patience, Steps, tensorboard
-from .config import TrainingConfig, quantization_of
+from .config import lora_config, quantization_of
 from .data import Encoded, Plan
+from .fit import Fit
+from .flat import NO_MASK, Flat, answer_loss, attention, summed_loss, to_device
+from .fused import fused
 from .session import Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Processes:
-    """This process among those of ``accelerate launch``; ``wait`` returns when all have come there."""
-
-    rank: int
-    count: int
-    wait: Callable[[], None]
-
-
-def processes(on_cpu: bool) -> Processes:
-    """The processes of this launch; one where nothing was launched."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Processes(0, 1, lambda: None)
-    from accelerate import PartialState
-
-    state = PartialState(cpu=on_cpu)
-    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How the rows of one step are computed: ``batch`` at a time on each device, ``passes`` times.
-
-    Neither changes which rows a step has, so results differ by rounding only.
-    """
-
-    batch: int
-    passes: int
-    checkpointing: bool
-
-    @classmethod
-    def of(cls, config: TrainingConfig, devices: int) -> Fit:
-        """As asked for; several devices take shares of a step's rows, in fewer passes where there are several.
-
-        Examples
-        --------
-        >>> Fit.of(TrainingConfig(batch_size=8, gradient_accumulation=2), 4)
-        Fit(batch=4, passes=1, checkpointing=False)
-        """
-        rows = config.batch_size * config.gradient_accumulation
-        if rows % devices:
-            raise ParameterError(
-                f"the {rows} records of a step cannot be shared by {devices} processes",
-                where="batch_size",
-                hint=f"Take a multiple of {devices}, or another number of processes.",
-            )
-        return cls(0, rows // devices, config.checkpointing)._with(config.batch_size)
-
-    def _with(self, most: int) -> Fit:
-        rows = self.passes * max(self.batch, 1)
-        batch = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)
-        return replace(self, batch=batch, passes=rows // batch)
-
-    def smaller(self) -> Fit | None:
-        """With half the memory: half the batch, then checkpointing; None when nothing is left to try.
-
-        Examples
-        --------
-        >>> Fit(8, 1, False).smaller()
-        Fit(batch=4, passes=2, checkpointing=False)
-        >>> Fit(1, 8, True).smaller() is None
-        True
-        """
-        if self.batch > 1:
-            return self._with(self.batch // 2)
-        return None if self.checkpointing else replace(self, checkpointing=True)
-
-    def __str__(self) -> str:
-        return f"{self.batch} at a time" + (", activations recomputed" if self.checkpointing else "")
-
-
 class Trainer(SFTTrainer):
     """TRL's trainer with our order, logits at the answers only, and the held-out loss per token."""
 
     control: TrainerControl
+    summed: Callable[..., torch.Tensor] = staticmethod(summed_loss)
 
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
         rows: Any = self.train_dataset
@@ -131,9 +63,16 @@ class Trainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The same loss, with logits at the answer's positions only: prompts are most of a batch."""
-        if return_outputs or self.accelerator.unwrap_model(model) is not model:  # several GPUs: not past DDP
+        several = self.accelerator.unwrap_model(model) is not model  # several devices: not past what wraps the model
+        if "answer_places" in inputs and several:
+            inputs = dict(inputs)
+            labels, places = inputs.pop("labels"), inputs.pop("answer_places")
+            values = model(**inputs, use_cache=False, logits_to_keep=places).logits[0].float()
+            total = torch.nn.functional.cross_entropy(values, labels, reduction="sum")
+            return total / num_items_in_batch * self.accelerator.num_processes
+        if return_outputs or several:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return answer_loss(model, dict(inputs), num_items_in_batch)
+        return answer_loss(model, dict(inputs), num_items_in_batch, self.summed)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The mean loss over all answer tokens held out; each process computes all of it, so all agree."""
@@ -141,59 +80,65 @@ class Trainer(SFTTrainer):
         tokenizer: Any = self.processing_class
         rows: Any = self.eval_dataset
         model.eval()
-        collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
+        collate: Any = self.data_collator
+        if not isinstance(collate, Flat):  # the trainer's own packs
+            collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
         size, total, n = self.args.per_device_eval_batch_size, 0.0, 0
         for start in range(0, len(rows), size):
             batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list())
-            n += int((batch["labels"][:, 1:] != -100).sum())
+            n += int((batch["labels"] != -100).sum())  # no record begins with a token of an answer
             with torch.no_grad(), self.compute_loss_context_manager():
-                inputs = {key: value.to(self.args.device) for key, value in batch.items()}
-                total += float(answer_loss(model, inputs, 1))
+                total += float(answer_loss(model, to_device(batch, self.args.device), 1))
         metrics = {"eval_loss": total / n}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-def answer_loss(model: torch.nn.Module, inputs: dict[str, Any], n_tokens: torch.Tensor | int | None) -> torch.Tensor:
-    """Cross-entropy over the answer tokens of a batch, summed, divided by ``n_tokens`` (None: by how many they are)."""
-    base = unwrap(model)
-    labels = inputs.pop("labels")[:, 1:]
-    wanted = labels != -100
-    states = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
-    total = torch.nn.functional.cross_entropy(logits(base, states), labels[wanted], reduction="sum")
-    return total / (wanted.sum() if n_tokens is None else n_tokens)
+def keeps_apart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, flat: bool) -> bool:
+    """Try on two records whether the second one's states stay the same when the first one stands before it in its row.
 
-
-def check_packing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> None:
-    """Try on two records whether the base keeps packed records apart.
-
-    Raises
-    ------
-    ParameterError
-        If a record's states change with what stands before it in its row.
+    Parameters
+    ----------
+    model, tokenizer, encoded
+    flat : bool
+        By :func:`assl_kit.experts.training.flat.attend`; else by the base's own attention.
     """
     base = unwrap(model)
     one, two = encoded.input_ids[0][-64:], encoded.input_ids[-1][-64:]
     collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=True)
     packed = collate([{"input_ids": one + two, "seq_lengths": [len(one), len(two)]}])
     packed.pop("labels")
+    if flat:
+        packed["attention_mask"] = NO_MASK
     training = base.training
     base.eval()
     try:
         with torch.no_grad(), fitting_threads(base):
-            inputs = {k: v.to(base.device) if torch.is_tensor(v) else v for k, v in packed.items()}
             alone = torch.tensor([two], device=base.device)
-            after_another = decoder(base)(**inputs, use_cache=False).last_hidden_state[:, len(one) :].float()
             right = decoder(base)(input_ids=alone, use_cache=False).last_hidden_state.float()
-        gap = float((after_another - right).norm() / right.norm())
+            with attention(base) if flat else contextlib.nullcontext():
+                states = decoder(base)(**to_device(packed, base.device), use_cache=False).last_hidden_state
+        gap = float((states[:, len(one) :].float() - right).norm() / right.norm())
     except TypeError:  # a decoder that knows no positions
         gap = math.inf
     finally:
         base.train(training)
-    if not gap < (1e-3 if base.dtype == torch.float32 else 0.1):
+    return gap < (1e-3 if base.dtype == torch.float32 else 0.1)
+
+
+def check_packing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> None:
+    """Refuse a base whose attention does not keep packed records apart.
+
+    Raises
+    ------
+    ParameterError
+        If a record's states change with what stands before it in its row.
+    """
+    if not keeps_apart(model, tokenizer, encoded, False):
         raise ParameterError(
-            f"packed records would see each other: the attention of {type(base).__name__} does not keep them apart",
+            f"packed records would see each other: the attention of {type(unwrap(model)).__name__} does not keep them "
+            "apart",
             where="packing",
             hint="Take packing=false, or load the base with attn_implementation='sdpa' or 'flash_attention_2'.",
         )
@@ -222,7 +167,7 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
     if quantization_of(model) != "none":  # accelerate compares places, and takes "cuda" for another than "cuda:0"
         vars(model)["hf_device_map"] = {"": model.device}
     set_seed(config.seed)
-    peft_model = get_peft_model(model, _lora(config))
+    peft_model = get_peft_model(model, lora_config(config))
     callbacks = [*session.callbacks, *board]
     if plan.held_out:
         callbacks.append(Patience(config.patience))
@@ -236,9 +181,12 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
             train_dataset=_rows(training.encoded, plan, fit.batch * count if count > 1 else 1, pad),
             eval_dataset=_held_out(training.encoded, plan) if plan.held_out else None,
             processing_class=training.tokenizer,
+            data_collator=Flat.of(training.encoded, plan, fit.batch, pad) if fit.flat else None,
             callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
+        if fit.compiled:
+            trainer.summed = torch.compile(summed_loss)
         for parameter in peft_model.parameters():
             if parameter.requires_grad:  # trl makes them bfloat16 on a 4-bit base, which breaks float16 scaling
                 parameter.data = parameter.data.float()
@@ -246,7 +194,12 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         half = arguments.bf16 or arguments.fp16  # then weights are cast for a product, which are few, not activations
-        with fitting_threads(model), disable_input_dtype_casting(peft_model, half):
+        with (
+            fitting_threads(model),
+            disable_input_dtype_casting(peft_model, half),
+            attention(model) if fit.flat else contextlib.nullcontext(),
+            fused(model, fit.compiled),
+        ):
             trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         peft_model.unload()
@@ -257,17 +210,6 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
             callback.on_train_end(arguments, TrainerState(), TrainerControl())
     first = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     return Outcome(peft_model, trainer.state.log_history, first, trainer.state.global_step)
-
-
-def _lora(config: TrainingConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _rows(encoded: Encoded, plan: Plan, multiple: int, pad: int) -> Dataset:
@@ -328,9 +270,10 @@ def _arguments(training: Training, fit: Fit) -> SFTConfig:
         bf16=not on_cpu and model.dtype == torch.bfloat16,
         fp16=not on_cpu and model.dtype == torch.float16,
         dataloader_pin_memory=not on_cpu,
+        accelerator_config={"non_blocking": not on_cpu},  # else each batch waits for the device
         ddp_find_unused_parameters=False,
-        max_length=config.max_length if config.packing else None,
-        packing=config.packing,
+        max_length=config.max_length if config.packing and not fit.flat else None,
+        packing=config.packing and not fit.flat,  # it takes no collator of ours beside it
         dataset_kwargs={"skip_prepare_dataset": True},
         gradient_checkpointing=fit.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if fit.checkpointing else None,
