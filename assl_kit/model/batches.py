@@ -17,7 +17,7 @@ from .identity import unwrap
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -203,6 +203,18 @@ def fitting_threads(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
+
+
+def positions_at_once(base: PreTrainedModel) -> int:
+    """How many positions' logits are held at once, since a row of them is large: 64 of a vocabulary of 262,144.
+
+    On a card 1,024, which fewer do not fill (ours).
+    """
+    held = _LOGITS.get(base.device.type, _LOGITS["cpu"])
+    return max(1, held // base.config.get_text_config().vocab_size)
 
 
 def batch_size_for(model: torch.nn.Module, length: int) -> int:

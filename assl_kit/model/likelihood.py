@@ -11,7 +11,7 @@ from assl_kit.common.checks import as_texts, positive
 from assl_kit.data.conversations import Prompt, as_prompts
 from assl_kit.errors import DataError
 
-from .batches import InferenceReport, fitting_threads, in_batches
+from .batches import InferenceReport, fitting_threads, in_batches, positions_at_once
 from .identity import unwrap
 from .tokens import decoder, evaluating, logits, padded, room_beside
 from .turns import prompt_ids, text_ids
@@ -19,9 +19,6 @@ from .turns import prompt_ids, text_ids
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_LOGITS = 1 << 24
-"""Logits held at once: of a vocabulary of 262,144, those of 64 positions."""
 
 
 def answer_nll(
@@ -87,22 +84,23 @@ def answer_nll(
     report = InferenceReport() if report is None else report
     report.truncated += sum(head.cut for head in heads)
     rows = [(head.ids, tail) for head, tail in zip(heads, tails, strict=True)]
-    losses = np.zeros(len(rows))
+    measured: list[tuple[list[int], np.ndarray, torch.Tensor]] = []
 
     def score(batch: list[int]) -> None:
         ids = padded([rows[i][0] + rows[i][1] for i in batch], tokenizer.pad_token_id, left=False)
         # Padded on the right, a causal model needs no mask: no token sees what comes after it.
         hidden = decoder(base)(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
         # The state at a token tells of the next: those for the answer begin at the prompt's last one.
-        spans = [slice(len(head) - 1, len(head) + len(tail) - 1) for head, tail in (rows[i] for i in batch)]
-        states = torch.cat([hidden[place, span] for place, span in enumerate(spans)])
+        starts = [place * ids.shape[1] + len(rows[i][0]) - 1 for place, i in enumerate(batch)]
+        n_answer = [len(rows[i][1]) for i in batch]
+        places = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, n_answer, strict=True)])
+        states = hidden.flatten(0, 1).index_select(0, torch.from_numpy(places).to(hidden.device))
         target = torch.tensor([token for i in batch for token in rows[i][1]], device=states.device)
-        parts = max(1, _LOGITS // base.config.get_text_config().vocab_size)
+        parts = positions_at_once(base)
         losses_of = torch.nn.functional.cross_entropy
         pairs = zip(states.split(parts), target.split(parts), strict=True)  # few at once: a row of logits is large
         nll = torch.cat([losses_of(logits(base, some), wanted, reduction="none") for some, wanted in pairs])
-        ends = np.cumsum([len(rows[i][1]) for i in batch])
-        losses[batch] = [part.mean() for part in np.split(nll.double().cpu().numpy(), ends[:-1])]
+        measured.append((batch, np.cumsum(n_answer), nll))  # stays on the device: a copy would wait for it
 
     report.records += len(rows)
     report.prompt_tokens += sum(len(head) for head, _ in rows)
@@ -110,6 +108,9 @@ def answer_nll(
     lengths = [len(head) + len(tail) for head, tail in rows]
     with report.timed(model), evaluating(model), fitting_threads(model), torch.inference_mode():
         in_batches(score, model, lengths, batch_size, title="answer loss", report=report, progress=progress)
+        losses = np.zeros(len(rows))
+        for batch, ends, nll in measured:
+            losses[batch] = [part.mean() for part in np.split(nll.double().cpu().numpy(), ends[:-1])]
     if not np.isfinite(losses).all():
         row = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise DataError(

@@ -1,7 +1,7 @@
 """Measure on one GPU what is worth knowing, in minutes, with one command and no network.
 
     python -m benchmarks.gpu                        everything that fits into eight minutes
-    python -m benchmarks.gpu --gemma FOLDER         with Gemma 3 270M, in the form that transformers loads
+    python -m benchmarks.gpu --gemma FOLDER         with Gemma 3 270M itself, in the form that transformers loads
     python -m benchmarks.gpu --dry-run              small shapes on a CPU, to see that it works: seconds
 
 `benchmarks/results/gpu-CARD.json` is written after each part. Started again, it goes on: what this commit has measured
@@ -37,7 +37,10 @@ def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
     return [
         Part("card", 15, partial(card.rates, device)),
         Part("training, 7B, packed", 75, partial(train, packed)),
-        Part("training, 7B, profiled", 30, partial(training.profiled, lab, packed, 150)),
+        Part("training, 7B, as before", 45, partial(training.trained_as_before, lab, packed, n=600, seconds=15)),
+        Part("training, 7B, not compiled", 40, partial(train, replace(packed, compiled=False), n=600, seconds=15)),
+        Part("training, 7B, rows of 4,096", 75, partial(train, training.LONG, n=2400)),
+        Part("training, 7B, profiled", 60, partial(training.profiled, lab, packed, 150)),
         Part("kernels, 40,000", 70, _alone(lab, kernels.beside_the_cpu, 40_000, 768, device, threads, 3)),
         Part("Gemma 270M", 70, _alone(lab, small_model.measured, gemma, device, False)),
         Part("chain", 80, _alone(lab, chain.compared, device, {})),
@@ -57,6 +60,8 @@ def small_parts(device: str, threads: int) -> list[Part]:
     return [
         Part("card", 1, partial(card.rates, device, 256)),
         Part("training, packed", 1, partial(train, packed)),
+        Part("training, as before", 1, partial(training.trained_as_before, lab, packed, 112, 0.3)),
+        Part("training, rows of 4,096", 1, partial(train, replace(training.LONG, max_length=64))),
         Part("training, profiled", 1, partial(training.profiled, lab, packed, 60)),
         Part("kernels", 1, partial(kernels.beside_the_cpu, 700, 24, device, threads, 2)),
         Part("Gemma", 1, partial(small_model.measured, "tiny", device, True)),
@@ -88,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="from the start of the command (8)")
-    parser.add_argument("--gemma", default="", metavar="FOLDER", help="Gemma 3 270M; without it that part is left out")
+    parser.add_argument("--gemma", default="", metavar="FOLDER", help="Gemma 3 270M; else random weights in its shape")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU that stands beside the card (2)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts, or how they begin")
     parser.add_argument("--out", type=Path, help="folder of the file (benchmarks/results; runs/gpu for a dry run)")

@@ -11,11 +11,12 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCa
 
 from assl_kit.common.device import peak_memory_mb
 from assl_kit.data.synthetic import make_corpus
+from assl_kit.experts.training import flat
 from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.experts.training.data import Encoded, encode_records, plan_training
@@ -54,8 +56,10 @@ SMALL = {
     "num_key_value_heads": 4,
     "tie_word_embeddings": False,
 }
-PACKED = TrainingConfig(epochs=1, batch_size=2, gradient_accumulation=2, max_length=2048, packing=True)
+PACKED = TrainingConfig(epochs=1, batch_size=2, gradient_accumulation=2, max_length=2048, packing=True, compiled=True)
 """Four rows of 2,048 tokens a step, two at a time; r 16, α 32. The first runs were measured with it."""
+LONG = replace(PACKED, max_length=4096, batch_size="auto", gradient_accumulation=1)
+"""Eight rows of 4,096 tokens a step, as many at a time as the card holds."""
 FIRST = 3  #: steps that are told apart: allocator, cuBLAS and shapes start anew
 
 
@@ -131,11 +135,21 @@ class Enough(Exception):
 
 
 class Clock(TrainerCallback):
-    """Seconds since the start after each step; waits for the device after the first few and each fifth."""
+    """Seconds since the start after each step; waits for the device after the first few and each fifth.
+
+    The losses and gradient norms of the first steps are kept: by them another way of computing is seen to be the same.
+    """
 
     def __init__(self, device: str, seconds: float):
         self.device, self.seconds = device, seconds
         self.times: list[float] = []
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs and "grad_norm" in logs and len(self.losses) < 2 * FIRST:
+            self.losses.append(round(float(logs["loss"]), 5))
+            self.norms.append(round(float(logs["grad_norm"]), 5))
 
     def on_train_begin(self, args, state, control, **_):
         synchronize(self.device)
@@ -172,9 +186,10 @@ def trained(
     encoded = encode_records(model, lab.tokenizer, records, config.max_length)
     facts = reached(clock.times, encoded, config, model.config, lab.device)
     asked = {name: getattr(config, name) for name in ("rank", "alpha", "batch_size", "gradient_accumulation")}
-    asked |= {name: getattr(config, name) for name in ("max_length", "packing", "checkpointing")}
+    asked |= {name: getattr(config, name) for name in ("max_length", "packing", "checkpointing", "compiled")}
     memory = round(peak_memory_mb(lab.device) / 1024, 2)
-    return facts | {"settings": asked, "memory_gb": memory, "notes": notes}
+    first = {"first_losses": clock.losses, "first_gradient_norms": clock.norms}
+    return facts | {"settings": asked, "memory_gb": memory, "notes": notes} | first
 
 
 def reached(
@@ -203,6 +218,19 @@ def reached(
     }
 
 
+@contextmanager
+def as_before() -> Iterator[None]:
+    """Padded rows with a mask, on a card too, as it was before there were flat ones."""
+    with mock.patch.object(flat, "supported", lambda model: False):
+        yield
+
+
+def trained_as_before(lab: Lab, config: TrainingConfig, n: int, seconds: float) -> dict[str, Any]:
+    """`trained`, the old way, for comparison on the same card."""
+    with as_before():
+        return trained(lab, config, n, seconds)
+
+
 def one_a_row(config: TrainingConfig) -> TrainingConfig:
     """The same tokens a step, about, with one record a row: not packed."""
     return replace(config, packing=False, batch_size=16, gradient_accumulation=1, max_length=config.max_length // 2)
@@ -215,7 +243,13 @@ def recomputed(config: TrainingConfig) -> TrainingConfig:
 
 
 def profiled(lab: Lab, config: TrainingConfig, n: int) -> dict[str, Any]:
-    """Two steps after the first ones under torch's profiler: the dearest operations, the casts, what waits."""
+    """Two steps after the first ones under torch's profiler, before and now: the dearest operations, casts, waits."""
+    with as_before():
+        before = _profiled(lab, config, n)
+    return {"before": before, "now": _profiled(lab, config, n)}
+
+
+def _profiled(lab: Lab, config: TrainingConfig, n: int) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity, profile
 
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if lab.device == "cuda" else [])]
@@ -244,6 +278,7 @@ def profiled(lab: Lab, config: TrainingConfig, n: int) -> dict[str, Any]:
     return {
         "steps": 2,
         "milliseconds": round(whole / 1000, 2),
+        "operations": sum(counts.values()),
         "casts": counts.get("aten::_to_copy", 0),
         "waits": {name: counts[name] for name in waits if name in counts},
         "dearest": [

@@ -18,7 +18,7 @@ import pandas as pd
 from assl_kit.common.device import is_out_of_memory, peak_memory_mb
 from assl_kit.common.files import atomic_path, write_json
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.model.batches import fitting_threads
+from assl_kit.model.batches import fitting_threads, positions_at_once
 from assl_kit.model.identity import base_info
 from assl_kit.model.tokens import decoder, logits
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 _AT_ONCE = {"cpu": 4096, "cuda": 1 << 15}
-_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
 
 
 def train_adapters(
@@ -311,7 +310,7 @@ def _answer_loss(
     """Each answer token's share of its adapter's loss, and the gradient at the states; some logits at a time."""
     import torch
 
-    some = max(64, _LOGITS.get(model.device.type, 1 << 24) // model.config.get_text_config().vocab_size)
+    some = max(64, positions_at_once(model))
     losses, gradients = [], []
     for part, wanted, weight in zip(states.split(some), targets.split(some), share.split(some), strict=True):
         part = part.requires_grad_()
