@@ -99,7 +99,9 @@ class Parameters(BaseModel):
     epochs: int = _field(3, "passes over the chosen records", ge=1, le=1000)
     full_epochs: int = _field(1, "passes of the one adapter trained on all records (0 = leave it out)", ge=0, le=1000)
     learning_rate: float = _field(2e-3, "peak learning rate", gt=0, le=1)
-    train_batch_size: int = _field(8, "records of one optimiser step", ge=1, le=4096)
+    train_batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = _field(
+        8, "records of one optimiser step; 'auto': 8, computed in as few parts as fit the card's memory"
+    )
     gradient_accumulation: int = _field(1, "parts that a step is computed in: less memory, same result", ge=1, le=4096)
     gradient_checkpointing: bool = _field(False, "recompute activations: much less memory, a third more time")
     packing: bool = _field(False, "fill rows of max_length with several records; train_batch_size counts rows then")
@@ -130,7 +132,7 @@ class Parameters(BaseModel):
             raise ValueError(f"with mmr_score above 0, pool_factor must be at least 1.5, it is {self.pool_factor:g}")
         if self.referee_draws == 1:
             raise ValueError("referee_draws must be 0 or at least 2")
-        if self.train_batch_size % self.gradient_accumulation:
+        if self.train_batch_size != "auto" and self.train_batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"train_batch_size must be a multiple of gradient_accumulation, "
                 f"{self.train_batch_size} is none of {self.gradient_accumulation}"
@@ -152,6 +154,7 @@ class Parameters(BaseModel):
 
 NAMES: tuple[str, ...] = tuple(Parameters.model_fields)
 _SHOWN = 10  # unknown names in a message
+_OR_AUTO = {"min_similarity": "a number from -1 to 1", "train_batch_size": "a whole number from 1 to 4096"}
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -330,7 +333,7 @@ def parse_assignment(name: str, text: str) -> Any:
     (0.002, '12', 'abc')
     """
     field = Parameters.model_fields.get(name)
-    if field is not None and field.annotation not in (int, float, bool) and name != "min_similarity":
+    if field is not None and field.annotation not in (int, float, bool) and name not in _OR_AUTO:
         return text
     try:
         return parse_json(text)
@@ -359,8 +362,8 @@ def _explain(finding: ErrorDetails) -> str:
     value, kind, context = finding["input"], finding["type"], finding.get("ctx", {})
     if not name:
         return str(context.get("error", finding["msg"]))
-    if name == "min_similarity":
-        return f"min_similarity must be a number from -1 to 1, or 'auto', got {shown(value)}"
+    if name in _OR_AUTO:
+        return f"{name} must be {_OR_AUTO[name]}, or 'auto', got {shown(value)}"
     annotation: Any = Parameters.model_fields[name].annotation
     if kind.endswith("_type") or kind.endswith("_parsing") or kind in {"int_from_float", "finite_number"}:
         wanted = KINDS.get(annotation, "one of the allowed values")

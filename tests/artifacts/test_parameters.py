@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from assl_kit.artifacts.build_experts import training_config
 from assl_kit.artifacts.parameters import (
     NAMES,
     Parameters,
@@ -167,6 +168,15 @@ def test_unknown_names_are_checked_against_any_list():
     check_names(["a"], ["a", "b"])
     with pytest.raises(ParameterError, match="unknown parameters 'seeed', 'epoch'. Did you mean 'seed'.*'epochs'"):
         check_names(["seeed", "epoch"])
+
+
+def test_a_step_may_be_left_to_the_card():
+    assert parse_assignment("train_batch_size", "auto") == "auto" and parse_assignment("train_batch_size", "4") == 4
+    config = training_config(resolve(train_batch_size="auto", gradient_accumulation=3))
+    assert (config.batch_size, config.rows) == ("auto", 8)
+    for bad in ("many", 0, 2.5, 5000):
+        with pytest.raises(ParameterError, match="^train_batch_size must be a whole number from 1 to 4096, or 'auto'"):
+            resolve(train_batch_size=bad)
 
 
 def test_min_similarity_is_chosen_from_the_records_or_a_number():

@@ -200,5 +200,6 @@ def test_sums_follow_from_the_measured_share():
 def test_a_card_that_was_measured_gets_rows(dry):
     _, content = dry
     lines = table.card_table([content]).splitlines()
-    assert len(lines) == 2 + 3 and all(content["about"]["card"] in line for line in lines[2:])
+    trained = [part for part in content["parts"].values() if "tokens_per_second" in part]
+    assert len(lines) == 2 + len(trained) == 7 and all(content["about"]["card"] in line for line in lines[2:])
     assert "No card" in table.card_table([])
