@@ -33,16 +33,16 @@ def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
     """What is measured on a card, by worth; estimates are seconds on an H100."""
     lab = training.Lab(device, training.QWEN_7B, 425)
     packed = training.PACKED
-    train = partial(training.trained, lab, n=1200, seconds=35)
+    train = partial(training.trained, lab, n=1200, seconds=15)
     return [
-        Part("card", 15, partial(card.rates, device)),
-        Part("training, 7B, packed", 75, partial(train, packed)),
-        Part("training, 7B, as before", 45, partial(training.trained_as_before, lab, packed, n=600, seconds=15)),
-        Part("training, 7B, not compiled", 40, partial(train, replace(packed, compiled=False), n=600, seconds=15)),
-        Part("training, 7B, rows of 4,096", 75, partial(train, training.LONG, n=2400)),
-        Part("training, 7B, profiled", 60, partial(training.profiled, lab, packed, 150)),
-        Part("kernels, 40,000", 70, _alone(lab, kernels.beside_the_cpu, 40_000, 768, device, threads, 3)),
-        Part("Gemma 270M", 70, _alone(lab, small_model.measured, gemma, device, False)),
+        Part("card", 10, partial(card.rates, device)),
+        Part("training, 7B, packed", 60, partial(train, packed)),
+        Part("training, 7B, as before", 30, partial(training.trained_as_before, lab, packed, n=600, seconds=12)),
+        Part("training, 7B, rows of 4,096", 50, partial(train, training.LONG, n=2400)),
+        Part("training, 7B, profiled", 40, partial(training.profiled, lab, packed, 150)),
+        Part("Gemma 270M", 50, _alone(lab, small_model.measured, gemma, device, False)),
+        Part("kernels, 40,000", 40, _alone(lab, kernels.beside_the_cpu, 40_000, 768, device, threads, 3)),
+        Part("training, 7B, not compiled", 30, partial(train, replace(packed, compiled=False), n=600, seconds=12)),
         Part("chain", 80, _alone(lab, chain.compared, device, {})),
         Part("kernels, 220,000", 75, _alone(lab, _large_kernels, device, threads)),
         Part("training, 7B, recomputed", 60, partial(train, training.recomputed(packed))),
