@@ -36,7 +36,7 @@ def parts_for(device: str, gemma: str, threads: int) -> list[Part]:
     train = partial(training.trained, lab, n=1200, seconds=15)
     return [
         Part("card", 10, partial(card.rates, device)),
-        Part("training, 7B, packed", 60, partial(train, packed)),
+        Part("training, 7B, packed", 60, partial(train, packed, n=600)),
         Part("training, 7B, as before", 30, partial(training.trained_as_before, lab, packed, n=600, seconds=12)),
         Part("training, 7B, rows of 4,096", 50, partial(train, training.LONG, n=2400)),
         Part("training, 7B, profiled", 40, partial(training.profiled, lab, packed, 150)),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ATTENTION = "assl_flat"  # the name of `attend` in transformers
 WIDTHS = 6  # different lengths of rows: each costs a device the search for its kernels, more of them pad less
+NEAR = 9 / 8  # a length that is so near to the next is not worth its own kernels: packed rows have one
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # transformers makes none where it is given one of this form
 STEP = 64  # lengths are multiples of this many tokens
 
@@ -153,7 +154,9 @@ class Flat:
         tokens = np.add.reduceat(plan.tokens, starts)
         records = np.add.reduceat([len(row) for row in plan.rows], starts)
         quantiles = np.quantile(tokens, np.linspace(0, 1, WIDTHS + 1)[1:], method="higher")
-        widths = tuple(sorted({_up(int(n)) for n in quantiles}))
+        candidates = sorted({_up(int(n)) for n in quantiles})
+        larger = [*candidates[1:], np.inf]
+        widths = tuple(n for n, other in zip(candidates, larger, strict=True) if n * NEAR < other)
         longest = max(len(encoded.input_ids[i]) for i in {*plan.held_out, *(i for row in plan.rows for i in row)})
         return cls(pad, widths, longest, int(records.max()) + -(-widths[-1] // longest))
 
