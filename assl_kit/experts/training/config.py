@@ -113,18 +113,13 @@ class TrainingConfig:
         >>> TrainingConfig(batch_size="auto", gradient_accumulation=2).rows
         16
         """
-        return self.alike * self.gradient_accumulation
-
-    @property
-    def alike(self) -> int:
-        """Records of similar length that stand together in the training's order: ``batch_size``, or 8."""
-        return 8 if self.batch_size == "auto" else self.batch_size
+        return (8 if self.batch_size == "auto" else self.batch_size) * self.gradient_accumulation
 
 
 def settings_of(config: TrainingConfig, model: PreTrainedModel) -> dict[str, Any]:
     """The settings that decide an adapter's bits; of the model, whether its weights have 4 bits."""
     settings = {key: value for key, value in asdict(config).items() if key not in _HOW}
-    settings["batch_size"] = config.alike
+    settings["batch_size"] = config.rows // config.gradient_accumulation
     return settings | {"quantization": quantization_of(model)}
 
 

@@ -125,7 +125,7 @@ def plan_training(encoded: Encoded, config: TrainingConfig) -> Plan:
         for _ in range(config.epochs):
             rows += pack(lengths, rng.permutation(kept), config.max_length, rng)
     else:
-        order = training_order(lengths[kept], config.epochs, config.alike, config.seed)
+        order = training_order(lengths[kept], config.epochs, config.rows, config.seed)
         rows = [[row] for row in kept[order].tolist()]
     per_step = config.rows
     tokens = np.array([lengths[row].sum() for row in rows])
