@@ -52,17 +52,20 @@ def together_table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sums_table(content: dict[str, Any]) -> str:
-    """Tokens a second of the 7B shape on other cards, at the share of the data sheet that the H100 reached."""
+def sums_table(content: dict[str, Any], cards: list[dict[str, Any]]) -> str:
+    """Tokens a second of the 7B shape on other cards, at the shares of the data sheet that were reached on one."""
     each = flops_a_token(QWEN_7B, 16, [TOKENS], ANSWERS)
     first = content["records"][0]
-    shares = [first[end] * each / CARDS["H100 SXM"] for end in ("low", "high")]
+    before = [first[end] * each / CARDS["H100 SXM"] for end in ("low", "high")]
+    now = max((part["mfu"] for card in cards for part in card["parts"].values() if part.get("mfu")), default=before[1])
     name, best = BEST
-    lines = [f"| card | data sheet, TFLOP/s | tokens/s at {shares[0]:.0%} to {shares[1]:.0%} |", "|---|---|---|"]
+    heads = f"first measured, {before[0]:.0%} to {before[1]:.0%} | now, {now:.1%}"
+    lines = [f"| card | data sheet, TFLOP/s | tokens/s as {heads} |", "|---|---|---|---|"]
     for card, peak in CARDS.items():
-        low, high = (share * peak / each for share in shares)
-        lines.append(f"| {card} | {peak / 1e12:.0f} | {low:,.0f} to {high:,.0f} |")
-    lines.append(f"| the best known on one H100: {name} | 989 | {best:,}, about {best * each / 989e12:.0%} |")
+        low, high = (share * peak / each for share in before)
+        after = "not tried: no flash attention" if card.startswith("T4") else f"{now * peak / each:,.0f}"
+        lines.append(f"| {card} | {peak / 1e12:.0f} | {low:,.0f} to {high:,.0f} | {after} |")
+    lines.append(f"| the best known on one H100: {name} | 989 | {best:,}, about {best * each / 989e12:.0%} | – |")
     return "\n".join(lines)
 
 
@@ -79,15 +82,89 @@ def card_table(contents: list[dict[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else "No card has been measured by this command yet."
 
 
+def profile_table(contents: list[dict[str, Any]]) -> str:
+    """Two steps of the 7B training under torch's profiler, before there were flat rows and compiled layers, and now."""
+    lines = ["| card | way | operations | casts | waits for the card | dearest kernels |", "|---|---|---|---|---|---|"]
+    for content in contents:
+        for name, part in content["parts"].items():
+            for when in ("before", "now") if name.endswith("profiled") else ():
+                one = part[when]
+                waits = sum(one["waits"].get(kind, 0) for kind in ("aten::_local_scalar_dense", "aten::nonzero"))
+                kernels = [e for e in one["dearest"] if e["operation"].startswith("aten::")][:3]
+                dearest = ", ".join(f"{e['operation'][6:]} {e['milliseconds']:.0f} ms" for e in kernels)
+                numbers = f"{one['operations']:,} | {one['casts']:,} | {waits} | {dearest}"
+                lines.append(f"| {content['about']['card']} | {when} | {numbers} |")
+    return "\n".join(lines)
+
+
+def agreement_table(contents: list[dict[str, Any]]) -> str:
+    """Losses and gradient norms of the same first steps, computed in each way."""
+    lines = ["| card | way | losses of the first steps | gradient norms |", "|---|---|---|---|"]
+    for content in contents:
+        ways = {name: part for name, part in content["parts"].items() if part.get("first_losses")}
+        for name, part in ways.items():
+            if part["settings"]["max_length"] == 2048 and part["settings"]["packing"]:
+                losses = ", ".join(f"{value:.3f}" for value in part["first_losses"])
+                norms = ", ".join(f"{value:.3f}" for value in part["first_gradient_norms"])
+                lines.append(f"| {content['about']['card']} | {name} | {losses} | {norms} |")
+    return "\n".join(lines)
+
+
+def card_kernels_table(contents: list[dict[str, Any]]) -> str:
+    """The selection's kernels on each card, beside the CPU's of the same run."""
+    lines = ["| card | kernel | rows | s | float32 products | CPU, s | times as fast | same bits |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for content in contents:
+        for part in content["parts"].values():
+            records = part.get("records")
+            records = [r for r in records if r.get("ratio_to_gemm")] if isinstance(records, list) else []
+            for r in records:
+                if r["device"] == "cpu":
+                    continue
+                same = [c for c in records if c["device"] == "cpu" and (c["kernel"], c["system"]) == _name(r)]
+                beside = f"{same[0]['seconds']:.2f} | {same[0]['seconds'] / r['seconds']:.1f}" if same else "– | –"
+                bits = {True: "yes", False: "no"}.get(r.get("same_as_cpu"), "–")
+                numbers = f"{r['seconds']:.3f} | {r['ratio_to_gemm']:.2f} | {beside} | {bits}"
+                what = r["kernel"] if r["system"] == "assl-kit" else r["system"]
+                lines.append(f"| {content['about']['card']} | {what} | {r['n']:,} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _name(record: dict[str, Any]) -> tuple[str, str]:
+    return record["kernel"], record["system"]
+
+
+def small_table(contents: list[dict[str, Any]]) -> str:
+    """Gemma 270M on each card: adapters together and alone, scoring, answering."""
+    lines = [
+        "| card | weights | work | tokens/s | scored records/s | answering, s | GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for content in contents:
+        for name, part in content["parts"].items():
+            for work, facts in part.get("parts", {}).items() if name.startswith("Gemma") else ():
+                if "tokens_per_second" in facts:
+                    scored = f"{facts['scored_records_per_second']:,}" if "scored_records_per_second" in facts else "–"
+                    numbers = f"{facts['tokens_per_second']:,} | {scored} | {facts['answering_seconds']}"
+                    where = f"{content['about']['card']} | {part['weights']} | {work}"
+                    lines.append(f"| {where} | {numbers} | {facts['memory_gb']} |")
+    return "\n".join(lines)
+
+
 def written(document: str, folder: Path = RESULTS) -> str:
     """The document with every table between its two marks."""
     training = read_json(folder / "training_h100.json")
+    cards = [read_json(file) for file in sorted(folder.glob("gpu-*.json"))]
     tables = {
         "training": training_table(training),
         "kernels": kernels_table(read_json(folder / "kernels_h100.json")),
         "together": together_table(read_json(folder / "cfleb_h100.json")),
-        "sums": sums_table(training),
-        "cards": card_table([read_json(file) for file in sorted(folder.glob("gpu-*.json"))]),
+        "sums": sums_table(training, cards),
+        "cards": card_table(cards),
+        "profile": profile_table(cards),
+        "agreement": agreement_table(cards),
+        "card kernels": card_kernels_table(cards),
+        "small": small_table(cards),
     }
     for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

@@ -192,8 +192,11 @@ def test_what_was_measured_has_its_origin_and_is_right(name):
 
 def test_sums_follow_from_the_measured_share():
     content = {"records": [{"low": 1000, "high": 2000}]}
-    rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in table.sums_table(content).splitlines()}
-    assert rows["H100 SXM"] == "1,000 to 2,000" and rows["A100"] == "315 to 631"
+    card = {"parts": {"a": {"mfu": 0.1}, "b": {"mfu": 0.2}, "c": {"mfu": None}, "d": {}}}
+    lines = [line.split("|") for line in table.sums_table(content, [card]).splitlines()]
+    rows = {cells[1].strip(): (cells[3].strip(), cells[4].strip()) for cells in lines}
+    each = table.flops_a_token(table.QWEN_7B, 16, [table.TOKENS], table.ANSWERS)
+    assert rows["H100 SXM"] == ("1,000 to 2,000", f"{0.2 * 989e12 / each:,.0f}") and rows["A100"][0] == "315 to 631"
 
 
 @pytest.mark.slow
