@@ -77,6 +77,9 @@ def _measured(base: str, device: str, small: bool) -> dict[str, Any]:
         run.wave(run.study.arms, "together")
         run.aside("one at a time", run.alone)
         parts = {part.pop("part"): part for part in run.results["parts"]}
+    together = next(part for name, part in parts.items() if name.startswith("together"))
+    one = parts["one at a time"]["answering_seconds"]
+    together["answering_times_as_fast"] = round(len(arms) * one / together["answering_seconds"], 2)
     for part in parts.values():
         part.pop("trace", None)
         part.pop("arms", None)

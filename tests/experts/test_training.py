@@ -248,6 +248,18 @@ def test_at_one_record_activations_are_recomputed_and_then_it_is_an_error(base, 
     assert not hasattr(model, "peft_config") and "forward" not in vars(model)
 
 
+def test_a_callback_may_end_a_training_early(base, tmp_path):
+    from transformers import TrainerCallback
+
+    class Enough(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 4
+
+    result = train_adapter(*base, some_records(), tmp_path / "a", QUICK, Session(callbacks=[Enough()]))
+    assert result.log["step"].iloc[-1] == 4 and result.stopped_epoch == pytest.approx(4 / 8 * QUICK.epochs, abs=0.5)
+    assert result.held_out.empty and (result.path / WEIGHTS).is_file()
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(base, tmp_path):
     from transformers import TrainerCallback
 

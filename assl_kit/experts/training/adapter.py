@@ -201,7 +201,7 @@ def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> Tra
             "peak_memory_mb": peak_memory_mb(model.device.type),
             "log": log,
             "held_out": held,
-            "stopped_epoch": round(held[-1][1], 2) if last < plan.steps else None,
+            "stopped_epoch": round(last / plan.steps * config.epochs, 2) if last < plan.steps else None,
             "notes": notes + changes,
         }
         if here.rank == 0:
