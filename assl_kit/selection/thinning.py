@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from assl_kit.common.jit import jit
 from assl_kit.space.neighbors import nearest_within, reach
-from assl_kit.space.tiles import greedy_known
 
 if TYPE_CHECKING:
     from assl_kit.space.neighbors import Graph
@@ -78,7 +78,7 @@ class Thinning:
         for start in range(0, len(rest), STEP):
             part = rest[start : start + STEP]
             known = self.graph.squared, self.graph.index, limit, self.place, self.labels
-            greedy_known(part, *known, self.hint, self.hint_squared, state)
+            _greedy_known(part, *known, self.hint, self.hint_squared, state)
             unknown = part[state[part] == 0]
             if len(unknown):
                 names = self.labels[unknown]
@@ -204,3 +204,40 @@ def largest_scale(size: Callable[[float], int], wanted: int) -> float:
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if size(middle) >= wanted else (low, middle)
     return low
+
+
+@jit
+def _greedy_known(
+    visit: np.ndarray,
+    known: np.ndarray,
+    index: np.ndarray,
+    limit: np.ndarray,
+    place: np.ndarray,
+    group: np.ndarray,
+    hint: np.ndarray,
+    hint_squared: np.ndarray,
+    state: np.ndarray,
+) -> None:
+    """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
+
+    ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
+    """
+    k = index.shape[1]
+    for i in visit:
+        j = hint[i]
+        if j >= 0 and state[j] == 1 and hint_squared[i] <= min(limit[i], limit[j]):
+            state[i] = 2
+            continue
+        certain = True
+        t = 1
+        while t < k and known[i, t] <= limit[i]:
+            j = index[i, t]
+            if known[i, t] <= limit[j] and group[j] == group[i] and place[j] < place[i]:
+                if state[j] == 1:
+                    state[i] = 2
+                    break
+                certain = certain and state[j] == 2
+            t += 1
+        # Kept if all that come before it within reach are known and dropped; beyond the list there may be others.
+        if not state[i] and certain and (t < k or k == len(index)):
+            state[i] = 1

@@ -20,6 +20,7 @@ from . import tiles
 from .points import Points
 from .rows import check_rows
 from .sides import Side
+from .torch_points import DevicePoints
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,11 @@ class Graph:
     def __init__(self, points: Points, k: int) -> None:
         u = len(points)
         k = min(k, u)
+        if isinstance(points, DevicePoints):
+            self.squared, self.index = np.zeros((u, k)), np.arange(u)[:, None].repeat(k, axis=1)
+            if k > 1:
+                self.squared[:, 1:], self.index[:, 1:] = points.neighbours(k - 1)
+            return
         size = max(points.block, min(2 * k, u))
         side = points.side()
         squared, index = np.full((u, k), np.inf), np.full((u, k), u, dtype=np.int64)
@@ -145,8 +151,6 @@ def make_points(
     """`Points` over checked rows, on the device asked for."""
     if device == "cpu":
         return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
-    from .torch_points import DevicePoints
-
     return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
 
 
@@ -172,6 +176,9 @@ def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Gr
     allowed = np.full(len(points), -1.0)
     allowed[numbers] = limit[numbers]
     tiles.unite_graph(parent, graph.squared, graph.index, allowed)
+    if isinstance(points, DevicePoints):
+        points.unite(numbers, limit, parent)
+        return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
     side, lock = points.side(numbers), Lock()
     blocks = side.blocks(points.block)
     reach = limit[side.rows]
@@ -246,7 +253,9 @@ def nearest_within(
         used[columns] = True
         settled = tiles.nearest_known(rows, graph.squared, graph.index, used, rules, nearest, squared)
         unsettled = rows[~settled]
-    if len(unsettled) and len(columns):
+    if len(unsettled) and len(columns) and isinstance(points, DevicePoints):
+        nearest[unsettled], squared[unsettled] = points.nearest(unsettled, columns, rules, group is not None, any_one)
+    elif len(unsettled) and len(columns):
         left, right = points.side(unsettled), points.side(columns)
         columns_in = right.blocks(points.block)
         near = partial(points.near, mode=tiles.ANY if group is None else tiles.EQUAL, exact=not any_one)

@@ -318,43 +318,6 @@ def expand(
 
 
 @jit
-def greedy_known(
-    visit: Array,
-    known: Array,
-    index: Array,
-    limit: Array,
-    place: Array,
-    group: Array,
-    hint: Array,
-    hint_squared: Array,
-    state: Array,
-) -> None:
-    """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
-
-    ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
-    """
-    k = index.shape[1]
-    for i in visit:
-        j = hint[i]
-        if j >= 0 and state[j] == 1 and hint_squared[i] <= min(limit[i], limit[j]):
-            state[i] = 2
-            continue
-        certain = True
-        t = 1
-        while t < k and known[i, t] <= limit[i]:
-            j = index[i, t]
-            if known[i, t] <= limit[j] and group[j] == group[i] and place[j] < place[i]:
-                if state[j] == 1:
-                    state[i] = 2
-                    break
-                certain = certain and state[j] == 2
-            t += 1
-        # Kept if all that come before it within reach are known and dropped; beyond the list there may be others.
-        if not state[i] and certain and (t < k or k == len(index)):
-            state[i] = 1
-
-
-@jit
 def greedy_tile(measured: Measured, rows: Array, X: Array, decision: Decision) -> None:
     """Decide rows that nothing before them covers, in order of visit, by the products of all pairs of them."""
     product, low, half, squared, norm, bound, scale = measured
@@ -379,6 +342,24 @@ def greedy_tile(measured: Measured, rows: Array, X: Array, decision: Decision) -
                 state[j] = 2
                 hint[j] = i
                 hint_squared[j] = value
+
+
+@jit
+def greedy_pairs(rows: Array, first: Array, second: Array, squared: Array, decision: Decision) -> None:
+    """As `greedy_tile`, from the pairs of places that lie within reach, the first places ascending."""
+    limit, _, hint, hint_squared, state = decision
+    p = 0
+    for r in range(len(rows)):
+        i = rows[r]
+        if state[i] != 2:
+            state[i] = 1
+        while p < len(first) and first[p] == r:
+            j, value = rows[second[p]], squared[p]
+            if state[i] == 1 and state[j] != 2 and value <= min(limit[i], limit[j]):
+                state[j] = 2
+                hint[j] = i
+                hint_squared[j] = value
+            p += 1
 
 
 @jit

@@ -509,7 +509,7 @@ def test_blas_threads_do_not_matter():
 
 
 def test_the_device_path_gives_the_same(monkeypatch):
-    monkeypatch.setattr(device_points, "BLOCK", 64)
+    monkeypatch.setattr(device_points, "ENTRIES", 64 * 400)
     X = blobs(12, n=400, d=10, duplicates=0.1) + np.float32(30)  # far from the origin: centred for the products
     model = ADBSCAN().fit(X)
     monkeypatch.setattr(adbscan, "make_points", lambda X, subset=None, **_: DevicePoints(X, subset, device="cpu"))

@@ -274,8 +274,9 @@ def test_interrupting_a_search_leaves_no_thread():
 def test_the_device_path_gives_the_same_bits(X, k, seed):
     """On torch's own CPU device; on CUDA the same lines run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_points, "BLOCK", 16)
+        patch.setattr(device_points, "ENTRIES", 300)
         patch.setattr(device_points, "PAIRS", 50)
+        patch.setattr(device_points, "WAITING", 100)
         plain, other = make_points(X), device_points.DevicePoints(X, device="cpu")
         one, two = Graph(plain, k), Graph(other, k)
         np.testing.assert_array_equal(one.squared, two.squared)
