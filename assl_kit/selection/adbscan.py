@@ -160,7 +160,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         """
         self._check_parameters()
         X = validate_data(self, X, dtype="numeric", ensure_all_finite=False)
-        return self._fit(check_rows(X, convert=False))
+        return self._fit(check_rows(X, convert=False, values=self.device == "cpu"))
 
     def _fit(self, X: np.ndarray, subset: np.ndarray | None = None) -> ADBSCAN:
         """Fit on checked rows of X, or on a subset of them, which needs no copy."""

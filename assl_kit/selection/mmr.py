@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from assl_kit.space.dots import dot, dots, slack
 from assl_kit.space.rows import check_rows, mean_direction, row_blocks
 
 from .ids import id_order
-from .lazy_mmr import TIES, lazy_picks, torch_similarities
+from .lazy_mmr import TIES, lazy_picks, torch_picks
 
 if TYPE_CHECKING:
     import torch
@@ -117,10 +117,10 @@ def mmr_select(
         base = (weights[0] * relevance + weights[1] * scores)[order]
         if method == "plain":
             return order[_plain(_float32(X), order, base, weights[2], n_select)]
-        how: dict[str, Any] = {"workers": workers, "each": each}
         if device != "cpu":
-            how = {"similarities": torch_similarities(X, order, device)}
-        return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, **how)]
+            return order[torch_picks(X, order, base, weights[2], n_select, device)]
+        read = lambda at: _float32(X[order[at]])  # noqa: E731
+        return order[lazy_picks(read, X.shape, base, weights[2], n_select, workers=workers, each=each)]
 
 
 def _plain(X: np.ndarray, order: np.ndarray, base: np.ndarray, weight: float, n_select: int) -> np.ndarray:

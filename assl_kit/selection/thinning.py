@@ -14,6 +14,7 @@ import numpy as np
 
 from assl_kit.common.jit import jit
 from assl_kit.space.neighbors import nearest_within, reach
+from assl_kit.space.torch_points import DevicePoints
 
 if TYPE_CHECKING:
     from assl_kit.space.neighbors import Graph
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
 STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result
+DEVICE_STEP, DEVICE_CHUNK = 16384, 2048  # the same where a device searches, which takes as long for few as for many
 
 
 class Thinning:
@@ -53,6 +55,8 @@ class Thinning:
         self.kept_noise = order[labels[order] < 0] if noise == "keep" else order[:0]
         self.hint = np.full(len(order), -1, np.int64)
         self.hint_squared = np.zeros(len(order))
+        on_device = isinstance(points, DevicePoints)
+        self.step, self.chunk = (DEVICE_STEP, DEVICE_CHUNK) if on_device else (STEP, CHUNK)
 
     def pool(self, size: int) -> tuple[np.ndarray, float]:
         """Exactly ``size`` ≤ ``len(self.visit)`` numbers, ascending, and the scale they were thinned with."""
@@ -75,8 +79,8 @@ class Thinning:
         limit = self._limit(scale)
         state = self._between(visit, scale)
         rest = visit[state[visit] == 0]
-        for start in range(0, len(rest), STEP):
-            part = rest[start : start + STEP]
+        for start in range(0, len(rest), self.step):
+            part = rest[start : start + self.step]
             known = self.graph.squared, self.graph.index, limit, self.place, self.labels
             _greedy_known(part, *known, self.hint, self.hint_squared, state)
             unknown = part[state[part] == 0]
@@ -85,7 +89,7 @@ class Thinning:
                 kept = np.flatnonzero((state == 1) & (self.labels >= names[0]) & (self.labels <= names[-1]))
                 unknown = self._uncovered(unknown, kept, limit, state)
             while len(unknown):
-                chunk, unknown = unknown[:CHUNK], unknown[CHUNK:]
+                chunk, unknown = unknown[: self.chunk], unknown[self.chunk :]
                 self.points.greedy(chunk, limit, self.labels, self.hint, self.hint_squared, state)
                 unknown = self._uncovered(unknown, chunk[state[chunk] == 1], limit, state)
         self.seen[scale] = state

@@ -127,7 +127,7 @@ def knn(
     >>> indices[1], distances[1]
     (array([1, 3, 0]), array([0., 0., 1.], dtype=float32))
     """
-    X = check_rows(X, convert=False)
+    X = check_rows(X, convert=False, values=device == "cpu")  # a device looks at the values itself
     k = whole("k", k, 1, len(X), hint="A row can have no more neighbours than there are rows.")
     points = make_points(X, n_jobs=n_jobs, device=device, verbose=verbose)
     graph = Graph(points, k)

@@ -343,14 +343,9 @@ class Points:
         return squared
 
     def greedy(
-        self,
-        rows: np.ndarray,
-        limit: np.ndarray,
-        group: np.ndarray,
-        hint: np.ndarray,
-        hint_squared: np.ndarray,
+        self, rows: np.ndarray, limit: np.ndarray, group: np.ndarray, hint: np.ndarray, hint_squared: np.ndarray,
         state: np.ndarray,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Keep (1) or drop (2) in ``state`` rows given in order of visit: a kept one drops the later ones within reach.
 
         ``limit``, ``group``, ``hint`` (the row that dropped it), ``hint_squared`` and ``state`` are by number; only

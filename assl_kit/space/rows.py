@@ -41,6 +41,16 @@ def is_unit(X: np.ndarray, within: float = LENGTH) -> np.ndarray:
     return fine
 
 
+@jit
+def column_sums(X: np.ndarray) -> np.ndarray:
+    """Sums of columns in float64, row after row."""
+    total = np.zeros(X.shape[1])
+    for i in range(X.shape[0]):
+        for t in range(X.shape[1]):
+            total[t] += np.float64(X[i, t])
+    return total
+
+
 def as_array(X: ArrayLike | torch.Tensor) -> Any:
     """X, or the NumPy array behind a torch tensor (on the CPU it shares its memory)."""
     if not hasattr(X, "detach"):
@@ -118,7 +128,9 @@ class UnitRows:
         return bool(fine.all()) and np.may_share_memory(A, part)
 
 
-def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True) -> np.ndarray:
+def check_rows(
+    X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True, values: bool = True
+) -> np.ndarray:
     """Check a matrix of rows and give it as float32.
 
     Parameters
@@ -132,6 +144,8 @@ def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "
         What to call the array in messages.
     convert : bool, default=True
         Give float32; else a float array stays as it is, and a memory-mapped one on disk.
+    values : bool, default=True
+        Look at the values; else at the kind and shape only, where the values are looked at later.
 
     Returns
     -------
@@ -172,7 +186,7 @@ def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "
         raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
     if 0 in X.shape:
         raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
-    for start, block in row_blocks(X):
+    for start, block in row_blocks(X) if values else ():
         _check_block(block, start, unit, name)
     if not convert and X.dtype in (np.float16, np.float32, np.float64):
         return X
@@ -269,7 +283,7 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     total = np.zeros(X.shape[1])
     for start in range(0, n, 4096):
         part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
-        total += part.astype(np.float32, copy=False).sum(axis=0, dtype=np.float64)
+        total += column_sums(np.ascontiguousarray(part, dtype=np.float32))
     length = np.linalg.norm(total)
     if n == 0 or length < 1e-6 * n:
         raise DataError(

@@ -22,6 +22,7 @@ from assl_kit.common.device import full_float32, torch_device, upload
 
 from . import tiles
 from .points import STEP, Points
+from .rows import LARGEST, check_rows
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,8 @@ class DevicePoints(Points):
         self.device = torch_device(device)
         self.rows: Any  # the distinct rows there; None after `detach`, as what follows
         self.half: Any  # the same as the products take them: float16, with columns that make distances of products
+        self.shares: Any
+        self.errors: Any
         super().__init__(X, subset, threads=threads, progress=progress)
         self.threads = 1
         self._halve()
@@ -103,8 +106,11 @@ class DevicePoints(Points):
 
         self._send(self.source)
         n, d = self.rows.shape
-        odd = np.random.default_rng(0).integers(-(2**62), 2**62, d) * 2 + 1  # a digest is a sum of multiples: any will do
-        words, digests, squared, total, most = self._tensor(odd), [], [], 0.0, []
+        odd = (
+            np.random.default_rng(0).integers(-(2**62), 2**62, d) * 2 + 1
+        )  # a digest is a sum of multiples: any will do
+        words, digests, squared, most = self._tensor(odd), [], [], []
+        total = torch.zeros(d, dtype=torch.float64, device=self.device)
         for part in self._parts(n):
             rows = self.rows[part] + 0.0  # no -0
             digests.append((rows.view(torch.int32) * words).sum(dim=1))
@@ -121,6 +127,8 @@ class DevicePoints(Points):
             self.first = self.inverse = np.arange(n)
             self.counts = np.ones(n, np.int64)
         largest = float(torch.stack(most).amax())
+        if not largest <= LARGEST:  # or NaN
+            check_rows(self.X, convert=False)  # which names the row
         self._frame(torch.cat(squared).cpu().numpy(), total.cpu().numpy() / n, largest)
 
     def _spread(self) -> float:
@@ -172,7 +180,7 @@ class DevicePoints(Points):
         norm = np.sqrt(self.squared) * self.power
         far, most = norm.max(), gone.max()
         # Tensor cores cut off, at each step, what is below 2^-23 of the greatest of four or more terms and their sum so
-        # far (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"); none of those exceeds the sum of all sizes.
+        # far (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"), none of which exceeds the sum of sizes.
         sizes = (norm + gone) * (far + most) + np.abs(h) + np.abs(h).max()
         both = (norm + far) ** 2
         error = gone * far + (norm + gone) * most + 2 * lost + self.half.shape[1] * HALF_SUM * sizes + 2.0**-21 * both
@@ -262,7 +270,7 @@ class DevicePoints(Points):
     def nearest(
         self, rows: np.ndarray, columns: np.ndarray, rules: tiles.Rules, grouped: bool, any_one: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """For each row the nearest column by the rules, or any one that they allow, and its squared distance (a bound)."""
+        """For each row the nearest column by the rules, or any that they allow, and its squared distance or a bound."""
         import torch
 
         step = max(1, ENTRIES // len(columns))
@@ -271,14 +279,9 @@ class DevicePoints(Points):
         return numbers.astype(np.int64), squared
 
     def _search(
-        self,
-        rows: np.ndarray,
-        columns: np.ndarray,
-        rules: tiles.Rules,
-        grouped: bool,
-        any_one: bool,
+        self, rows: np.ndarray, columns: np.ndarray, rules: tiles.Rules, grouped: bool, any_one: bool,
         precise: bool = False,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor:  # fmt: skip
         import torch
 
         r, c = self._tensor(rows), self._tensor(columns)
@@ -317,14 +320,9 @@ class DevicePoints(Points):
         return torch.stack([number.double(), least])
 
     def greedy(
-        self,
-        rows: np.ndarray,
-        limit: np.ndarray,
-        group: np.ndarray,
-        hint: np.ndarray,
-        hint_squared: np.ndarray,
+        self, rows: np.ndarray, limit: np.ndarray, group: np.ndarray, hint: np.ndarray, hint_squared: np.ndarray,
         state: np.ndarray,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """As `Points.greedy`, from the pairs that the device finds within reach."""
         import torch
 
@@ -350,16 +348,9 @@ class DevicePoints(Points):
             self._unite_block(numbers, rows, bar, names, slice(start, start + step), limit, parent)
 
     def _unite_block(
-        self,
-        numbers: np.ndarray,
-        rows: torch.Tensor,
-        bar: torch.Tensor,
-        names: torch.Tensor,
-        a: slice,
-        limit: np.ndarray,
-        parent: np.ndarray,
-        precise: bool = False,
-    ) -> None:
+        self, numbers: np.ndarray, rows: torch.Tensor, bar: torch.Tensor, names: torch.Tensor, a: slice,
+        limit: np.ndarray, parent: np.ndarray, precise: bool = False,
+    ) -> None:  # fmt: skip
         """Unite rows of the places ``a`` with those of these and later places."""
         import torch
 
