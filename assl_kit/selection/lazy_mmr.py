@@ -19,7 +19,7 @@ import numpy as np
 from assl_kit.common.device import full_float32, torch_device, upload
 from assl_kit.common.jit import jit
 from assl_kit.space.dots import dot, product, products, slack
-from assl_kit.space.lloyd import ENTRIES_ON_DEVICE
+from assl_kit.space.torch_lloyd import ENTRIES_ON_DEVICE
 
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
 _BLOCK = 1024  # rows brought up to date together

@@ -18,8 +18,7 @@ from assl_kit.common.parallel import for_each, thread_count
 
 from . import tiles
 from .points import Points
-from .rows import check_rows
-from .sides import Side
+from .rows import Side, check_rows
 from .torch_points import DevicePoints
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from assl_kit.common.parallel import for_each
 
 from . import tiles
-from .sides import Side, Tile
+from .rows import Side, Tile
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
@@ -102,6 +102,10 @@ class UnitRows:
         if self._as_is[block]:
             return self.X, rows
         return self.take(rows), np.arange(len(rows))
+
+    def whole(self, block: range) -> np.ndarray:
+        """All rows of a block."""
+        return self.X[block.start : block.stop] if self._as_is[block] else self.take(block)
 
     def take(self, rows: range | np.ndarray) -> np.ndarray:
         """The rows of these numbers (any order, any block) as one float32 array of unit rows."""
@@ -291,3 +295,51 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
             hint="Give a centroid, or rows that do not cancel out.",
         )
     return total / length
+
+
+class Side:
+    """Some distinct rows, in the order in which tiles take them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (s,), int64
+        Their numbers.
+    squared : ndarray of shape (s,), float64
+        Squared norms of the rows as the products take them.
+    short : ndarray of shape (s, p), float32, or None
+        Their short vectors; None without projection.
+
+    Attributes
+    ----------
+    rows, squared, short
+        As given.
+    norm : ndarray of shape (s,), float64
+    half : ndarray of shape (s,), float32
+        Half of the squared norms.
+    short_squared, short_half : ndarray of shape (s,), float64 and float32
+        The same of the short vectors, where there are some.
+    """
+
+    def __init__(self, rows: np.ndarray, squared: np.ndarray, short: np.ndarray | None) -> None:
+        self.rows, self.squared, self.short = rows, squared, short
+        self.norm = np.sqrt(squared)
+        self.half = (squared / 2).astype(np.float32)
+        if short is not None:
+            self.short_squared = np.einsum("ij,ij->i", short, short, dtype=np.float64)
+            self.short_half = (self.short_squared / 2).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, size: int) -> list[slice]:
+        """Slices of at most ``size`` places."""
+        return [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+
+
+class Tile(NamedTuple):
+    """Rows of one side beside rows of another, or of the same; ``a`` and ``b`` are places in them."""
+
+    left: Side
+    a: slice | np.ndarray
+    right: Side
+    b: slice | np.ndarray

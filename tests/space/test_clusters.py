@@ -20,8 +20,9 @@ from assl_kit.space import clusters as semantic
 from assl_kit.space import rows as _unit_rows
 from assl_kit.space.cluster_quality import choose_n_clusters, cluster_task_agreement, cluster_task_table, task_centroids
 from assl_kit.space.clusters import SemanticKMeans
-from assl_kit.space.lloyd import Lloyd, TorchLloyd
+from assl_kit.space.lloyd import Lloyd
 from assl_kit.space.rows import UnitRows
+from assl_kit.space.torch_lloyd import TorchLloyd, on_device
 
 
 def blobs(n=300, d=16, k=4, spread=0.3, seed=0):
@@ -91,7 +92,9 @@ def test_lloyd_with_bounds_is_the_plain_loop_and_the_definition(n, d, k, spread,
     start = X[rng.choice(n, min(k, n), replace=False)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_unit_rows, "_ENTRIES", 37 * d)  # several blocks
-        runs = [Lloyd(UnitRows(X), start), Lloyd(UnitRows(X), start, lazy=False), TorchLloyd(UnitRows(X), start, "cpu")]
+        rows = UnitRows(X)
+        there = TorchLloyd(rows, start, on_device(rows, "cpu"))
+        runs = [Lloyd(rows, start), Lloyd(rows, start, lazy=False), there]
         counts = [run.run(100) for run in runs]
     assert counts[1:] == counts[:1] * 2
     for run in runs[1:]:
