@@ -94,7 +94,8 @@ def upload(blocks: Iterable[np.ndarray], shape: tuple[int, int], device: torch.d
 
     X, start = torch.empty(shape, dtype=torch.float32, device=device), 0
     for block in blocks:
-        block = np.ascontiguousarray(block, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(block, dtype=np.float32)
         block = block if block.flags.writeable else block.copy()  # torch warns of what it could write to
         X[start : start + len(block)] = torch.from_numpy(block)
         start += len(block)

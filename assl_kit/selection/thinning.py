@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
 STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result
-DEVICE_STEP, DEVICE_CHUNK = 16384, 2048  # the same where a device searches, which takes as long for few as for many
+DEVICE_STEP, DEVICE_CHUNK = 8192, 4096  # the same where a device searches, which takes as long for few as for many
 
 
 class Thinning:

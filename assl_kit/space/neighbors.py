@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assl_kit.common.checks import whole
+from assl_kit.common.jit import jit
 from assl_kit.common.parallel import for_each, thread_count
 
 from . import tiles
@@ -135,7 +136,7 @@ def knn(
     members = np.argsort(points.inverse, kind="stable")
     starts = np.concatenate([[0], np.cumsum(points.counts)])
     distances, indices = np.empty((len(X), k), np.float32), np.empty((len(X), k), np.int64)
-    tiles.expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
+    _expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
     return distances, indices
 
 
@@ -176,7 +177,7 @@ def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Gr
     allowed[numbers] = limit[numbers]
     tiles.unite_graph(parent, graph.squared, graph.index, allowed)
     if isinstance(points, DevicePoints):
-        points.unite(numbers, limit, parent)
+        _unite_there(points, numbers, limit, parent)
         return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
     side, lock = points.side(numbers), Lock()
     blocks = side.blocks(points.block)
@@ -197,6 +198,24 @@ def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Gr
     pairs = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
     for_each(link, pairs, points.threads, "components" if points.progress else None)
     return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
+
+
+def _unite_there(points: DevicePoints, numbers: np.ndarray, limit: np.ndarray, parent: np.ndarray) -> None:
+    """Unite the sets of rows within the lesser of their squared radii, by the pairs that the device finds."""
+    numbers = numbers[np.argsort(tiles.roots(parent, numbers), kind="stable")]
+    step = points.rows_beside(len(numbers))
+    for start in range(0, len(numbers), step):
+        rows, names = numbers[start:], tiles.roots(parent, numbers[start:])
+        if (names == names[0]).all():
+            continue
+        for i, j, sure in points.linked(rows, names, step, limit[rows]):
+            tiles.unite(parent, rows[i[sure]], rows[j[sure]])
+            one, two = rows[i[~sure]], rows[j[~sure]]
+            apart = tiles.roots(parent, one) != tiles.roots(parent, two)  # few of them
+            one, two = one[apart], two[apart]
+            if len(one):
+                linked = points.distances(one, two) <= np.minimum(limit[one], limit[two])
+                tiles.unite(parent, one[linked], two[linked])
 
 
 def nearest_within(
@@ -280,3 +299,40 @@ def nearest_within(
 def reach(radii: ArrayLike) -> np.ndarray:
     """Square of radii with the one slack added: a squared distance ≤ ``reach(r)`` is "within r"."""
     return np.square(np.asarray(radii, dtype=np.float64) * (1 + SLACK))
+
+
+@jit
+def _expand(
+    squared: np.ndarray,
+    index: np.ndarray,
+    inverse: np.ndarray,
+    members: np.ndarray,
+    starts: np.ndarray,
+    distances: np.ndarray,
+    indices: np.ndarray,
+) -> None:
+    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row.
+
+    The rows equal to distinct row g are ``members[starts[g] : starts[g + 1]]``. ``run`` collects all rows at one
+    distance, at most k of each distinct row, before they are put in order.
+    """
+    k = indices.shape[1]
+    run = np.empty(min(k * index.shape[1], len(inverse)), np.int64)
+    for i in range(len(inverse)):
+        number = inverse[i]
+        distances[i, 0] = 0
+        indices[i, 0] = i
+        filled, t = 1, 0
+        while filled < k:
+            size, value = 0, squared[number, t]
+            while t < index.shape[1] and squared[number, t] == value:
+                group = index[number, t]
+                for m in range(starts[group], min(starts[group + 1], starts[group] + k)):
+                    if members[m] != i:
+                        run[size] = members[m]
+                        size += 1
+                t += 1
+            for row in np.sort(run[:size])[: k - filled]:
+                distances[i, filled] = np.sqrt(value)
+                indices[i, filled] = row
+                filled += 1

@@ -14,7 +14,8 @@ block of rows, to learn how many pairs are left, and copies its results once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +28,25 @@ from .rows import LARGEST, check_rows
 if TYPE_CHECKING:
     import torch
 
-ENTRIES = 2**27  # of a block of products: 512 MB as float32
+ENTRIES = 2**28  # of a block of products: 1 GB as float32
 PAIRS = 2**15  # measured together
 WAITING = 2**21  # pairs collected before they are measured
 MANY = 32  # pairs a row and wanted neighbour beyond which a product is made again in float32
-GROUPS = 16  # groups of columns for each wanted neighbour, whose greatest products tell where its threshold is
+MOST = 2**22  # groups looked into together
+GROUP, GROUPS = 32, 16  # columns of a group at most; groups for each wanted neighbour at least
 HALF_SUM = 1.5 * 2.0**-23  # error of a tensor core's sum, a term: beside Σ|terms|
 NEVER = -1e30  # less than any product
+
+
+class Asked(NamedTuple):
+    """Rows that a search is about, and what `tiles.Rules` says of them; ``bar`` is the limit as a closeness."""
+
+    number: torch.Tensor
+    group: torch.Tensor
+    place: torch.Tensor
+    tie: torch.Tensor
+    limit: torch.Tensor
+    bar: torch.Tensor
 
 
 class DevicePoints(Points):
@@ -53,17 +66,11 @@ class DevicePoints(Points):
     """
 
     def __init__(
-        self,
-        X: np.ndarray,
-        subset: np.ndarray | None = None,
-        *,
-        device: str,
-        threads: int = 1,
-        progress: bool = False,
-    ) -> None:
+        self, X: np.ndarray, subset: np.ndarray | None = None, *, device: str, threads: int = 1, progress: bool = False
+    ) -> None:  # fmt: skip
         self.device = torch_device(device)
-        self.rows: Any  # the distinct rows there; None after `detach`, as what follows
-        self.half: Any  # the same as the products take them: float16, with columns that make distances of products
+        self.rows: Any  # the distinct rows there; None after `detach`, as what `_halve` makes of them
+        self.half: Any
         self.shares: Any
         self.errors: Any
         super().__init__(X, subset, threads=threads, progress=progress)
@@ -98,6 +105,10 @@ class DevicePoints(Points):
         blocks = (self.X[a : a + STEP] if whole else self.X[at[a : a + STEP]] for a in starts)
         self.rows = upload(blocks, (len(at), self.X.shape[1]), self.device)
 
+    def rows_beside(self, columns: int) -> int:
+        """How many rows go into a block of products with so many columns."""
+        return max(1, ENTRIES // max(1, columns))
+
     def _parts(self, count: int) -> list[slice]:
         return [slice(start, start + PAIRS) for start in range(0, count, PAIRS)]
 
@@ -106,9 +117,7 @@ class DevicePoints(Points):
 
         self._send(self.source)
         n, d = self.rows.shape
-        odd = (
-            np.random.default_rng(0).integers(-(2**62), 2**62, d) * 2 + 1
-        )  # a digest is a sum of multiples: any will do
+        odd = np.random.default_rng(0).integers(-(2**62), 2**62, d) * 2 + 1  # a digest is a sum of multiples
         words, digests, squared, most = self._tensor(odd), [], [], []
         total = torch.zeros(d, dtype=torch.float64, device=self.device)
         for part in self._parts(n):
@@ -161,31 +170,28 @@ class DevicePoints(Points):
         (u, d), longest = self.rows.shape, np.sqrt(self.squared.max())
         self.power = 2.0 ** (7 - int(np.frexp(longest)[1])) if longest else 1.0  # float16 holds 2^-24 to 65504
         self.unit = self.power**2 * self.scale_squared
-        h = self.squared * self.power**2 / 2
-        self.middle = h.max() + h.min()
-        h -= self.middle / 2
-        one = h.astype(np.float16)
-        two = (h - one).astype(np.float16)
-        lost = np.abs(h - one - two).max()
+        squared = self._tensor(self.squared) * self.power**2
+        self.middle = float(self.squared.max() + self.squared.min()) * self.power**2 / 2
+        h = (squared - self.middle) / 2
+        one = h.half()
+        two = (h - one.double()).half()
+        lost = (h - one.double() - two.double()).abs().amax()
         self.half = torch.zeros((u, -(-(d + 4) // 8) * 8), dtype=torch.float16, device=self.device)
-        self.half[:, d + 2 : d + 4] = 1.0
-        self.half[:, d] = self._tensor(-one)
-        self.half[:, d + 1] = self._tensor(-two)
+        self.half[:, d], self.half[:, d + 1], self.half[:, d + 2 : d + 4] = -one, -two, 1.0
         rest = []
         for part in self._parts(u):
             rows = self._centred(part) * self.power
             self.half[part, :d] = rows.half()
             rest.append((rows - self.half[part, :d].float()).double().square_().sum(dim=1))
-        gone = torch.cat(rest).sqrt().cpu().numpy()
-        norm = np.sqrt(self.squared) * self.power
-        far, most = norm.max(), gone.max()
+        gone, norm = torch.cat(rest).sqrt(), squared.sqrt()
+        far, most = norm.amax(), gone.amax()
         # Tensor cores cut off, at each step, what is below 2^-23 of the greatest of four or more terms and their sum so
         # far (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores"), none of which exceeds the sum of sizes.
-        sizes = (norm + gone) * (far + most) + np.abs(h) + np.abs(h).max()
+        sizes = (norm + gone) * (far + most) + h.abs() + h.abs().amax()
         both = (norm + far) ** 2
         error = gone * far + (norm + gone) * most + 2 * lost + self.half.shape[1] * HALF_SUM * sizes + 2.0**-21 * both
-        self.shares = self._tensor(h.astype(np.float32))
-        self.errors = self._tensor(np.stack([error, self.bound * both / 2 + 2.0**-23 * both]).astype(np.float32))
+        self.shares = h.float()
+        self.errors = torch.stack([error, self.bound * both / 2 + 2.0**-23 * both]).float()
 
     def _closeness(self, rows: Any, columns: Any, precise: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """``middle - |x - y|²/2`` of each row and column, and for each row a bound of the error of that.
@@ -206,9 +212,9 @@ class DevicePoints(Points):
                 return torch.mm(left, right.T, out_dtype=torch.float32), error
             return left.float() @ right.float().T, error
 
-    def _bar(self, limit: np.ndarray) -> torch.Tensor:
+    def _bar(self, limit: torch.Tensor) -> torch.Tensor:
         """What the closeness of a pair within these squared radii is at least."""
-        return self._tensor(np.maximum(self.middle - limit * (self.unit / 2), NEVER).astype(np.float32))
+        return (self.middle - limit * (self.unit / 2)).clamp(min=NEVER).float()
 
     def _most(self, close: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
         """Squared distances, in float64, that pairs of this closeness are surely not beyond."""
@@ -220,14 +226,7 @@ class DevicePoints(Points):
 
         out = torch.empty(len(numbers), dtype=torch.float64, device=self.device)
         for part in self._parts(len(numbers)):
-            terms = self.rows[numbers[part]].double()
-            terms.sub_(self.rows[others[part]]).square_()
-            n = terms.shape[1]  # halves added to halves, as `tiles.squared_distance` does
-            while n > 1:
-                half = (n + 1) // 2
-                terms[:, : n - half].add_(terms[:, half:n])
-                n = half
-            out[part] = terms[:, 0]
+            out[part] = tiles.halved_squares(self.rows[numbers[part]].double().sub_(self.rows[others[part]]))
         return out
 
     def distances(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -238,18 +237,17 @@ class DevicePoints(Points):
         """The k ≥ 1 nearest others of each row: squared distances ascending, and numbers, which settle ties."""
         import torch
 
-        u = len(self)
-        step = max(1, ENTRIES // u)
-        lists: list[tuple[torch.Tensor, torch.Tensor]] = []
-        waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        first = 0
+        u, lists, waiting, first = len(self), [], [], 0
+        step = self.rows_beside(u)
         for start in range(0, u, step):
             stop = min(start + step, u)
-            waiting.append(self._around(slice(start, stop), k))
-            if stop == u or sum(len(i) for i, _ in waiting) > WAITING:
-                i, j = (torch.cat(parts) for parts in zip(*waiting, strict=True))
-                squared = self._squared(i, j)
-                order = squared.sort(stable=True).indices  # j ascends, so equal ones stay in order of number
+            waiting += self._around(slice(start, stop), k)
+            if stop == u or sum(map(len, waiting)) > WAITING:
+                pairs = torch.cat(waiting).sort().values  # by row, then by number
+                i, j = pairs // u, pairs % u
+                once, at = torch.unique(torch.minimum(i, j) * u + torch.maximum(i, j), return_inverse=True)
+                squared = self._squared(once // u, once % u)[at]
+                order = squared.sort(stable=True).indices  # equal ones stay in order of number
                 order = order[i[order].sort(stable=True).indices]
                 begin = torch.searchsorted(i, torch.arange(first, stop, device=self.device))
                 best = order[begin[:, None] + torch.arange(k, device=self.device)]
@@ -258,14 +256,25 @@ class DevicePoints(Points):
         squared, index = (torch.cat(parts).cpu().numpy() for parts in zip(*lists, strict=True))
         return squared, index
 
-    def _around(self, rows: slice, k: int, precise: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pairs of these rows and others, in order, among which the k nearest of each row are."""
+    def _around(self, rows: slice, k: int, precise: bool = False) -> list[torch.Tensor]:
+        """Pairs of these rows and others, as ``row · u + number``, among which the k nearest of each row are."""
+        u = len(self)
         close, error = self._closeness(rows, slice(None), precise)
         close.diagonal(rows.start).fill_(NEVER)
-        i, j = (close >= (_kth(close, k) - 2 * error)[:, None]).nonzero(as_tuple=True)
-        if len(i) > MANY * k * len(close) and not precise:
-            return self._around(rows, k, precise=True)
-        return i + rows.start, j
+        size = min(GROUP, max(1, u // (GROUPS * k)))
+        greatest = tiles.group_greatest(close, size)
+        # The k-th greatest of the greatest of groups: k entries reach it, few besides, and only groups are sorted.
+        low = greatest.topk(k, dim=1).values[:, -1] - 2 * error
+        row, group = (greatest >= low[:, None]).nonzero(as_tuple=True)
+        if len(row) > MANY * k * len(close):
+            if not precise:
+                return self._around(rows, k, precise=True)
+            if len(close) > 1:
+                middle = (rows.start + rows.stop) // 2
+                halves = slice(rows.start, middle), slice(middle, rows.stop)
+                return [pairs for half in halves for pairs in self._around(half, k, precise)]
+        i, j = tiles.group_entries(close, row, group, size, low)
+        return [(i + rows.start) * u + j]
 
     def nearest(
         self, rows: np.ndarray, columns: np.ndarray, rules: tiles.Rules, grouped: bool, any_one: bool
@@ -273,114 +282,118 @@ class DevicePoints(Points):
         """For each row the nearest column by the rules, or any that they allow, and its squared distance or a bound."""
         import torch
 
-        step = max(1, ENTRIES // len(columns))
-        parts = [self._search(rows[a : a + step], columns, rules, grouped, any_one) for a in range(0, len(rows), step)]
+        step = self.rows_beside(len(columns))
+        ours, theirs = self._asked(rows, rules), self._asked(columns, rules)
+        kind = grouped, len(rules.place) > 0, any_one
+        parts = [
+            self._search(Asked(*(x[a : a + step] for x in ours)), theirs, *kind) for a in range(0, len(rows), step)
+        ]
         numbers, squared = torch.cat(parts, dim=1).cpu().numpy()
         return numbers.astype(np.int64), squared
 
+    def _asked(self, numbers: np.ndarray, rules: tiles.Rules) -> Asked:
+        """What the rules say of rows, sent at once: each copy to a device costs as much as a search of a few rows."""
+        place = rules.place[numbers] if len(rules.place) else numbers
+        values = np.stack([numbers, rules.group[numbers], place, rules.tie[numbers], rules.limit[numbers]])
+        there = self._tensor(values)
+        number, group, place, tie = there[:4].long()
+        return Asked(number, group, place, tie, there[4], self._bar(there[4]))
+
     def _search(
-        self, rows: np.ndarray, columns: np.ndarray, rules: tiles.Rules, grouped: bool, any_one: bool,
-        precise: bool = False,
-    ) -> torch.Tensor:  # fmt: skip
+        self, r: Asked, c: Asked, grouped: bool, sequence: bool, any_one: bool, precise: bool = False
+    ) -> torch.Tensor:
         import torch
 
-        r, c = self._tensor(rows), self._tensor(columns)
-        limit_r, limit_c = self._tensor(rules.limit[rows]), self._tensor(rules.limit[columns])
-        close, error = self._closeness(r, c, precise or any_one)
-        out = r[:, None] == c
+        close, error = self._closeness(r.number, c.number, precise or any_one)
+        out = c.place >= r.place[:, None] if sequence else c.number == r.number[:, None]
         if grouped:
-            out |= self._tensor(rules.group[rows])[:, None] != self._tensor(rules.group[columns])
-        if len(rules.place):
-            out |= self._tensor(rules.place[columns]) >= self._tensor(rules.place[rows])[:, None]
+            out |= c.group != r.group[:, None]
         close.masked_fill_(out, 2 * NEVER)
-        room = close - torch.maximum(self._bar(rules.limit[rows])[:, None], self._bar(rules.limit[columns]))
-        near = room >= -error[:, None]
+        room = close - torch.maximum(r.bar[:, None], c.bar)
         if any_one:
             surest, at = room.max(dim=1)
-            sure = surest >= error
-            near &= ~sure[:, None]
+            open_yet = ((surest < error) & (surest >= -error)).nonzero()[:, 0]
+            i, j = (room[open_yet] >= -error[open_yet, None]).nonzero(as_tuple=True)
+            i = open_yet[i]
         else:
-            near &= close >= (close.masked_fill(room < error[:, None], 2 * NEVER).amax(dim=1) - 2 * error)[:, None]
-        i, j = near.nonzero(as_tuple=True)
-        if len(i) > MANY * len(r) and not (precise or any_one):
-            return self._search(rows, columns, rules, grouped, any_one, precise=True)
-        squared = self._squared(r[i], c[j])
-        squared[squared > torch.minimum(limit_r[i], limit_c[j])] = torch.inf
-        least = torch.full((len(r),), torch.inf, dtype=torch.float64, device=self.device)
-        least.scatter_reduce_(0, i, squared, "amin")
-        far = torch.iinfo(torch.int64).max
-        tie = torch.where((squared == least[i]) & (squared < torch.inf), self._tensor(rules.tie[columns])[j], far)
-        first = torch.full((len(r),), far, device=self.device).scatter_reduce_(0, i, tie, "amin")
-        number = torch.where((tie == first[i]) & (tie < far), c[j], -1)
-        number = torch.full((len(r),), -1, device=self.device).scatter_reduce_(0, i, number, "amax")
+            least = close.masked_fill(room < error[:, None], 2 * NEVER).amax(dim=1) - 2 * error
+            i, j = ((room >= -error[:, None]) & (close >= least[:, None])).nonzero(as_tuple=True)
+            if len(i) > MANY * len(close) and not precise:
+                return self._search(r, c, grouped, sequence, any_one, precise=True)
+        squared = self._squared(r.number[i], c.number[j])
+        squared[squared > torch.minimum(r.limit[i], c.limit[j])] = torch.inf
+        nearest = torch.full_like(r.limit, torch.inf).scatter_reduce_(0, i, squared, "amin")
+        none = torch.full_like(r.number, torch.iinfo(torch.int64).max)
+        tie = torch.where((squared == nearest[i]) & (squared < torch.inf), c.tie[j], none[:1])
+        first = none.scatter_reduce(0, i, tie, "amin")
+        number = torch.where((tie == first[i]) & (tie < none[:1]), c.number[j], -1)
+        number = torch.full_like(r.number, -1).scatter_reduce_(0, i, number, "amax")
         if any_one:
             most = self._most(close.gather(1, at[:, None])[:, 0], error)
-            most = torch.minimum(most, torch.minimum(limit_r, limit_c[at]))
-            number, least = torch.where(sure, c[at], number), torch.where(sure, most, least)
-        return torch.stack([number.double(), least])
+            most, sure = torch.minimum(most, torch.minimum(r.limit, c.limit[at])), surest >= error
+            number, nearest = torch.where(sure, c.number[at], number), torch.where(sure, most, nearest)
+        return torch.stack([number.double(), nearest])
 
     def greedy(
         self, rows: np.ndarray, limit: np.ndarray, group: np.ndarray, hint: np.ndarray, hint_squared: np.ndarray,
         state: np.ndarray,
     ) -> None:  # fmt: skip
-        """As `Points.greedy`, from the pairs that the device finds within reach."""
+        """As `Points.greedy`: again and again those are kept that no earlier undecided row covers."""
         import torch
 
-        r, bar, most = self._tensor(rows), self._bar(limit[rows]), self._tensor(limit[rows])
-        names = self._tensor(group[rows])
+        there = self._tensor(np.stack([rows, group[rows], state[rows], limit[rows]]))
+        r, most, bar = there[0].long(), there[3], self._bar(there[3])
         close, error = self._closeness(r, r, True)
         room = close - torch.maximum(bar[:, None], bar)
-        near = (room >= -error[:, None]) & (names[:, None] == names)
-        i, j = near.triu_(1).nonzero(as_tuple=True)
-        squared = torch.minimum(self._most(close[i, j], error[i]), torch.minimum(most[i], most[j]))
-        open_yet = (room[i, j] < error[i]).nonzero()[:, 0]
-        squared[open_yet] = self._squared(r[i[open_yet]], r[j[open_yet]])
-        pairs = torch.stack([i.double(), j.double(), squared]).cpu().numpy()
-        decision = tiles.Decision(limit, group, hint, hint_squared, state)
-        tiles.greedy_pairs(rows, pairs[0].astype(np.int64), pairs[1].astype(np.int64), pairs[2], decision)
+        room.masked_fill_(there[1][:, None] != there[1], 2 * NEVER)
+        covers = (room >= error[:, None]).triu_(1)
+        i, j = ((room.abs() < error[:, None]) | (room == -error[:, None])).triu_(1).nonzero(as_tuple=True)
+        covers[i, j] = self._squared(r[i], r[j]) <= torch.minimum(most[i], most[j])
+        kept, by = tiles.first_kept(covers.float(), (there[2] != 2).float())
+        at = torch.arange(len(r), device=self.device)
+        squared = torch.minimum(self._most(close[by, at], error[by]), torch.minimum(most[by], most))
+        kept_here, by_here, squared_here = torch.stack([kept.double(), by.double(), squared]).cpu().numpy()
+        gone = (kept_here == 0) & (state[rows] != 2)
+        state[rows[kept_here > 0]], state[rows[gone]] = 1, 2
+        hint[rows[gone]], hint_squared[rows[gone]] = rows[by_here.astype(np.int64)[gone]], squared_here[gone]
 
-    def unite(self, numbers: np.ndarray, limit: np.ndarray, parent: np.ndarray) -> None:
-        """Unite in ``parent`` the sets of rows within the lesser of their squared radii."""
-        rows, bar = self._tensor(numbers), self._bar(limit[numbers])
-        step = max(1, ENTRIES // len(numbers))
-        for start in range(0, len(numbers), step):
-            names = self._tensor(tiles.roots(parent, numbers))
-            self._unite_block(numbers, rows, bar, names, slice(start, start + step), limit, parent)
+    def linked(
+        self, numbers: np.ndarray, names: np.ndarray, count: int, reach: np.ndarray, precise: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Pairs of the first ``count`` rows and all rows, of different names, that may lie within both squared radii.
 
-    def _unite_block(
-        self, numbers: np.ndarray, rows: torch.Tensor, bar: torch.Tensor, names: torch.Tensor, a: slice,
-        limit: np.ndarray, parent: np.ndarray, precise: bool = False,
-    ) -> None:  # fmt: skip
-        """Unite rows of the places ``a`` with those of these and later places."""
+        Gives places among the numbers, and which pairs surely lie so. Rows of one name should stand together: then
+        groups of columns mostly have one name, and few are looked into.
+        """
         import torch
 
-        close, error = self._closeness(rows[a], rows[a.start :], precise)
-        near = close >= (bar[a] - error)[:, None]
-        near &= names[a][:, None] != names[a.start :]
-        near &= close.add_(error[:, None]) >= bar[a.start :]
-        i, j = near.nonzero(as_tuple=True)
+        size = GROUP if len(numbers) >= 2 * GROUP else 1
+        width = len(numbers) // size
+        inner = size * width
+        order = np.arange(len(numbers))  # columns, so that a group is of rows side by side
+        order[:inner] = order[:inner].reshape(width, size).T.ravel()
+        least, most, easy = (
+            np.concatenate([extreme(values[:inner].reshape(width, size), axis=1), values[inner:]])
+            for values, extreme in ((names, np.min), (names, np.max), (reach, np.max))
+        )
+        row, own, bar_r = map(self._tensor, (numbers[:count], names[:count], reach[:count]))
+        column, name, bar_c = map(self._tensor, (numbers[order], names[order], reach[order]))
+        bar_r, bar_c = self._bar(bar_r), self._bar(bar_c)
+        close, error = self._closeness(row, column, precise)
+        greatest = tiles.group_greatest(close, size) + error[:, None]
+        near = (self._tensor(least) != own[:, None]) | (self._tensor(most) != own[:, None])
+        near &= (greatest >= bar_r[:, None]) & (greatest >= self._bar(self._tensor(easy)))
+        i, group = near.nonzero(as_tuple=True)
         if len(i) > MANY * len(close) and not precise:
-            return self._unite_block(numbers, rows, bar, names, a, limit, parent, precise=True)
-        sure = close[i, j] >= torch.maximum(bar[a][i], bar[a.start :][j]) + 2 * error[i]
-        at, other, sure = torch.stack([i, j, sure.long()]).cpu().numpy() + np.array([[a.start], [a.start], [0]])
-        one, two, sure = numbers[at], numbers[other], sure > 0
-        tiles.unite(parent, one[sure], two[sure])
-        one, two = one[~sure], two[~sure]
-        apart = tiles.roots(parent, one) != tiles.roots(parent, two)
-        one, two = one[apart], two[apart]
-        linked = self.distances(one, two) <= np.minimum(limit[one], limit[two])
-        tiles.unite(parent, one[linked], two[linked])
-        return None
-
-
-def _kth(close: torch.Tensor, k: int) -> torch.Tensor:
-    """For each row a value that at least k entries reach, near the k-th greatest.
-
-    The k-th greatest of the greatest of groups of columns: that needs a sort of some groups only.
-    """
-    import torch
-
-    size = min(32, max(1, close.shape[1] // (GROUPS * k)))
-    width = close.shape[1] // size
-    greatest = close[:, : size * width].unflatten(1, (size, width)).amax(dim=1)
-    return torch.cat([greatest, close[:, size * width :]], dim=1).topk(k, dim=1).values[:, -1]
+            yield from self.linked(numbers, names, count, reach, precise=True)
+            return
+        if len(i) > MOST and count > 1:
+            for a, part in ((0, count // 2), (count // 2, count - count // 2)):
+                for i, j, sure in self.linked(numbers[a:], names[a:], part, reach[a:], precise):
+                    yield i + a, j + a, sure
+            return
+        i, j = tiles.group_entries(close, i, group, size, bar_r - error)
+        room = close[i, j] - torch.maximum(bar_r[i], bar_c[j])
+        near = (room >= -error[i]) & (own[i] != name[j])
+        i, j, sure = torch.stack([i, j, (room >= error[i]).long()])[:, near].cpu().numpy()
+        yield i, order[j], sure > 0
