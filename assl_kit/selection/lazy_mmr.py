@@ -24,14 +24,12 @@ from assl_kit.space.torch_lloyd import ENTRIES_ON_DEVICE
 TIES = 2.0**40  #: values are compared on this grid: closer than 1e-12 is a tie
 _BLOCK = 1024  # rows brought up to date together
 _CHUNK = 128  # picks they are compared with at a time
-LISTED = 4  # nearest picks that a device keeps of each row
+DEVICE_BLOCK, LISTED = 512, 4  # the same on a device, and how many nearest picks it keeps of each row
 
 # Of each row: relevance and score with their weights; the similarity to its nearest pick so far, exact or within the
 # slack; then also the next greatest similarity, and the number of that nearest pick (-1: the similarity is the exact
 # one from before); how many picks it has seen; and an upper bound on its value, on the grid, -inf once it is picked.
 Rows = namedtuple("Rows", "base top exact second nearest seen bound")
-
-
 # Of a row at some time: its nearest picks, the similarity of the last of them, and how many picks there were.
 Near = namedtuple("Near", "picks last time")
 # A round: its members, ascending; ``lines[places[m]]`` is the row of a member; their similarities to each other within
@@ -119,55 +117,76 @@ def _pick(
     ``again`` marks a pick that equals the one before: it changes nothing, which makes many equal rows cheap.
     """
     members, lines, places, similarities, limit, rival = block[:6]
+    here = _taken(rows, members)  # side by side in memory: these are gone through for every pick
+    low, news = np.empty(len(members)), np.empty(len(members))
     left = np.empty(len(members), np.int64)
-    count = 0
+    count, floor = 0, -np.inf
     for m in range(len(members)):
-        if rows.bound[members[m]] >= limit:
+        if here.bound[m] >= limit:
             left[count] = m
             count += 1
+            _sharpen(m, weight, slack, here, low, news)
+            floor = max(floor, low[m])
     while t < len(picks) and count:
-        floor = -np.inf
-        for m in left[:count]:
-            i = members[m]
-            low = rows.bound[i] if rows.exact[i] else _value(i, rows.top[i] + slack, weight, rows) - 1
-            floor = max(floor, low)
         best = -1
         for m in left[:count]:
-            i = members[m]
-            if rows.bound[i] < floor:
+            if here.bound[m] < floor:
                 continue
-            if not rows.exact[i]:
+            if not here.exact[m]:
                 near = Near(block.near[m], block.last[m], block.time)
-                _settle(i, lines[places[m]], near, picked, again, weight, slack, rows)
-            b = members[best]
-            if best < 0 or rows.bound[i] > rows.bound[b] or (rows.bound[i] == rows.bound[b] and i < b):
+                _settle(m, lines[places[m]], near, picked, again, weight, slack, here)
+                _sharpen(m, weight, slack, here, low, news)
+            equal = best >= 0 and here.bound[m] == here.bound[best]
+            if best < 0 or here.bound[m] > here.bound[best] or (equal and members[m] < members[best]):
                 best = m
-        b = members[best]
-        if rows.bound[b] < limit or (rows.bound[b] == limit and rival < b):
+        if here.bound[best] < limit or (here.bound[best] == limit and rival < members[best]):
             break
-        picks[t], picked[t], rows.bound[b] = b, lines[places[best]], -np.inf
+        picks[t], picked[t], here.bound[best] = members[best], lines[places[best]], -np.inf
         again[t] = np.array_equal(picked[t], picked[t - 1])
-        kept = 0
+        kept, floor = 0, -np.inf
         for m in left[:count]:
-            i = members[m]
             if m == best:
                 continue
+            here.seen[m] = t + 1
             if not again[t]:
                 if len(similarities):
                     similarity = np.float64(similarities[best, m])
                 else:
                     similarity = np.float64(product(lines[places[m]], lines[places[best]]))
-                if rows.exact[i] and similarity >= rows.top[i] - slack:
-                    rows.top[i] = max(rows.top[i], dot(lines[places[m]], lines[places[best]]))
-                else:
-                    _note(i, similarity, t, slack, rows)
-                _lower_bound(i, weight, slack, rows)
-            rows.seen[i] = t + 1
-            if rows.bound[i] >= limit:
-                left[kept] = m
-                kept += 1
+                if similarity >= news[m]:
+                    if here.exact[m]:
+                        here.top[m] = max(here.top[m], dot(lines[places[m]], lines[places[best]]))
+                    else:
+                        _note(m, similarity, t, slack, here)
+                    _lower_bound(m, weight, slack, here)
+                    _sharpen(m, weight, slack, here, low, news)
+                    if here.bound[m] < limit:
+                        continue
+            left[kept] = m
+            kept += 1
+            floor = max(floor, low[m])
         count, t = kept, t + 1
+    for m in range(len(members)):
+        i = members[m]
+        rows.top[i], rows.exact[i], rows.second[i] = here.top[m], here.exact[m], here.second[m]
+        rows.nearest[i], rows.seen[i], rows.bound[i] = here.nearest[m], here.seen[m], here.bound[m]
     return t
+
+
+@jit
+def _taken(rows: Rows, members: np.ndarray) -> Rows:
+    """A copy of what is known of some rows."""
+    base, top, exact = rows.base[members], rows.top[members], rows.exact[members]
+    return Rows(base, top, exact, rows.second[members], rows.nearest[members], rows.seen[members], rows.bound[members])
+
+
+@jit
+def _sharpen(m: int, weight: float, slack: float, rows: Rows, low: np.ndarray, news: np.ndarray) -> None:
+    """What a row is worth at least, and the least similarity that would change anything."""
+    if rows.exact[m]:
+        low[m], news[m] = rows.bound[m], rows.top[m] - slack
+    else:
+        low[m], news[m] = _value(m, rows.top[m] + slack, weight, rows) - 1, rows.second[m]
 
 
 def lazy_picks(
@@ -366,7 +385,7 @@ def torch_picks(
     while t < n_select:
         fresh = seen + np.flatnonzero(~again[seen:t])
         board.see(picks[fresh], fresh)
-        members, bound, near, listed, similarity, limit, rival = board.best(_BLOCK)
+        members, bound, near, listed, similarity, limit, rival = board.best(DEVICE_BLOCK)
         free = bound > -np.inf
         if not free.all():
             members, bound, near, listed = members[free], bound[free], near[free], listed[free]

@@ -97,22 +97,22 @@ def mmr_select(
     >>> mmr_select(X, 3, centroid=[1, 0], weights=(0.4, 0, 0.6)).tolist()
     [0, 3, 2]
     """
-    X = check_rows(X, unit=True, convert=False)
-    n = len(X)
-    n_select = _check_count(n_select, n)
-    weights = check_weights(weights)
-    if method not in {"lazy", "plain"}:
-        raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
-    if device != "cpu":
-        torch_device(device)
     workers = thread_count(n_jobs)
-    order = id_order(ids, n)
-    scores = _check_scores(scores, n)
-    if n_select == 0:
-        return np.empty(0, np.int64)
-    direction = _check_centroid(centroid, X, None if ids is None else order)
     with ThreadPoolExecutor(workers) as pool:
         each: Callable[..., Iterable] = pool.map if workers > 1 else map
+        X = check_rows(X, unit=True, convert=False, each=each)
+        n = len(X)
+        n_select = _check_count(n_select, n)
+        weights = check_weights(weights)
+        if method not in {"lazy", "plain"}:
+            raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
+        if device != "cpu":
+            torch_device(device)
+        order = id_order(ids, n)
+        scores = _check_scores(scores, n)
+        if n_select == 0:
+            return np.empty(0, np.int64)
+        direction = _check_centroid(centroid, X, None if ids is None else order, each)
         relevance = np.concatenate(list(each(lambda block: dots(_float32(block[1]), direction), row_blocks(X))))
         base = (weights[0] * relevance + weights[1] * scores)[order]
         if method == "plain":
@@ -245,9 +245,11 @@ def _check_scores(scores: ArrayLike | None, n: int) -> np.ndarray:
     return values
 
 
-def _check_centroid(centroid: ArrayLike | None, X: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+def _check_centroid(
+    centroid: ArrayLike | None, X: np.ndarray, order: np.ndarray | None, each: Callable[..., Iterable] = map
+) -> np.ndarray:
     if centroid is None:
-        return mean_direction(X, order)
+        return mean_direction(X, order, each)
     try:
         values = np.asarray(centroid, dtype=np.float64)
     except (TypeError, ValueError):

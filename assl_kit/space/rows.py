@@ -133,8 +133,9 @@ class UnitRows:
 
 
 def check_rows(
-    X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True, values: bool = True
-) -> np.ndarray:
+    X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True, values: bool = True,
+    each: Callable[..., Iterable] = map,
+) -> np.ndarray:  # fmt: skip
     """Check a matrix of rows and give it as float32.
 
     Parameters
@@ -150,6 +151,8 @@ def check_rows(
         Give float32; else a float array stays as it is, and a memory-mapped one on disk.
     values : bool, default=True
         Look at the values; else at the kind and shape only, where the values are looked at later.
+    each : callable, default=map
+        Runs the look at blocks of rows; ``map`` of a thread pool does so in threads.
 
     Returns
     -------
@@ -190,8 +193,8 @@ def check_rows(
         raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
     if 0 in X.shape:
         raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
-    for start, block in row_blocks(X) if values else ():
-        _check_block(block, start, unit, name)
+    if values:
+        list(each(lambda part: _check_block(part[1], part[0], unit, name), row_blocks(X)))
     if not convert and X.dtype in (np.float16, np.float32, np.float64):
         return X
     return np.ascontiguousarray(X, dtype=np.float32)
@@ -259,7 +262,7 @@ def unit_rows64(X: ArrayLike, name: str) -> np.ndarray:
     return X / length[:, None]
 
 
-def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def mean_direction(X: np.ndarray, rows: np.ndarray | None = None, each: Callable[..., Iterable] = map) -> np.ndarray:
     """The mean of rows, scaled to unit length.
 
     Parameters
@@ -267,6 +270,8 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     X : ndarray of shape (n, d), float32
     rows : ndarray of int, optional
         The rows to average, added in this order; all rows in their order by default.
+    each : callable, default=map
+        Runs the blocks of rows; ``map`` of a thread pool does so in threads. Never changes the result.
 
     Returns
     -------
@@ -284,10 +289,14 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     [0.7071, 0.7071]
     """
     n = len(X) if rows is None else len(rows)
-    total = np.zeros(X.shape[1])
-    for start in range(0, n, 4096):
+
+    def add(start: int) -> np.ndarray:
         part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
-        total += column_sums(np.ascontiguousarray(part, dtype=np.float32))
+        return column_sums(np.ascontiguousarray(part, dtype=np.float32))
+
+    total = np.zeros(X.shape[1])
+    for part in each(add, range(0, n, 4096)):  # in this order, whoever was first
+        total += part
     length = np.linalg.norm(total)
     if n == 0 or length < 1e-6 * n:
         raise DataError(
