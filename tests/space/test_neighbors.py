@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from assl_kit import ADBSCAN
 from assl_kit.common.parallel import for_each
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.space import points
+from assl_kit.space import points, tiles
 from assl_kit.space import torch_points as device_points
 from assl_kit.space.neighbors import Graph, components, knn, make_points, nearest_within, reach
 from assl_kit.space.rows import check_rows
@@ -373,6 +373,34 @@ def test_a_search_on_a_device_copies_its_results_once(monkeypatch):
         assert linked["nonzero"] <= 3 * blocks and linked["cpu"] <= 2 * blocks and len(linked) == 2
     made = waits(lambda: device_points.DevicePoints(X, device="cpu"), monkeypatch)
     assert sum(made.values()) <= 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 1000))
+def test_rounds_keep_what_one_row_after_the_other_keeps(m, share, seed):
+    rng = np.random.default_rng(seed)
+    covers, takes_part = np.triu(rng.random((m, m)) < share, 1), rng.random(m) < 0.9
+    kept, gone = [], np.zeros(m, bool)
+    for i in range(m):
+        if takes_part[i] and not covers[kept, i].any():
+            kept.append(i)
+    gone[takes_part] = ~np.isin(np.arange(m), kept)[takes_part]
+    answer, by = tiles.first_kept(torch.tensor(covers).float(), torch.tensor(takes_part).float())
+    assert np.flatnonzero(answer.numpy()).tolist() == kept
+    for j in np.flatnonzero(gone):
+        assert by[j] == next(i for i in kept if covers[i, j])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 8), st.integers(0, 1000))
+def test_groups_lead_to_every_entry_that_reaches(rows, columns, size, seed):
+    size = min(size, columns)
+    close = torch.tensor(np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32))
+    low = close.median(dim=1).values
+    row, group = (tiles.group_greatest(close, size) >= low[:, None]).nonzero(as_tuple=True)
+    i, j = tiles.group_entries(close, row, group, size, low)
+    pairs = sorted(zip(i.tolist(), j.tolist(), strict=True))
+    assert pairs == [tuple(pair) for pair in (close >= low[:, None]).nonzero().tolist()]
 
 
 def test_values_are_refused_on_a_device_too():
