@@ -254,7 +254,7 @@ def best_start(
         return lloyd.run(max_iter), lloyd
 
     with blas().limit(limits=1):
-        squares = np.einsum("ij,ij->i", whole, whole, dtype=np.float64)
+        squares = np.einsum("ij,ij->i", whole, whole).astype(np.float64)
         starts = spread_rows(lambda at: whole[at] @ whole.T, squares, n_clusters, seeds)
         runs = list(each(run, starts))
     n_iter, best_run = min(runs, key=lambda item: item[1].inertia)
