@@ -353,9 +353,9 @@ class Board:
         with full_float32():
             similarity = self.rows[top] @ self.rows[top].T
         parts = (top, bound, near, picks, limit, rival)
-        told = torch.cat([part.double().flatten() for part in parts]).cpu().numpy()
+        answer = torch.cat([part.double().flatten() for part in parts]).cpu().numpy()
         ends = np.cumsum([len(part.flatten()) for part in parts])
-        top, bound, near, picks, limit, rival = np.split(told, ends[:-1])
+        top, bound, near, picks, limit, rival = np.split(answer, ends[:-1])
         near, picks = near.reshape(-1, LISTED), picks.reshape(-1, LISTED).astype(np.int64)
         outside = (limit[0], int(rival[0])) if len(rival) else (-np.inf, -1)
         return top.astype(np.int64), bound, near, picks, similarity.cpu().numpy(), *outside

@@ -8,7 +8,7 @@ for unit rows about 0.0004, which a product on tensor cores takes a tenth of flo
 open are measured in float64, in the order of ``tiles.squared_distance``, so the results are the CPU's bits. Where it
 leaves too many, as among nearly equal rows, the product is made again in float32, whose bound is far tighter.
 
-Nothing here is particular to CUDA: the tests run it on torch's own CPU device. Each search waits for the device once a
+Nothing here is particular to CUDA: the tests run it on torch's name_r CPU device. Each search waits for the device once a
 block of rows, to learn how many pairs are left, and copies its results once.
 """
 
@@ -376,12 +376,12 @@ class DevicePoints(Points):
             np.concatenate([extreme(values[:inner].reshape(width, size), axis=1), values[inner:]])
             for values, extreme in ((names, np.min), (names, np.max), (reach, np.max))
         )
-        row, own, bar_r = map(self._tensor, (numbers[:count], names[:count], reach[:count]))
+        row, name_r, bar_r = map(self._tensor, (numbers[:count], names[:count], reach[:count]))
         column, name, bar_c = map(self._tensor, (numbers[order], names[order], reach[order]))
         bar_r, bar_c = self._bar(bar_r), self._bar(bar_c)
         close, error = self._closeness(row, column, precise)
         greatest = tiles.group_greatest(close, size) + error[:, None]
-        near = (self._tensor(least) != own[:, None]) | (self._tensor(most) != own[:, None])
+        near = (self._tensor(least) != name_r[:, None]) | (self._tensor(most) != name_r[:, None])
         near &= (greatest >= bar_r[:, None]) & (greatest >= self._bar(self._tensor(easy)))
         i, group = near.nonzero(as_tuple=True)
         if len(i) > MANY * len(close) and not precise:
@@ -394,6 +394,6 @@ class DevicePoints(Points):
             return
         i, j = tiles.group_entries(close, i, group, size, bar_r - error)
         room = close[i, j] - torch.maximum(bar_r[i], bar_c[j])
-        near = (room >= -error[i]) & (own[i] != name[j])
+        near = (room >= -error[i]) & (name_r[i] != name[j])
         i, j, sure = torch.stack([i, j, (room >= error[i]).long()])[:, near].cpu().numpy()
         yield i, order[j], sure > 0
