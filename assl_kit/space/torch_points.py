@@ -8,7 +8,7 @@ for unit rows about 0.0004, which a product on tensor cores takes a tenth of flo
 open are measured in float64, in the order of ``tiles.squared_distance``, so the results are the CPU's bits. Where it
 leaves too many, as among nearly equal rows, the product is made again in float32, whose bound is far tighter.
 
-Nothing here is particular to CUDA: the tests run it on torch's name_r CPU device. Each search waits for the device once a
+Nothing here is particular to CUDA: the tests run it on torch's own CPU device. A search waits for the device twice a
 block of rows, to learn how many pairs are left, and copies its results once.
 """
 
