@@ -16,7 +16,7 @@ from .rows import UnitRows
 if TYPE_CHECKING:
     import torch
 
-ENTRIES_ON_DEVICE = 2**25  # of a block on the device: 128 MB as float32
+ENTRIES_ON_DEVICE = 2**27  # of a block on the device: 512 MB as float32
 
 
 class TorchRuns:
