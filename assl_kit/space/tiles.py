@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products
 ANY, DIFFERENT, EQUAL = 0, 1, 2  # which pairs of groups count
+MANY, PER_PAIR = 2, 512  # a pair measured costs a device as much as so many entries of a float32 product
 ROUNDS = 4  # of `first_kept` between two looks whether it has ended
 
 Array = np.ndarray
@@ -376,3 +377,8 @@ def first_kept(covers: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, 
             kept += fresh
             left = (left - fresh) * (fresh @ covers == 0)
     return kept, (covers * kept[:, None]).argmax(dim=0)
+
+
+def too_many(pairs: torch.Tensor, close: torch.Tensor, wanted: int = 1) -> bool:
+    """Whether a float32 product costs less than measuring what one in half precision leaves."""
+    return len(pairs) > len(close) * (MANY * wanted + close.shape[1] // PER_PAIR)

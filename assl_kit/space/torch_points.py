@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 ENTRIES = 2**28  # of a block of products: 1 GB as float32
 PAIRS = 2**15  # measured together
 WAITING = 2**21  # pairs collected before they are measured
-MANY = 32  # pairs a row and wanted neighbour beyond which a product is made again in float32
 MOST = 2**22  # groups looked into together
 GROUP, GROUPS = 32, 16  # columns of a group at most; groups for each wanted neighbour at least
 HALF_SUM = 1.5 * 2.0**-23  # error of a tensor core's sum, a term: beside Σ|terms|
@@ -266,13 +265,12 @@ class DevicePoints(Points):
         # The k-th greatest of the greatest of groups: k entries reach it, few besides, and only groups are sorted.
         low = greatest.topk(k, dim=1).values[:, -1] - 2 * error
         row, group = (greatest >= low[:, None]).nonzero(as_tuple=True)
-        if len(row) > MANY * k * len(close):
-            if not precise:
-                return self._around(rows, k, precise=True)
-            if len(close) > 1:
-                middle = (rows.start + rows.stop) // 2
-                halves = slice(rows.start, middle), slice(middle, rows.stop)
-                return [pairs for half in halves for pairs in self._around(half, k, precise)]
+        if not precise and tiles.too_many(row, close, k):
+            return self._around(rows, k, precise=True)
+        if len(row) > MOST and len(close) > 1:
+            middle = rows.start + len(close) // 2
+            halves = slice(rows.start, middle), slice(middle, rows.stop)
+            return [pairs for half in halves for pairs in self._around(half, k, precise)]
         i, j = tiles.group_entries(close, row, group, size, low)
         return [(i + rows.start) * u + j]
 
@@ -318,7 +316,7 @@ class DevicePoints(Points):
         else:
             least = close.masked_fill(room < error[:, None], 2 * NEVER).amax(dim=1) - 2 * error
             i, j = ((room >= -error[:, None]) & (close >= least[:, None])).nonzero(as_tuple=True)
-            if len(i) > MANY * len(close) and not precise:
+            if not precise and tiles.too_many(i, close):
                 return self._search(r, c, grouped, sequence, any_one, precise=True)
         squared = self._squared(r.number[i], c.number[j])
         squared[squared > torch.minimum(r.limit[i], c.limit[j])] = torch.inf
@@ -384,7 +382,7 @@ class DevicePoints(Points):
         near = (self._tensor(least) != name_r[:, None]) | (self._tensor(most) != name_r[:, None])
         near &= (greatest >= bar_r[:, None]) & (greatest >= self._bar(self._tensor(easy)))
         i, group = near.nonzero(as_tuple=True)
-        if len(i) > MANY * len(close) and not precise:
+        if not precise and tiles.too_many(i, close, GROUP):
             yield from self.linked(numbers, names, count, reach, precise=True)
             return
         if len(i) > MOST and count > 1:
