@@ -70,24 +70,34 @@ def torch_device(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of float32 matrices without TF32 or bfloat16, which the error bounds do not cover."""
+    """Products without TF32 or bfloat16 in place of float32, and sums in float32, as the error bounds assume."""
     import torch
 
+    matmul, names = torch.backends.cuda.matmul, ("allow_fp16_accumulation",)
     before = torch.get_float32_matmul_precision()
+    halves = {name: getattr(matmul, name) for name in names if hasattr(matmul, name)}
     torch.set_float32_matmul_precision("highest")
+    for name in halves:
+        setattr(matmul, name, False)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        for name, value in halves.items():
+            setattr(matmul, name, value)
 
 
 def upload(blocks: Iterable[np.ndarray], shape: tuple[int, int], device: torch.device) -> torch.Tensor:
     """Float32 rows, given in blocks of NumPy arrays, as one tensor on a device."""
+    import numpy as np
     import torch
 
     X, start = torch.empty(shape, dtype=torch.float32, device=device), 0
     for block in blocks:
-        X[start : start + len(block)] = torch.tensor(block)
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(block, dtype=np.float32)
+        block = block if block.flags.writeable else block.copy()  # torch warns of what it could write to
+        X[start : start + len(block)] = torch.from_numpy(block)
         start += len(block)
     return X
 

@@ -160,7 +160,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         """
         self._check_parameters()
         X = validate_data(self, X, dtype="numeric", ensure_all_finite=False)
-        return self._fit(check_rows(X, convert=False))
+        return self._fit(check_rows(X, convert=False, values=self.device == "cpu"))
 
     def _fit(self, X: np.ndarray, subset: np.ndarray | None = None) -> ADBSCAN:
         """Fit on checked rows of X, or on a subset of them, which needs no copy."""
@@ -168,8 +168,8 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
         points = make_points(X, subset=subset, n_jobs=self.n_jobs, device=self.device, verbose=self.verbose)
         n, m, u = len(points.inverse), int(self.min_samples), len(points)
         graph = Graph(points, max(m, LEAST_NEIGHBORS))
-        counted = np.cumsum(points.counts[graph.index], axis=1)
-        at = np.minimum((counted < m).sum(axis=1), graph.index.shape[1] - 1)
+        counted = np.cumsum(points.counts[graph.index], axis=1) if u < n else np.arange(1, graph.index.shape[1] + 1)
+        at = np.minimum((counted < m).sum(axis=-1), graph.index.shape[1] - 1)
         kappa = np.sqrt(graph.squared[np.arange(u), at])
         eps = float(np.quantile(kappa[points.inverse], 0.9)) if self.eps is None else float(self.eps)
         is_core = np.square(kappa) <= reach(eps) if n >= m else np.zeros(u, dtype=bool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from assl_kit.space.dots import dot, dots, slack
 from assl_kit.space.rows import check_rows, mean_direction, row_blocks
 
 from .ids import id_order
-from .lazy_mmr import TIES, lazy_picks, torch_similarities
+from .lazy_mmr import TIES, lazy_picks, torch_picks
 
 if TYPE_CHECKING:
     import torch
@@ -97,30 +97,30 @@ def mmr_select(
     >>> mmr_select(X, 3, centroid=[1, 0], weights=(0.4, 0, 0.6)).tolist()
     [0, 3, 2]
     """
-    X = check_rows(X, unit=True, convert=False)
-    n = len(X)
-    n_select = _check_count(n_select, n)
-    weights = check_weights(weights)
-    if method not in {"lazy", "plain"}:
-        raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
-    if device != "cpu":
-        torch_device(device)
     workers = thread_count(n_jobs)
-    order = id_order(ids, n)
-    scores = _check_scores(scores, n)
-    if n_select == 0:
-        return np.empty(0, np.int64)
-    direction = _check_centroid(centroid, X, None if ids is None else order)
     with ThreadPoolExecutor(workers) as pool:
         each: Callable[..., Iterable] = pool.map if workers > 1 else map
+        X = check_rows(X, unit=True, convert=False, each=each)
+        n = len(X)
+        n_select = _check_count(n_select, n)
+        weights = check_weights(weights)
+        if method not in {"lazy", "plain"}:
+            raise ParameterError(f"unknown method {method!r}", hint="Use 'lazy' or 'plain'.")
+        if device != "cpu":
+            torch_device(device)
+        order = id_order(ids, n)
+        scores = _check_scores(scores, n)
+        if n_select == 0:
+            return np.empty(0, np.int64)
+        direction = _check_centroid(centroid, X, None if ids is None else order, each)
         relevance = np.concatenate(list(each(lambda block: dots(_float32(block[1]), direction), row_blocks(X))))
         base = (weights[0] * relevance + weights[1] * scores)[order]
         if method == "plain":
             return order[_plain(_float32(X), order, base, weights[2], n_select)]
-        how: dict[str, Any] = {"workers": workers, "each": each}
         if device != "cpu":
-            how = {"similarities": torch_similarities(X, order, device)}
-        return order[lazy_picks(lambda at: _float32(X[order[at]]), X.shape, base, weights[2], n_select, **how)]
+            return order[torch_picks(X, order, base, weights[2], n_select, device)]
+        read = lambda at: _float32(X[order[at]])  # noqa: E731
+        return order[lazy_picks(read, X.shape, base, weights[2], n_select, workers=workers, each=each)]
 
 
 def _plain(X: np.ndarray, order: np.ndarray, base: np.ndarray, weight: float, n_select: int) -> np.ndarray:
@@ -245,9 +245,11 @@ def _check_scores(scores: ArrayLike | None, n: int) -> np.ndarray:
     return values
 
 
-def _check_centroid(centroid: ArrayLike | None, X: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+def _check_centroid(
+    centroid: ArrayLike | None, X: np.ndarray, order: np.ndarray | None, each: Callable[..., Iterable] = map
+) -> np.ndarray:
     if centroid is None:
-        return mean_direction(X, order)
+        return mean_direction(X, order, each)
     try:
         values = np.asarray(centroid, dtype=np.float64)
     except (TypeError, ValueError):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from assl_kit.common.jit import jit
 from assl_kit.space.neighbors import nearest_within, reach
-from assl_kit.space.tiles import greedy_known
+from assl_kit.space.torch_points import DevicePoints
 
 if TYPE_CHECKING:
     from assl_kit.space.neighbors import Graph
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  #: relative width at which the bisection for the scale ends
 STEP, CHUNK = 4096, 512  # rows looked at together: against all kept before, and among themselves; never change a result
+DEVICE_STEP, DEVICE_CHUNK = 8192, 4096  # the same where a device searches, which takes as long for few as for many
 
 
 class Thinning:
@@ -53,6 +55,8 @@ class Thinning:
         self.kept_noise = order[labels[order] < 0] if noise == "keep" else order[:0]
         self.hint = np.full(len(order), -1, np.int64)
         self.hint_squared = np.zeros(len(order))
+        on_device = isinstance(points, DevicePoints)
+        self.step, self.chunk = (DEVICE_STEP, DEVICE_CHUNK) if on_device else (STEP, CHUNK)
 
     def pool(self, size: int) -> tuple[np.ndarray, float]:
         """Exactly ``size`` ≤ ``len(self.visit)`` numbers, ascending, and the scale they were thinned with."""
@@ -75,17 +79,17 @@ class Thinning:
         limit = self._limit(scale)
         state = self._between(visit, scale)
         rest = visit[state[visit] == 0]
-        for start in range(0, len(rest), STEP):
-            part = rest[start : start + STEP]
+        for start in range(0, len(rest), self.step):
+            part = rest[start : start + self.step]
             known = self.graph.squared, self.graph.index, limit, self.place, self.labels
-            greedy_known(part, *known, self.hint, self.hint_squared, state)
+            _greedy_known(part, *known, self.hint, self.hint_squared, state)
             unknown = part[state[part] == 0]
             if len(unknown):
                 names = self.labels[unknown]
                 kept = np.flatnonzero((state == 1) & (self.labels >= names[0]) & (self.labels <= names[-1]))
                 unknown = self._uncovered(unknown, kept, limit, state)
             while len(unknown):
-                chunk, unknown = unknown[:CHUNK], unknown[CHUNK:]
+                chunk, unknown = unknown[: self.chunk], unknown[self.chunk :]
                 self.points.greedy(chunk, limit, self.labels, self.hint, self.hint_squared, state)
                 unknown = self._uncovered(unknown, chunk[state[chunk] == 1], limit, state)
         self.seen[scale] = state
@@ -204,3 +208,40 @@ def largest_scale(size: Callable[[float], int], wanted: int) -> float:
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if size(middle) >= wanted else (low, middle)
     return low
+
+
+@jit
+def _greedy_known(
+    visit: np.ndarray,
+    known: np.ndarray,
+    index: np.ndarray,
+    limit: np.ndarray,
+    place: np.ndarray,
+    group: np.ndarray,
+    hint: np.ndarray,
+    hint_squared: np.ndarray,
+    state: np.ndarray,
+) -> None:
+    """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
+
+    ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
+    """
+    k = index.shape[1]
+    for i in visit:
+        j = hint[i]
+        if j >= 0 and state[j] == 1 and hint_squared[i] <= min(limit[i], limit[j]):
+            state[i] = 2
+            continue
+        certain = True
+        t = 1
+        while t < k and known[i, t] <= limit[i]:
+            j = index[i, t]
+            if known[i, t] <= limit[j] and group[j] == group[i] and place[j] < place[i]:
+                if state[j] == 1:
+                    state[i] = 2
+                    break
+                certain = certain and state[j] == 2
+            t += 1
+        # Kept if all that come before it within reach are known and dropped; beyond the list there may be others.
+        if not state[i] and certain and (t < k or k == len(index)):
+            state[i] = 1

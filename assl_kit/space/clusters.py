@@ -19,8 +19,9 @@ from assl_kit.common.device import torch_device
 from assl_kit.common.parallel import thread_count
 from assl_kit.errors import DataError, ParameterError
 
-from .lloyd import Lloyd, TorchLloyd, best_start
+from .lloyd import Lloyd, best_start
 from .rows import UnitRows, as_array, unit
+from .torch_lloyd import TorchLloyd, best_start_there, on_device
 
 if TYPE_CHECKING:
     import torch
@@ -128,14 +129,18 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
             if n <= most:
                 X = unit(np.ascontiguousarray(X, dtype=np.float32))
                 rows, (centers, n_iter) = UnitRows(X), self._start(X)
-            else:
+            there = None if self.device == "cpu" else on_device(rows, self.device)
+            if n > most:
                 random = check_random_state(self.random_state)
-                sample = rows.take(np.sort(random.choice(n, most, replace=False)))
-                centers, n_iter = best_start(sample, k, self.n_init, self.max_iter, random, pool.map)
-            if self.device == "cpu":
+                sample = np.sort(random.choice(n, most, replace=False))
+                asked = rows, sample, k, random.randint(2**31 - 1, size=self.n_init), self.max_iter
+                start = best_start(*asked, pool.map) if there is None else best_start_there(*asked, there)
+                centers, n_iter = start
+            lloyd: Lloyd | TorchLloyd
+            if there is None:
                 lloyd = Lloyd(rows, centers, pool.map, self.method == "lazy")
             else:
-                lloyd = TorchLloyd(rows, centers, self.device)
+                lloyd = TorchLloyd(rows, centers, there)
             self.n_iter_ = n_iter + lloyd.run(self.max_iter)
             lloyd.renumber(_canonical(lloyd.labels, k))
         self.cluster_centers_, self.labels_, self.inertia_ = lloyd.centers, lloyd.labels, lloyd.inertia

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assl_kit.common.device import full_float32, torch_device, upload
 from assl_kit.common.jit import jit
 from assl_kit.common.parallel import blas
 
 from .dots import dot, product, slack
 from .rows import UnitRows
+
+GRID = 2.0**11  # unit rows times this, rounded, have products below 2**24
 
 
 @jit
@@ -41,11 +42,11 @@ def _best(x: np.ndarray, centers: np.ndarray, cosines: np.ndarray, slack: float)
 
 
 @jit
-def settle(A: np.ndarray, centers: np.ndarray, cosines: np.ndarray, slack: float) -> np.ndarray:
-    """For each row of A the centre of greatest cosine; ``cosines`` is A @ centers.T within ``slack``."""
+def settle(A: np.ndarray, centers: np.ndarray, run: np.ndarray, cosines: np.ndarray, slack: float) -> np.ndarray:
+    """For each row of A the centre of its run of greatest cosine; ``cosines`` are those to them within ``slack``."""
     labels = np.empty(len(A), np.int64)
     for i in range(len(A)):
-        labels[i] = _best(A[i], centers, cosines[i], slack)
+        labels[i] = _best(A[i], centers[run[i]], cosines[i], slack)
     return labels
 
 
@@ -117,6 +118,26 @@ def _assign(
     return moved
 
 
+def sum_grid(n: int) -> float:
+    """What rounds an entry of at most 1, added and taken away again, so that float64 sums of n such add without error.
+
+    Added to an entry, 1.5 · 2^e with 2^e ≥ n rounds it to a multiple of 2^(e-52). Sums of n entries of at most 1 are
+    such multiples below 2^e, so float64 holds all of them.
+    """
+    return float(1.5 * 2.0 ** np.ceil(np.log2(n)))
+
+
+def moved_centers(sums: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """The directions of sums; where a sum is empty or cancels the centre stays."""
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(length > 0, sums / np.where(length > 0, length, 1), centers).astype(np.float32)
+
+
+def inertia(n: int, sums: np.ndarray, centers: np.ndarray) -> float:
+    """Sum of ``2 − 2·cos`` of n rows to the centres of their labels, from the sums of these rows."""
+    return max(0.0, float(2 * n - 2 * (sums * centers).sum()))
+
+
 class Lloyd:
     """Spherical Lloyd iterations over `UnitRows`.
 
@@ -145,9 +166,7 @@ class Lloyd:
         self.rows, self.centers, self.each, self.lazy = rows, centers.astype(np.float32), each, lazy
         self.labels = np.full(n, -1)
         self.sums = np.zeros((k, d))
-        # Added to an entry, 1.5 · 2^e with 2^e ≥ n rounds it to a multiple of 2^(e-52). Sums of n entries of at most 1
-        # are such multiples below 2^e, so float64 holds all of them.
-        self.grid = 1.5 * 2.0 ** np.ceil(np.log2(n))
+        self.grid = sum_grid(n)
         self.slack = slack(d)
         self.lower, self.upper, self.drift = np.empty(n, np.float32), np.empty((n, k), np.float32), np.zeros(k)
         self._lock = Lock()
@@ -183,8 +202,7 @@ class Lloyd:
 
     def update(self) -> None:
         """Move each centre to the mean direction of its rows; an empty or cancelling one stays."""
-        length = np.linalg.norm(self.sums, axis=1, keepdims=True)
-        centers = np.where(length > 0, self.sums / np.where(length > 0, length, 1), self.centers).astype(np.float32)
+        centers = moved_centers(self.sums, self.centers)
         moved = np.linalg.norm(centers.astype(np.float64) - self.centers, axis=1)
         self.drift += 1.00001 * moved  # rows may be longer than 1 by 1e-6
         self.centers = centers
@@ -198,25 +216,28 @@ class Lloyd:
 
     @property
     def inertia(self) -> float:
-        return max(0.0, float(2 * len(self.labels) - 2 * (self.sums * self.centers).sum()))
+        return inertia(len(self.labels), self.sums, self.centers)
 
 
 def best_start(
-    X: np.ndarray,
+    rows: UnitRows,
+    sample: np.ndarray,
     n_clusters: int,
-    n_init: int,
+    seeds: np.ndarray,
     max_iter: int,
-    random_state: np.random.RandomState,
     each: Callable[..., Iterable] = map,
 ) -> tuple[np.ndarray, int]:
     """Centres of the best of several runs (k-means++, then Lloyd) on a sample, and its number of iterations.
 
     Parameters
     ----------
-    X : ndarray of shape (m, d), float32
-        The sample: unit rows.
-    n_clusters, n_init, max_iter : int
-    random_state : RandomState
+    rows : UnitRows of shape (n, d)
+    sample : ndarray of int
+        Numbers of the rows that the runs are made on.
+    n_clusters : int
+    seeds : ndarray of int
+        One for each run.
+    max_iter : int
     each : callable, default=map
         Runs the restarts.
 
@@ -225,70 +246,60 @@ def best_start(
     centers : ndarray of shape (n_clusters, d), float32
     n_iter : int
     """
-    rows = UnitRows(X)
+    X = rows.take(sample)
+    some, whole = UnitRows(X), np.rint(X * GRID)
 
-    def run(seed: int) -> tuple[int, Lloyd]:
-        lloyd = Lloyd(rows, X[_spread_rows(X, n_clusters, np.random.default_rng(seed))])
+    def run(start: np.ndarray) -> tuple[int, Lloyd]:
+        lloyd = Lloyd(some, X[start])
         return lloyd.run(max_iter), lloyd
 
-    with blas().limit(limits=1):  # the draws hang on float32 products: the same for any thread count
-        runs = list(each(run, random_state.randint(2**31 - 1, size=n_init)))
+    with blas().limit(limits=1):
+        squares = np.einsum("ij,ij->i", whole, whole).astype(np.float64)
+        starts = spread_rows(lambda at: whole[at] @ whole.T, squares, n_clusters, seeds)
+        runs = list(each(run, starts))
     n_iter, best_run = min(runs, key=lambda item: item[1].inertia)
     return best_run.centers, n_iter
 
 
-def _spread_rows(X: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007): of rows drawn by squared distance keep the one that cuts most.
+def spread_rows(
+    products: Callable[[np.ndarray], np.ndarray], squares: np.ndarray, k: int, seeds: np.ndarray
+) -> np.ndarray:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007), restarts side by side: of rows drawn keep the one that cuts most.
 
-    scikit-learn's function does the same; this one relies on unit rows and takes a fifth of its time.
+    The rows are whole numbers (unit rows times `GRID`, rounded), so that float32 holds every sum of their products and
+    float64 all that is made of them: the draws are the same whatever made the products, in whatever order.
+
+    Parameters
+    ----------
+    products : callable
+        Products of the rows of these numbers with all n rows: float32, shape (len(numbers), n).
+    squares : ndarray of shape (n,), float64
+        Products of rows with themselves.
+    k : int
+    seeds : ndarray of int
+        One for each restart.
+
+    Returns
+    -------
+    ndarray of shape (len(seeds), k), int64
+        Row numbers.
     """
-    chosen = [int(rng.integers(len(X)))]
-    squared = np.maximum(2 - 2 * (X @ X[chosen[0]]), 0)
-    while len(chosen) < k:
-        total = squared.cumsum(dtype=np.float64)
-        marks = rng.random(2 + int(np.log(k))) * total[-1]
-        drawn = np.searchsorted(total, marks, side="right").clip(max=len(X) - 1)
-        left = np.minimum(squared, np.maximum(2 - 2 * (X[drawn] @ X.T), 0))
-        least = left.sum(axis=1, dtype=np.float64).argmin()
-        chosen.append(int(drawn[least]))
-        squared = left[least]
+
+    def squared(numbers: np.ndarray) -> np.ndarray:
+        return squares[numbers][:, None] + squares - 2.0 * products(numbers)
+
+    n, draws = len(squares), 2 + int(np.log(k))
+    random = [np.random.default_rng(seed) for seed in seeds]
+    chosen = np.empty((len(seeds), k), np.int64)
+    chosen[:, 0] = [rng.integers(n) for rng in random]
+    left = squared(chosen[:, 0])
+    for t in range(1, k):
+        totals = left.cumsum(axis=1)
+        marks = (rng.random(draws) * total[-1] for rng, total in zip(random, totals, strict=True))
+        drawn = np.array([np.searchsorted(*both, side="right") for both in zip(totals, marks, strict=True)])
+        drawn = drawn.clip(max=n - 1)
+        cut = np.minimum(left[:, None], squared(drawn.ravel()).reshape(len(seeds), draws, n))
+        best = cut.sum(axis=2).argmin(axis=1)
+        chosen[:, t] = drawn[np.arange(len(seeds)), best]
+        left = cut[np.arange(len(seeds)), best]
     return chosen
-
-
-ENTRIES_ON_DEVICE = 2**25  # of a block on the device: 128 MB as float32
-
-
-class TorchLloyd(Lloyd):
-    """`Lloyd` with all rows on a torch device and looked at in every iteration; the result is the same."""
-
-    def __init__(self, rows: UnitRows, centers: np.ndarray, device: str) -> None:
-        super().__init__(rows, centers)
-        self.upper = self.upper[:0]  # no bounds here
-        self.X = upload((rows.take(block) for block in rows.blocks), rows.shape, torch_device(device))
-
-    def assign(self) -> int:
-        """As `Lloyd.assign`."""
-        import torch
-
-        before, (n, d), k = self.labels.copy(), self.X.shape, len(self.centers)
-        centers = torch.tensor(self.centers, device=self.X.device)
-        sums = torch.zeros((k, d), dtype=torch.float64, device=self.X.device)
-        step = max(1, ENTRIES_ON_DEVICE // d)
-        for start in range(0, n, step):
-            X = self.X[start : start + step]
-            with full_float32():
-                product = X @ centers.T
-            value, index = product.topk(min(2, k), dim=1)
-            label = index[:, 0]
-            # Two greatest that are nearer than both errors together (and a rounding) are settled in float64.
-            close = torch.nonzero(value[:, 0] - value[:, -1] <= 2.1 * self.slack)[:, 0] if k > 1 else label[:0]
-            if len(close):
-                rows = self.rows.take(start + close.cpu().numpy())
-                settled = settle(rows, self.centers, product[close].cpu().numpy(), self.slack)
-                label[close] = torch.tensor(settled, device=label.device)
-            # A product with 0 and 1 sums the rows of each label; on the grid that is exact, in whatever order.
-            one_hot = torch.nn.functional.one_hot(label, k).to(torch.float64)
-            sums += one_hot.T @ ((X.to(torch.float64) + self.grid) - self.grid)
-            self.labels[start : start + len(X)] = label.cpu().numpy()
-        self.sums = sums.cpu().numpy()
-        return int(np.count_nonzero(self.labels != before))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assl_kit.common.checks import whole
+from assl_kit.common.jit import jit
 from assl_kit.common.parallel import for_each, thread_count
 
 from . import tiles
 from .points import Points
-from .rows import check_rows
-from .sides import Side
+from .rows import Side, check_rows
+from .torch_points import DevicePoints
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,11 @@ class Graph:
     def __init__(self, points: Points, k: int) -> None:
         u = len(points)
         k = min(k, u)
+        if isinstance(points, DevicePoints):
+            self.squared, self.index = np.zeros((u, k)), np.arange(u)[:, None].repeat(k, axis=1)
+            if k > 1:
+                self.squared[:, 1:], self.index[:, 1:] = points.neighbours(k - 1)
+            return
         size = max(points.block, min(2 * k, u))
         side = points.side()
         squared, index = np.full((u, k), np.inf), np.full((u, k), u, dtype=np.int64)
@@ -121,7 +127,7 @@ def knn(
     >>> indices[1], distances[1]
     (array([1, 3, 0]), array([0., 0., 1.], dtype=float32))
     """
-    X = check_rows(X, convert=False)
+    X = check_rows(X, convert=False, values=device == "cpu")  # a device looks at the values itself
     k = whole("k", k, 1, len(X), hint="A row can have no more neighbours than there are rows.")
     points = make_points(X, n_jobs=n_jobs, device=device, verbose=verbose)
     graph = Graph(points, k)
@@ -130,7 +136,7 @@ def knn(
     members = np.argsort(points.inverse, kind="stable")
     starts = np.concatenate([[0], np.cumsum(points.counts)])
     distances, indices = np.empty((len(X), k), np.float32), np.empty((len(X), k), np.int64)
-    tiles.expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
+    _expand(graph.squared, graph.index, points.inverse, members, starts, distances, indices)
     return distances, indices
 
 
@@ -145,8 +151,6 @@ def make_points(
     """`Points` over checked rows, on the device asked for."""
     if device == "cpu":
         return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
-    from .torch_points import DevicePoints
-
     return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
 
 
@@ -172,6 +176,9 @@ def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Gr
     allowed = np.full(len(points), -1.0)
     allowed[numbers] = limit[numbers]
     tiles.unite_graph(parent, graph.squared, graph.index, allowed)
+    if isinstance(points, DevicePoints):
+        _unite_there(points, numbers, limit, parent)
+        return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
     side, lock = points.side(numbers), Lock()
     blocks = side.blocks(points.block)
     reach = limit[side.rows]
@@ -191,6 +198,24 @@ def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Gr
     pairs = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
     for_each(link, pairs, points.threads, "components" if points.progress else None)
     return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
+
+
+def _unite_there(points: DevicePoints, numbers: np.ndarray, limit: np.ndarray, parent: np.ndarray) -> None:
+    """Unite the sets of rows within the lesser of their squared radii, by the pairs that the device finds."""
+    numbers = numbers[np.argsort(tiles.roots(parent, numbers), kind="stable")]
+    step = points.rows_beside(len(numbers))
+    for start in range(0, len(numbers), step):
+        rows, names = numbers[start:], tiles.roots(parent, numbers[start:])
+        if (names == names[0]).all():
+            continue
+        for i, j, sure in points.linked(rows, names, step, limit[rows]):
+            tiles.unite(parent, rows[i[sure]], rows[j[sure]])
+            one, two = rows[i[~sure]], rows[j[~sure]]
+            apart = tiles.roots(parent, one) != tiles.roots(parent, two)  # few of them
+            one, two = one[apart], two[apart]
+            if len(one):
+                linked = points.distances(one, two) <= np.minimum(limit[one], limit[two])
+                tiles.unite(parent, one[linked], two[linked])
 
 
 def nearest_within(
@@ -246,7 +271,9 @@ def nearest_within(
         used[columns] = True
         settled = tiles.nearest_known(rows, graph.squared, graph.index, used, rules, nearest, squared)
         unsettled = rows[~settled]
-    if len(unsettled) and len(columns):
+    if len(unsettled) and len(columns) and isinstance(points, DevicePoints):
+        nearest[unsettled], squared[unsettled] = points.nearest(unsettled, columns, rules, group is not None, any_one)
+    elif len(unsettled) and len(columns):
         left, right = points.side(unsettled), points.side(columns)
         columns_in = right.blocks(points.block)
         near = partial(points.near, mode=tiles.ANY if group is None else tiles.EQUAL, exact=not any_one)
@@ -272,3 +299,40 @@ def nearest_within(
 def reach(radii: ArrayLike) -> np.ndarray:
     """Square of radii with the one slack added: a squared distance ≤ ``reach(r)`` is "within r"."""
     return np.square(np.asarray(radii, dtype=np.float64) * (1 + SLACK))
+
+
+@jit
+def _expand(
+    squared: np.ndarray,
+    index: np.ndarray,
+    inverse: np.ndarray,
+    members: np.ndarray,
+    starts: np.ndarray,
+    distances: np.ndarray,
+    indices: np.ndarray,
+) -> None:
+    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row.
+
+    The rows equal to distinct row g are ``members[starts[g] : starts[g + 1]]``. ``run`` collects all rows at one
+    distance, at most k of each distinct row, before they are put in order.
+    """
+    k = indices.shape[1]
+    run = np.empty(min(k * index.shape[1], len(inverse)), np.int64)
+    for i in range(len(inverse)):
+        number = inverse[i]
+        distances[i, 0] = 0
+        indices[i, 0] = i
+        filled, t = 1, 0
+        while filled < k:
+            size, value = 0, squared[number, t]
+            while t < index.shape[1] and squared[number, t] == value:
+                group = index[number, t]
+                for m in range(starts[group], min(starts[group + 1], starts[group] + k)):
+                    if members[m] != i:
+                        run[size] = members[m]
+                        size += 1
+                t += 1
+            for row in np.sort(run[:size])[: k - filled]:
+                distances[i, filled] = np.sqrt(value)
+                indices[i, filled] = row
+                filled += 1

@@ -20,7 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from assl_kit.common.parallel import for_each
 
 from . import tiles
-from .sides import Side, Tile
+from .rows import Side, Tile
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
@@ -113,7 +113,7 @@ class Points:
 
     def _fold(self) -> None:
         """Find equal rows, the norms, and whether rows must be centred for the products."""
-        n, d = len(self.source), self.X.shape[1]
+        n = len(self.source)
         digests, squared = np.empty(n, np.uint64), np.empty(n)
         sums: list[tuple[int, np.ndarray]] = []
         largest: list[float] = []
@@ -127,31 +127,45 @@ class Points:
 
         self._passes(read, n)
         self._group(digests)
+        in_order = [part for _, part in sorted(sums, key=lambda item: item[0])]  # whatever thread was first
+        self._frame(squared, np.sum(in_order, axis=0) / n, max(largest))
+
+    def _frame(self, squared: np.ndarray, centre: np.ndarray, size: float) -> None:
+        """Whether rows must be centred and scaled for the products, their norms then, and the bound of errors.
+
+        A product's error grows with the norms, not with the distance: rows far from the origin are moved to it, and
+        sizes whose squares come near float32's limits are scaled, by a power of two, which rounds nothing.
+        """
         self.centre: np.ndarray | None = None
         self.scale = np.float32(1)
-        in_order = [part for _, part in sorted(sums, key=lambda item: item[0])]  # whatever thread was first
-        centre = np.sum(in_order, axis=0) / n
-        size = max(largest)
-        # A product's error grows with the norms, not with the distance: rows far from the origin are moved to it, and
-        # sizes whose squares come near float32's limits are scaled, by a power of two, which rounds nothing.
         if size and (centre @ centre > 0.5 * squared.mean() or not 1e-4 < size < 1e4):
             self.centre = centre.astype(np.float32)
-            spread: list[float] = []
-            self._passes(lambda part: spread.append(float(np.abs(self.raw(part) - self.centre).max())), len(self))
-            self.scale = np.float32(2.0 ** -np.frexp(max(spread))[1] if max(spread) else 1.0)
-            self.squared = np.empty(len(self))
-
-            def measure(part: slice) -> None:
-                rows = self.centred(self.raw(part))
-                self.squared[part] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-
-            self._passes(measure, len(self))
+            spread = self._spread()
+            self.scale = np.float32(2.0 ** -np.frexp(spread)[1] if spread else 1.0)
+            self.squared = self._squares()
         else:
             self.squared = squared[self.first]
         self.scale_squared = float(self.scale) ** 2
         # |float32 product - exact| <= d·u·|x||y| for any order of summation. Twice that, as it enters a distance, is at
         # most 0.5·d·u·(|x| + |y|)², which the bound is multiplied by; the rest covers centring, norms and casts.
-        self.bound = (0.6 * d + 24) * ROUNDING
+        self.bound = (0.6 * self.X.shape[1] + 24) * ROUNDING
+
+    def _spread(self) -> float:
+        """The greatest entry less that of the centre, in size."""
+        spread: list[float] = []
+        self._passes(lambda part: spread.append(float(np.abs(self.raw(part) - self.centre).max())), len(self))
+        return max(spread)
+
+    def _squares(self) -> np.ndarray:
+        """Squared norms of centred rows."""
+        squared = np.empty(len(self))
+
+        def measure(part: slice) -> None:
+            rows = self.centred(self.raw(part))
+            squared[part] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+
+        self._passes(measure, len(self))
+        return squared
 
     def _group(self, digests: np.ndarray) -> None:
         """Number the distinct rows: rows of equal digests are compared in full with the first of them."""
@@ -329,14 +343,9 @@ class Points:
         return squared
 
     def greedy(
-        self,
-        rows: np.ndarray,
-        limit: np.ndarray,
-        group: np.ndarray,
-        hint: np.ndarray,
-        hint_squared: np.ndarray,
+        self, rows: np.ndarray, limit: np.ndarray, group: np.ndarray, hint: np.ndarray, hint_squared: np.ndarray,
         state: np.ndarray,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Keep (1) or drop (2) in ``state`` rows given in order of visit: a kept one drops the later ones within reach.
 
         ``limit``, ``group``, ``hint`` (the row that dropped it), ``hint_squared`` and ``state`` are by number; only
@@ -345,13 +354,10 @@ class Points:
         squared = self.squared[rows]
         norm = np.sqrt(squared)
         low = tiles.cuts(squared, norm, limit[rows] * self.scale_squared, norm.max(), self.bound, 0.0)
-        half, product = (squared / 2).astype(np.float32), self._pairs_product(rows)
+        lines = self.centred(self.raw(rows))
+        half, product = (squared / 2).astype(np.float32), lines @ lines.T
         measured = tiles.Measured(product, low, half, squared, norm, self.bound, self.scale_squared)
         tiles.greedy_tile(measured, rows, self.raw(rows), tiles.Decision(limit, group, hint, hint_squared, state))
-
-    def _pairs_product(self, rows: np.ndarray) -> np.ndarray:
-        lines = self.centred(self.raw(rows))
-        return lines @ lines.T
 
     def _cuts(self, tile: Tile, reach_l: np.ndarray, reach_r: np.ndarray, short: bool = False) -> tiles.Cuts:
         """What a product, or one of short vectors, must reach for a pair within the squared radii."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
@@ -39,6 +39,16 @@ def is_unit(X: np.ndarray, within: float = LENGTH) -> np.ndarray:
             squared += np.float64(X[i, t]) * np.float64(X[i, t])
         fine[i] = abs(np.sqrt(squared) - 1) <= within
     return fine
+
+
+@jit
+def column_sums(X: np.ndarray) -> np.ndarray:
+    """Sums of columns in float64, row after row."""
+    total = np.zeros(X.shape[1])
+    for i in range(X.shape[0]):
+        for t in range(X.shape[1]):
+            total[t] += np.float64(X[i, t])
+    return total
 
 
 def as_array(X: ArrayLike | torch.Tensor) -> Any:
@@ -93,6 +103,10 @@ class UnitRows:
             return self.X, rows
         return self.take(rows), np.arange(len(rows))
 
+    def whole(self, block: range) -> np.ndarray:
+        """All rows of a block."""
+        return self.X[block.start : block.stop] if self._as_is[block] else self.take(block)
+
     def take(self, rows: range | np.ndarray) -> np.ndarray:
         """The rows of these numbers (any order, any block) as one float32 array of unit rows."""
         part = self.X[rows.start : rows.stop] if isinstance(rows, range) else self.X[rows]
@@ -118,7 +132,10 @@ class UnitRows:
         return bool(fine.all()) and np.may_share_memory(A, part)
 
 
-def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True) -> np.ndarray:
+def check_rows(
+    X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "X", convert: bool = True, values: bool = True,
+    each: Callable[..., Iterable] = map,
+) -> np.ndarray:  # fmt: skip
     """Check a matrix of rows and give it as float32.
 
     Parameters
@@ -132,6 +149,10 @@ def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "
         What to call the array in messages.
     convert : bool, default=True
         Give float32; else a float array stays as it is, and a memory-mapped one on disk.
+    values : bool, default=True
+        Look at the values; else at the kind and shape only, where the values are looked at later.
+    each : callable, default=map
+        Runs the look at blocks of rows; ``map`` of a thread pool does so in threads.
 
     Returns
     -------
@@ -172,8 +193,8 @@ def check_rows(X: ArrayLike | torch.Tensor, *, unit: bool = False, name: str = "
         raise DataError(f"{name} must have two dimensions, found shape {X.shape}", hint=hint)
     if 0 in X.shape:
         raise DataError(f"{name} is empty: shape {X.shape}", hint="Give at least one row and one column.")
-    for start, block in row_blocks(X):
-        _check_block(block, start, unit, name)
+    if values:
+        list(each(lambda part: _check_block(part[1], part[0], unit, name), row_blocks(X)))
     if not convert and X.dtype in (np.float16, np.float32, np.float64):
         return X
     return np.ascontiguousarray(X, dtype=np.float32)
@@ -241,7 +262,7 @@ def unit_rows64(X: ArrayLike, name: str) -> np.ndarray:
     return X / length[:, None]
 
 
-def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def mean_direction(X: np.ndarray, rows: np.ndarray | None = None, each: Callable[..., Iterable] = map) -> np.ndarray:
     """The mean of rows, scaled to unit length.
 
     Parameters
@@ -249,6 +270,8 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     X : ndarray of shape (n, d), float32
     rows : ndarray of int, optional
         The rows to average, added in this order; all rows in their order by default.
+    each : callable, default=map
+        Runs the blocks of rows; ``map`` of a thread pool does so in threads. Never changes the result.
 
     Returns
     -------
@@ -266,10 +289,14 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     [0.7071, 0.7071]
     """
     n = len(X) if rows is None else len(rows)
-    total = np.zeros(X.shape[1])
-    for start in range(0, n, 4096):
+
+    def add(start: int) -> np.ndarray:
         part = X[start : start + 4096] if rows is None else X[rows[start : start + 4096]]
-        total += part.astype(np.float32, copy=False).sum(axis=0, dtype=np.float64)
+        return column_sums(np.ascontiguousarray(part, dtype=np.float32))
+
+    total = np.zeros(X.shape[1])
+    for part in each(add, range(0, n, 4096)):  # in this order, whoever was first
+        total += part
     length = np.linalg.norm(total)
     if n == 0 or length < 1e-6 * n:
         raise DataError(
@@ -277,3 +304,51 @@ def mean_direction(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
             hint="Give a centroid, or rows that do not cancel out.",
         )
     return total / length
+
+
+class Side:
+    """Some distinct rows, in the order in which tiles take them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (s,), int64
+        Their numbers.
+    squared : ndarray of shape (s,), float64
+        Squared norms of the rows as the products take them.
+    short : ndarray of shape (s, p), float32, or None
+        Their short vectors; None without projection.
+
+    Attributes
+    ----------
+    rows, squared, short
+        As given.
+    norm : ndarray of shape (s,), float64
+    half : ndarray of shape (s,), float32
+        Half of the squared norms.
+    short_squared, short_half : ndarray of shape (s,), float64 and float32
+        The same of the short vectors, where there are some.
+    """
+
+    def __init__(self, rows: np.ndarray, squared: np.ndarray, short: np.ndarray | None) -> None:
+        self.rows, self.squared, self.short = rows, squared, short
+        self.norm = np.sqrt(squared)
+        self.half = (squared / 2).astype(np.float32)
+        if short is not None:
+            self.short_squared = np.einsum("ij,ij->i", short, short, dtype=np.float64)
+            self.short_half = (self.short_squared / 2).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, size: int) -> list[slice]:
+        """Slices of at most ``size`` places."""
+        return [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+
+
+class Tile(NamedTuple):
+    """Rows of one side beside rows of another, or of the same; ``a`` and ``b`` are places in them."""
+
+    left: Side
+    a: slice | np.ndarray
+    right: Side
+    b: slice | np.ndarray

@@ -6,15 +6,20 @@ order, so that no result depends on tiles, threads or the BLAS in use.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from assl_kit.common.jit import jit
 
+if TYPE_CHECKING:
+    import torch
+
 CHUNK = 64  # columns tested together before any is looked at alone
 TINY = 1e-36  # absolute error of underflowing products
 ANY, DIFFERENT, EQUAL = 0, 1, 2  # which pairs of groups count
+MANY, PER_PAIR = 2, 512  # a pair measured costs a device as much as so many entries of a float32 product
+ROUNDS = 4  # of `first_kept` between two looks whether it has ended
 
 Array = np.ndarray
 
@@ -287,74 +292,6 @@ def nearest_known(
 
 
 @jit
-def expand(
-    squared: Array, index: Array, inverse: Array, members: Array, starts: Array, distances: Array, indices: Array
-) -> None:
-    """Neighbours among all rows from those among distinct rows: itself, then by distance, equal ones by row.
-
-    The rows equal to distinct row g are ``members[starts[g] : starts[g + 1]]``. ``run`` collects all rows at one
-    distance, at most k of each distinct row, before they are put in order.
-    """
-    k = indices.shape[1]
-    run = np.empty(min(k * index.shape[1], len(inverse)), np.int64)
-    for i in range(len(inverse)):
-        number = inverse[i]
-        distances[i, 0] = 0
-        indices[i, 0] = i
-        filled, t = 1, 0
-        while filled < k:
-            size, value = 0, squared[number, t]
-            while t < index.shape[1] and squared[number, t] == value:
-                group = index[number, t]
-                for m in range(starts[group], min(starts[group + 1], starts[group] + k)):
-                    if members[m] != i:
-                        run[size] = members[m]
-                        size += 1
-                t += 1
-            for row in np.sort(run[:size])[: k - filled]:
-                distances[i, filled] = np.sqrt(value)
-                indices[i, filled] = row
-                filled += 1
-
-
-@jit
-def greedy_known(
-    visit: Array,
-    known: Array,
-    index: Array,
-    limit: Array,
-    place: Array,
-    group: Array,
-    hint: Array,
-    hint_squared: Array,
-    state: Array,
-) -> None:
-    """Keep or drop rows in order of visit, as far as the known neighbours tell; others stay 0.
-
-    ``state`` is 0 undecided, 1 kept, 2 dropped. ``hint`` is a row that dropped this one before.
-    """
-    k = index.shape[1]
-    for i in visit:
-        j = hint[i]
-        if j >= 0 and state[j] == 1 and hint_squared[i] <= min(limit[i], limit[j]):
-            state[i] = 2
-            continue
-        certain = True
-        t = 1
-        while t < k and known[i, t] <= limit[i]:
-            j = index[i, t]
-            if known[i, t] <= limit[j] and group[j] == group[i] and place[j] < place[i]:
-                if state[j] == 1:
-                    state[i] = 2
-                    break
-                certain = certain and state[j] == 2
-            t += 1
-        # Kept if all that come before it within reach are known and dropped; beyond the list there may be others.
-        if not state[i] and certain and (t < k or k == len(index)):
-            state[i] = 1
-
-
-@jit
 def greedy_tile(measured: Measured, rows: Array, X: Array, decision: Decision) -> None:
     """Decide rows that nothing before them covers, in order of visit, by the products of all pairs of them."""
     product, low, half, squared, norm, bound, scale = measured
@@ -388,3 +325,60 @@ def at_most(product: Any, squared: Any, other: Any, norms: Any, bound: float, sc
     ``norms`` is the sum of the two norms; ``scale`` is the square of what rows were multiplied by.
     """
     return (squared + other - 2.0 * product + bound * norms * norms + TINY) / scale
+
+
+def halved_squares(terms: torch.Tensor) -> torch.Tensor:
+    """Sums of squares of rows of a float64 tensor, in the order of `squared_distance`; the tensor is overwritten."""
+    terms.square_()
+    n = terms.shape[1]
+    while n > 1:
+        half = (n + 1) // 2
+        terms[:, : n - half].add_(terms[:, half:n])
+        n = half
+    return terms[:, 0]
+
+
+def group_greatest(close: torch.Tensor, size: int) -> torch.Tensor:
+    """The greatest entry of each group of ``size`` columns a ``size``-th of them apart; the last ones by themselves."""
+    import torch
+
+    width = close.shape[1] // size
+    return torch.cat(
+        [close[:, : size * width].unflatten(1, (size, width)).amax(dim=1), close[:, size * width :]], dim=1
+    )
+
+
+def group_entries(
+    close: torch.Tensor, row: torch.Tensor, group: torch.Tensor, size: int, low: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the entries of these rows and groups that reach the row's ``low``."""
+    import torch
+
+    width, apart = close.shape[1] // size, torch.arange(size, device=close.device)
+    alone = (group >= width)[:, None]  # the last columns, which are no group
+    column = group[:, None] + torch.where(alone, width * (size - 1), width * apart)
+    near = (close[row[:, None], column] >= low[row][:, None]) & ~(alone & (apart > 0))
+    at, which = near.nonzero(as_tuple=True)
+    return row[at], column[at, which]
+
+
+def first_kept(covers: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows a greedy pass keeps, as 1 and 0, and of each row the first that is kept and covers it.
+
+    ``covers`` is 1 where a row covers a later one, ``left`` where it takes part. Again and again those are kept that no
+    earlier undecided row covers, and what they cover goes: few rounds of matrix-vector products.
+    """
+    import torch
+
+    kept = torch.zeros_like(left)
+    while bool(left.any()):
+        for _ in range(ROUNDS):
+            fresh = left * (left @ covers == 0)
+            kept += fresh
+            left = (left - fresh) * (fresh @ covers == 0)
+    return kept, (covers * kept[:, None]).argmax(dim=0)
+
+
+def too_many(pairs: torch.Tensor, close: torch.Tensor, wanted: int = 1) -> bool:
+    """Whether a float32 product costs less than measuring what one in half precision leaves."""
+    return len(pairs) > len(close) * (MANY * wanted + close.shape[1] // PER_PAIR)

@@ -12,11 +12,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.selection import adbscan, thinning
+from assl_kit.selection import thinning
 from assl_kit.selection.adbscan import ADBSCAN
 from assl_kit.space import points
 from assl_kit.space import torch_points as device_points
-from assl_kit.space.torch_points import DevicePoints
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SLACK = 1 + 1.1e-6
@@ -508,16 +507,31 @@ def test_blas_threads_do_not_matter():
     np.testing.assert_array_equal(one.thin(90).representative, two.thin(90).representative)
 
 
-def test_the_device_path_gives_the_same(monkeypatch):
-    monkeypatch.setattr(device_points, "BLOCK", 64)
-    X = blobs(12, n=400, d=10, duplicates=0.1) + np.float32(30)  # far from the origin: centred for the products
-    model = ADBSCAN().fit(X)
-    monkeypatch.setattr(adbscan, "make_points", lambda X, subset=None, **_: DevicePoints(X, subset, device="cpu"))
-    other = ADBSCAN().fit(X)
-    np.testing.assert_array_equal(other.labels_, model.labels_)
-    np.testing.assert_array_equal(other.core_distances_, model.core_distances_)
-    for name in ["indices", "repeats", "representative", "weights", "scale"]:
-        np.testing.assert_array_equal(getattr(other.thin(70), name), getattr(model.thin(70), name))
+def far_blobs():
+    return blobs(12, n=400, d=10, duplicates=0.1) + np.float32(30)  # centred for the products
+
+
+def tied_rows():
+    return np.random.default_rng(3).integers(0, 12, size=(500, 2)).astype(np.float32)  # copies, and ties everywhere
+
+
+@pytest.mark.parametrize(
+    "X", [far_blobs(), tied_rows(), np.full((40, 3), 7.25), np.arange(3.0)[:, None], blobs(4, n=700, d=40)]
+)
+@pytest.mark.parametrize(("entries", "steps"), [(64 * 400, (37, 16)), (2**22, (8192, 4096))])
+def test_the_device_path_gives_the_same(X, entries, steps, monkeypatch):
+    monkeypatch.setattr(device_points, "ENTRIES", entries)
+    monkeypatch.setattr(thinning, "DEVICE_STEP", steps[0])
+    monkeypatch.setattr(thinning, "DEVICE_CHUNK", steps[1])
+    for noise in ("thin", "keep"):
+        model, other = ADBSCAN(min_samples=4, noise=noise).fit(X), ADBSCAN(min_samples=4, noise=noise)
+        other.set_params(device="cpu:0").fit(X)  # takes the way of "cuda"
+        np.testing.assert_array_equal(other.labels_, model.labels_)
+        np.testing.assert_array_equal(other.core_distances_, model.core_distances_)
+        for size in (1 + len(X) // 6, 1 + len(X) // 2):
+            one, two = (fitted.thin(size) for fitted in (model, other))
+            for name in ["indices", "repeats", "representative", "weights", "scale"]:
+                np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
 
 
 def test_surplus_rows_go_where_rows_are_crowded_beside_their_radius():

@@ -21,6 +21,19 @@ from assl_kit.space.rows import mean_direction
 TORCH = torch.device("cpu")  # takes the way of "cuda", without a GPU
 
 
+def test_a_device_is_waited_for_in_rounds_not_at_every_pick(monkeypatch):
+    X, copies, copy = random_rows(3000, 24, 5), [], torch.Tensor.cpu
+
+    def counted(tensor):
+        copies.append(tensor.shape)
+        return copy(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    picks = mmr_select(X, 600, device=TORCH)
+    monkeypatch.undo()
+    assert 2 <= len(copies) < 60 and np.array_equal(picks, mmr_select(X, 600))
+
+
 def unit(X):
     X = np.asarray(X, dtype=np.float64)
     return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)

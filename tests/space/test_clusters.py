@@ -18,10 +18,12 @@ from assl_kit.common.device import torch_device
 from assl_kit.errors import DataError, ParameterError
 from assl_kit.space import clusters as semantic
 from assl_kit.space import rows as _unit_rows
+from assl_kit.space import torch_lloyd
 from assl_kit.space.cluster_quality import choose_n_clusters, cluster_task_agreement, cluster_task_table, task_centroids
 from assl_kit.space.clusters import SemanticKMeans
-from assl_kit.space.lloyd import Lloyd, TorchLloyd
+from assl_kit.space.lloyd import GRID, Lloyd, spread_rows
 from assl_kit.space.rows import UnitRows
+from assl_kit.space.torch_lloyd import TorchLloyd, on_device
 
 
 def blobs(n=300, d=16, k=4, spread=0.3, seed=0):
@@ -91,7 +93,9 @@ def test_lloyd_with_bounds_is_the_plain_loop_and_the_definition(n, d, k, spread,
     start = X[rng.choice(n, min(k, n), replace=False)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_unit_rows, "_ENTRIES", 37 * d)  # several blocks
-        runs = [Lloyd(UnitRows(X), start), Lloyd(UnitRows(X), start, lazy=False), TorchLloyd(UnitRows(X), start, "cpu")]
+        rows = UnitRows(X)
+        there = TorchLloyd(rows, start, on_device(rows, "cpu"))
+        runs = [Lloyd(rows, start), Lloyd(rows, start, lazy=False), there]
         counts = [run.run(100) for run in runs]
     assert counts[1:] == counts[:1] * 2
     for run in runs[1:]:
@@ -140,6 +144,41 @@ def test_threads_do_not_matter(small_sample, threads, n_jobs):
     expected = SemanticKMeans(5).fit(X)
     with threadpool_limits(threads):
         same(SemanticKMeans(5, n_jobs=n_jobs).fit(X), expected)
+
+
+@pytest.mark.parametrize("n", [300, 400])
+def test_a_device_gives_the_same(monkeypatch, n):
+    monkeypatch.setattr(semantic, "_SAMPLE", 350)  # so with 300 rows a restart is scikit-learn's
+    monkeypatch.setattr(torch_lloyd, "ENTRIES_ON_DEVICE", 16 * 90)  # several blocks
+    for spread, duplicates in ((0.3, 0), (1.2, 0), (1.2, 300)):
+        X, _ = blobs(n, spread=spread, seed=n)
+        X[: duplicates // 2] = X[0]
+        same(SemanticKMeans(5, device="cpu:0").fit(X), SemanticKMeans(5).fit(X))
+    twice = np.repeat(np.eye(3), n, axis=0)[:, [0, 1, 2, 2]]  # every row as near to two centres, or many
+    with pytest.warns(ConvergenceWarning):
+        same(SemanticKMeans(5, device="cpu:0").fit(twice), SemanticKMeans(5).fit(twice))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 6), st.integers(0, 1000))
+def test_draws_of_starts_hang_on_no_rounding(n, d, k, seed):
+    """Whatever order the products are added in, in whatever precision: they are whole numbers that float32 holds."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d))
+    X = X[rng.integers(0, n, n)] / np.linalg.norm(X, axis=1, keepdims=True).max()
+    whole = np.rint(X / np.linalg.norm(X, axis=1, keepdims=True) * GRID).astype(np.float32)
+    squares, order = (whole.astype(np.float64) ** 2).sum(axis=1), rng.permutation(d)
+    ways = (
+        lambda at: whole[at] @ whole.T,
+        lambda at: whole[at].astype(np.float64) @ whole.T.astype(np.float64),
+        lambda at: np.add.reduce(whole[at][:, None, order] * whole[None][:, :, order], axis=2, dtype=np.float32),
+    )
+    starts = [spread_rows(way, squares, k, np.arange(4)) for way in ways]
+    np.testing.assert_array_equal(starts[1], starts[0])
+    np.testing.assert_array_equal(starts[2], starts[0])
+    for run in starts[0]:  # a row at no distance is drawn only where all are so
+        distinct = len(np.unique(whole, axis=0))
+        assert len(np.unique(whole[run], axis=0)) == min(k, distinct)
 
 
 @pytest.mark.parametrize("sample", [64, 8192])

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from assl_kit import ADBSCAN
 from assl_kit.common.parallel import for_each
 from assl_kit.errors import DataError, ParameterError
-from assl_kit.space import points
+from assl_kit.space import points, tiles
 from assl_kit.space import torch_points as device_points
 from assl_kit.space.neighbors import Graph, components, knn, make_points, nearest_within, reach
 from assl_kit.space.rows import check_rows
@@ -269,14 +272,18 @@ def test_interrupting_a_search_leaves_no_thread():
     assert threading.active_count() == before
 
 
-@settings(max_examples=25, deadline=None)
-@given(matrices(), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_the_device_path_gives_the_same_bits(X, k, seed):
-    """On torch's own CPU device; on CUDA the same lines run."""
+@settings(max_examples=40, deadline=None)
+@given(matrices(), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([100, 0]))
+def test_the_device_path_gives_the_same_bits(X, k, seed, many):
+    """On torch's own CPU device; on CUDA the same lines run. With ``many`` 0 every product is made again in float32."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_points, "BLOCK", 16)
+        patch.setattr(device_points, "ENTRIES", 300)
         patch.setattr(device_points, "PAIRS", 50)
+        patch.setattr(device_points, "WAITING", 100)
+        patch.setattr(tiles, "MANY", many)
         plain, other = make_points(X), device_points.DevicePoints(X, device="cpu")
+        for name in ("first", "inverse", "counts"):
+            np.testing.assert_array_equal(getattr(plain, name), getattr(other, name))
         one, two = Graph(plain, k), Graph(other, k)
         np.testing.assert_array_equal(one.squared, two.squared)
         np.testing.assert_array_equal(one.index, two.index)
@@ -284,12 +291,127 @@ def test_the_device_path_gives_the_same_bits(X, k, seed):
         limit, group = reach(np.sqrt(one.squared[:, -1] * rng.random(u))), rng.integers(0, 2, u)
         core = np.flatnonzero(rng.random(u) < 0.8)
         np.testing.assert_array_equal(components(plain, core, limit, one), components(other, core, limit, two))
-        for asked in ({}, {"group": group}, {"place": rng.permutation(u)}, {"any_one": True}):
+        squared = ((X[plain.first][:, None].astype(np.float64) - X[plain.first][None]) ** 2).sum(-1)
+        for asked in ({}, {"group": group}, {"place": rng.permutation(u)}, {"any_one": True}, {"graph": one}):
             far = limit if "place" in asked else np.full(u, np.inf)
             for most in (limit, far):
-                found = [nearest_within(p, core, np.arange(u), most, **asked)[0] for p in (plain, other)]
-                same = found[0] >= 0, found[1] >= 0
-                np.testing.assert_array_equal(*(same if "any_one" in asked else found))
+                nearest, bound = nearest_within(other, core, np.arange(u), most, **asked)
+                expected = nearest_within(plain, core, np.arange(u), most, **asked)
+                if "any_one" not in asked:
+                    np.testing.assert_array_equal(nearest, expected[0])
+                    np.testing.assert_array_equal(bound, expected[1])
+                    continue
+                np.testing.assert_array_equal(nearest >= 0, expected[0] >= 0)
+                i, j = core[nearest >= 0], nearest[nearest >= 0]
+                assert (squared[i, j] <= bound[nearest >= 0] * (1 + 1e-12)).all()
+                assert (bound[nearest >= 0] <= np.minimum(most[i], most[j])).all()
+        order, states = rng.permutation(u), []
+        for points_there in (plain, other):
+            states.append(np.zeros(u, np.int8))
+            points_there.greedy(order, limit, group, np.full(u, -1), np.zeros(u), states[-1])
+        np.testing.assert_array_equal(*states)
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices(), st.sampled_from([0.0, 2.0**-12]))
+def test_products_are_wrong_by_no_more_than_their_bound(X, beside):
+    """Also for entries just beside what float16 holds, all to one side, where rounding takes most away."""
+    if beside:
+        with np.errstate(over="ignore"):
+            X = np.abs(X.astype(np.float16).astype(np.float32)) * np.float32(1 + beside)
+        X = np.minimum(X, np.float32(1e20))
+    there = device_points.DevicePoints(X, device="cpu")
+    rows = (there.raw(slice(None)).astype(np.float64) - (0 if there.centre is None else there.centre)) * there.power
+    rows *= float(there.scale)
+    exact = there.middle - ((rows[:, None] - rows[None]) ** 2).sum(-1) / 2
+    for precise in (False, True):
+        close, error = there._closeness(slice(None), slice(None), precise)
+        assert (np.abs(close.double().numpy() - exact) <= error.double().numpy()[:, None]).all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device, or a copy to it, by operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in {"nonzero", "_local_scalar_dense", "equal", "masked_select", "unique_dim", "_unique2"}:
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def waits(work, monkeypatch):
+    """How often ``work`` waits for the device, by kind; copies to the host counted as ``cpu``."""
+    mode, copy = Waits(), torch.Tensor.cpu
+
+    def counted(tensor, *args, **kwargs):
+        mode.counts["cpu"] += 1
+        return copy(tensor, *args, **kwargs)
+
+    with monkeypatch.context() as patch, mode:
+        patch.setattr(torch.Tensor, "cpu", counted)
+        work()
+    return mode.counts
+
+
+def test_a_search_on_a_device_copies_its_results_once(monkeypatch):
+    """Once a block of rows it asks how many pairs are left, and nothing else: no copy for each block or tile."""
+    X = np.random.default_rng(0).normal(size=(640, 20)).astype(np.float32)
+    there = device_points.DevicePoints(X, device="cpu")
+    graph = Graph(there, 6)
+    limit, numbers = reach(np.sqrt(graph.squared[:, 2])), np.arange(640)
+    for blocks in (1, 16):
+        monkeypatch.setattr(device_points, "ENTRIES", 640 * 640 // blocks)
+        asked = waits(lambda: there.neighbours(5), monkeypatch)
+        assert asked == {"nonzero": 2 * blocks, "_unique2": 1, "cpu": 2}
+        asked = waits(lambda: nearest_within(there, numbers, numbers, limit), monkeypatch)
+        assert asked == {"nonzero": blocks, "cpu": 1}
+        linked = waits(lambda: components(there, numbers, limit, graph), monkeypatch)
+        assert linked["nonzero"] <= 3 * blocks and linked["cpu"] <= 2 * blocks and len(linked) == 2
+    made = waits(lambda: device_points.DevicePoints(X, device="cpu"), monkeypatch)
+    assert sum(made.values()) <= 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 1000))
+def test_rounds_keep_what_one_row_after_the_other_keeps(m, share, seed):
+    rng = np.random.default_rng(seed)
+    covers, takes_part = np.triu(rng.random((m, m)) < share, 1), rng.random(m) < 0.9
+    kept, gone = [], np.zeros(m, bool)
+    for i in range(m):
+        if takes_part[i] and not covers[kept, i].any():
+            kept.append(i)
+    gone[takes_part] = ~np.isin(np.arange(m), kept)[takes_part]
+    answer, by = tiles.first_kept(torch.tensor(covers).float(), torch.tensor(takes_part).float())
+    assert np.flatnonzero(answer.numpy()).tolist() == kept
+    for j in np.flatnonzero(gone):
+        assert by[j] == next(i for i in kept if covers[i, j])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 8), st.integers(0, 1000))
+def test_groups_lead_to_every_entry_that_reaches(rows, columns, size, seed):
+    size = min(size, columns)
+    close = torch.tensor(np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32))
+    low = close.median(dim=1).values
+    row, group = (tiles.group_greatest(close, size) >= low[:, None]).nonzero(as_tuple=True)
+    i, j = tiles.group_entries(close, row, group, size, low)
+    pairs = sorted(zip(i.tolist(), j.tolist(), strict=True))
+    assert pairs == [tuple(pair) for pair in (close >= low[:, None]).nonzero().tolist()]
+
+
+def test_values_are_refused_on_a_device_too():
+    X = np.eye(4)
+    for value, what in ((np.nan, "NaN or inf"), (np.inf, "NaN or inf"), (2e30, "beyond 1e30"), (1e300, "beyond 1e30")):
+        X[2, 1] = value
+        with pytest.raises(DataError, match=what) as error:
+            knn(X, 2, device="cpu:0")
+        assert "row 2" in str(error.value)
+        with pytest.raises(DataError, match=what):
+            ADBSCAN(device="cpu:0").fit(X)
 
 
 def test_an_absent_device_is_refused():
