@@ -281,6 +281,7 @@ def test_the_device_path_gives_the_same_bits(X, k, seed, many):
         patch.setattr(device_points, "PAIRS", 50)
         patch.setattr(device_points, "WAITING", 100)
         patch.setattr(tiles, "MANY", many)
+        patch.setattr(device_points, "MOST", 50 * many)  # and a block is halved again and again
         plain, other = make_points(X), device_points.DevicePoints(X, device="cpu")
         for name in ("first", "inverse", "counts"):
             np.testing.assert_array_equal(getattr(plain, name), getattr(other, name))
