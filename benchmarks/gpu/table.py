@@ -117,14 +117,15 @@ def card_kernels_table(contents: list[dict[str, Any]]) -> str:
     for content in contents:
         for part in content["parts"].values():
             records = part.get("records")
-            records = [r for r in records if r.get("ratio_to_gemm")] if isinstance(records, list) else []
+            records = records if isinstance(records, list) else []
             for r in records:
                 if r["device"] == "cpu":
                     continue
                 same = [c for c in records if c["device"] == "cpu" and (c["kernel"], c["system"]) == _name(r)]
                 beside = f"{same[0]['seconds']:.2f} | {same[0]['seconds'] / r['seconds']:.1f}" if same else "– | –"
                 bits = {True: "yes", False: "no"}.get(r.get("same_as_cpu"), "–")
-                numbers = f"{r['seconds']:.3f} | {r['ratio_to_gemm']:.2f} | {beside} | {bits}"
+                ratio = f"{r['ratio_to_gemm']:.2f}" if r["ratio_to_gemm"] else "–"
+                numbers = f"{r['seconds']:.3f} | {ratio} | {beside} | {bits}"
                 what = r["kernel"] if r["system"] == "assl-kit" else r["system"]
                 lines.append(f"| {content['about']['card']} | {what} | {r['n']:,} | {numbers} |")
     return "\n".join(lines)
