@@ -1,76 +1,23 @@
-"""Training as it goes: the loss while it falls, where it is computed, and what each setting costs."""
+"""Where a training is computed, and what each of its settings costs."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import display
-from matplotlib import pyplot as plt
-from transformers import TrainerCallback
 
-from assl_kit.experts.training.adapter import train_adapter
-from assl_kit.experts.training.config import TrainingConfig
-from assl_kit.experts.training.flat import supported
-from assl_kit.experts.training.session import Session
 from assl_kit.model.identity import base_info, unwrap
 
-from .style import styled_figure
+from .training.adapter import train_adapter
+from .training.config import TrainingConfig
+from .training.session import Session
 
 if TYPE_CHECKING:
-    from IPython.display import DisplayHandle
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_EVERY = 1.0  # seconds between two drawings: drawing takes time from training
-
-
-class LiveLoss(TrainerCallback):
-    """A picture of the loss under the cell that trains, drawn anew while training goes on.
-
-    Give it to ``train_adapter`` by ``Session(callbacks=[LiveLoss()])``; without a notebook it prints nothing.
-
-    Parameters
-    ----------
-    title : str
-    """
-
-    def __init__(self, title: str = "Loss while it is trained") -> None:
-        self.title = title
-        self.trained: list[tuple[int, float]] = []
-        self.held_out: list[tuple[int, float]] = []
-        self._picture: DisplayHandle | None = None
-        self._drawn = -_EVERY
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Take what was logged in; draw if the last time is long enough ago."""
-        for name, points in (("loss", self.trained), ("eval_loss", self.held_out)):
-            if logs and name in logs:
-                points.append((state.global_step, logs[name]))
-        if time.monotonic() - self._drawn >= _EVERY:
-            self._draw(state.max_steps)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw what came since the last time."""
-        self._draw(state.max_steps)
-
-    def _draw(self, steps: int) -> None:
-        figure, axes = styled_figure(7.5, 3.4)
-        axes.plot(*zip(*self.trained, strict=True) if self.trained else ([], []), marker=".", label="trained on")
-        if self.held_out:
-            axes.plot(*zip(*self.held_out, strict=True), marker="o", color="black", label="held out")
-        axes.set(xlim=(0, steps), xlabel="step", ylabel="loss on the answer (nats a token)", title=self.title)
-        axes.legend(fontsize=8.5)
-        if self._picture is None:
-            self._picture = display(figure, display_id=True)
-        else:
-            self._picture.update(figure)
-        plt.close(figure)
-        self._drawn = time.monotonic()
 
 
 def where_computed(model: PreTrainedModel) -> pd.Series:
@@ -86,6 +33,8 @@ def where_computed(model: PreTrainedModel) -> pd.Series:
         ``device``, ``weights``, ``adapters``, ``memory of the weights``, ``rows``; on a card ``free memory``.
     """
     import torch
+
+    from .training.flat import supported
 
     base = unwrap(model)
     held = sum(weights.numel() * weights.element_size() for weights in base.parameters())
