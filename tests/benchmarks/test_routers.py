@@ -40,7 +40,7 @@ def test_a_row_of_the_table():
 
 @pytest.fixture
 def case():
-    """Three questions of two tasks, two experts: expert 1 is better at task b on the whole, expert 0 at its last one."""
+    """Three questions of two tasks, two experts: expert 1 is better at task b, expert 0 at its last question."""
     made = object.__new__(routers.Case)
     made.test = pd.DataFrame({"task": ["a", "b", "b"], "output": ["积极", "积极", "消极"], "input": ["x", "y", ""]})
     made.tasks, made.metric = made.test["task"].to_numpy(), {"a": "accuracy", "b": "f1"}
