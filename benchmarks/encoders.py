@@ -52,14 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """Every encoder that is there, then the referee on what they choose, against the same random draws."""
-    from assl_kit.data.loading import load_records
     from assl_kit.data.records import prompts
-    from assl_kit.data.splits import ensure_splits
-    from assl_kit.data.synthetic import make_corpus
     from assl_kit.evaluation.referee import referee
 
     before = load()
-    records = ensure_splits(load_records(options.data), dev_as_train=True) if options.data else make_corpus(3000)
+    records = _records(options)
     train = records[records["split"] == "train"].reset_index(drop=True)
     test = records[(records["split"] == "test") & (records["input"].str.strip() != "")].reset_index(drop=True)
     made, left_out = encoders(prompts(train), options.token_table)
@@ -94,6 +91,20 @@ def measure(options: argparse.Namespace) -> None:
     others = read_json(options.output)["sets"] if options.output.is_file() else []
     others = [other for other in others if other["data"] != options.label]
     write_json(options.output, {"sets": sorted([*others, entry], key=lambda one: one["data"] != EMBEDDED)})
+
+
+def _records(options: argparse.Namespace) -> pd.DataFrame:
+    from assl_kit.data.loading import load_records
+    from assl_kit.data.splits import ensure_splits
+    from assl_kit.data.synthetic import make_corpus
+
+    if not options.data:
+        return make_corpus(3000)
+    records = load_records(options.data)
+    records = records.sample(min(options.records or len(records), len(records)), random_state=0).sort_index()
+    if options.characters:
+        records["input"] = records["input"].str[: options.characters]
+    return ensure_splits(records.reset_index(drop=True), dev_as_train=True)
 
 
 def _timed(embed: Embed, texts: list[str]) -> tuple[np.ndarray, float]:
@@ -143,7 +154,7 @@ def encoders(texts: list[str], table: Path | None) -> tuple[dict[str, tuple[str,
     }
     state = "base model, mean hidden state"
     made["tiny base, mean hidden state"] = (
-        "trained on this corpus",
+        "base model",
         lambda: embedder(state, texts, 0, load_base("tiny", device="cpu")),
     )
     left_out = []
@@ -248,6 +259,8 @@ def write_table(results: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders", description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="a file or folder of records; default the embedded corpus, 3,000 records")
+    parser.add_argument("--records", type=int, default=0, help="of --data: so many, drawn at random; 0: all")
+    parser.add_argument("--characters", type=int, default=0, help="of --data: so many of each input; 0: all")
     parser.add_argument("--label", default=EMBEDDED, help="what the table calls the data; default %(default)s")
     parser.add_argument("--token-table", type=Path, help="folder of a base model with safetensors weights")
     parser.add_argument("--save", type=Path, help="write wordllama's vectors there as an encoder, and measure nothing")

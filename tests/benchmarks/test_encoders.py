@@ -25,6 +25,16 @@ def test_the_table_of_the_readme_is_made_from_the_results():
         assert not one["left_out"] and {"real, static", "real, neural"} <= {row["kind"] for row in one["encoders"]}
 
 
+def test_what_the_text_says_of_the_results_holds():
+    for one in json.loads(encoders.OUT.read_text(encoding="utf-8"))["sets"]:
+        rows = {row["encoder"].split(",")[0]: row for row in one["encoders"]}
+        fitted, neural = rows["fitted static"], rows["multilingual-e5-small"]
+        assert neural["task_bare"] < fitted["task_bare"] and neural["home_bare"] < fitted["home_bare"]
+        assert fitted["texts_per_second"] > 100 * neural["texts_per_second"]
+        assert all(row["low"] <= 0 for row in one["encoders"])
+    assert one["data"].endswith("sources") and neural["nmi_6"] < fitted["nmi_6"]
+
+
 def test_spaces_that_tell_tasks_apart_and_one_that_does_not():
     """Six tasks on six axes: clusters are tasks, and every question goes home; noise is noise."""
     rng = np.random.default_rng(0)
