@@ -1,4 +1,4 @@
-"""The commands that need a run's experts or a bank: route, ask, chat, export."""
+"""The commands that need a run's experts or a bank: route, ask, chat."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from assl_kit.artifacts.workspace import MANIFEST, SWEEP, Workspace, experts_fol
 from assl_kit.common.limits import MAX_LINE
 from assl_kit.common.names import by_number, first_unwritable
 from assl_kit.errors import ParameterError, WorkspaceError
-from assl_kit.version import __version__
 
 from .console import from_here, print_json, print_table
 
 if TYPE_CHECKING:
     from assl_kit.artifacts.parameters import Lengths
-    from assl_kit.experts.bank import ExpertBank
     from assl_kit.experts.silversight import SilverSight
 
 _run_option = click.option(
@@ -136,58 +134,6 @@ def _silversight(run: str, bank: Path | None) -> tuple[SilverSight, Lengths]:
     experts_folder(ws)
     parameters = ws.current_parameters()
     return open_silversight(ws, parameters), parameters.lengths
-
-
-@click.group()
-def export() -> None:
-    """Write a run's experts in the form of another program."""
-
-
-@export.command()
-@click.argument("source", metavar="RUN_OR_BANK")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--base", metavar="ID_OR_FOLDER", help="The base for vLLM to load; default the one of the run or bank.")
-@click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
-def vllm(source: str, out: Path, base: str | None, encoder: str | None) -> None:
-    """Write RUN_OR_BANK into the folder OUT for a vLLM server: adapters, routes, serve.sh and client.py."""
-    from .vllm_export import export_vllm
-
-    bank, base = _to_export(source, base)
-    folder = from_here(export_vllm(bank, out, base=base, encoder=encoder))
-    print(f"{len(bank)} experts in {folder}")
-    print(f"On the server: {folder}/serve.sh")
-    print(f'Then: python {folder}/client.py "…" --stream')
-
-
-@export.command()
-@click.argument("source", metavar="RUN_OR_BANK")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--base", metavar="ID_OR_FOLDER", help="The base; default the one of the run or bank. A folder is copied."
-)
-@click.option("--encoder", metavar="ID_OR_FOLDER", help="The encoder, if the bank does not carry it.")
-@click.option("--title", default="Ask the experts", show_default=True, help="Of the page.")
-@click.option("--package", metavar="VERSION|git+https://…", default=__version__, show_default=True,
-              help="The assl-kit that the Space installs.")  # fmt: skip
-def space(source: str, out: Path, base: str | None, encoder: str | None, title: str, package: str) -> None:
-    """Write RUN_OR_BANK into the folder OUT as a Gradio Space: app.py, requirements.txt, the bank, a card."""
-    from .space.export import export_space
-
-    bank, base = _to_export(source, base)
-    folder = from_here(export_space(bank, out, base=base, encoder=encoder, title=title, package=package))
-    print(f"{len(bank)} experts in {folder}")
-    print(f"Here: python {folder}/app.py")
-    print(f"As a Space: hf upload OWNER/NAME {folder} --repo-type space")
-
-
-def _to_export(source: str, base: str | None) -> tuple[ExpertBank, str | None]:
-    """The bank of a run's name or folder, or of a bank's folder; and the base to take, if the bank's is not told."""
-    from assl_kit.experts.bank import ExpertBank
-
-    if (Path(source) / "bank.json").is_file():
-        return ExpertBank.from_pretrained(source), base
-    ws = open_run(source)
-    return ExpertBank.from_pretrained(experts_folder(ws)), base or ws.current_parameters().base_model
 
 
 def all_runs() -> dict[str, Path]:

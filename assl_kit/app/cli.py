@@ -28,6 +28,7 @@ from assl_kit.version import __version__
 from . import ask
 from .ask import all_runs, json_option, open_run
 from .console import complain, from_here, print_frame, print_json, print_table, system_message
+from .exports.commands import export
 from .hub import push
 from .referee_command import referee
 from .select_command import check, select
@@ -261,7 +262,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
 
 # more -----------------------------------------------------------------------------------------------------------------
-for _command in (select, check, push, referee, ask.route, ask.ask, ask.chat, ask.export):
+for _command in (select, check, push, referee, ask.route, ask.ask, ask.chat, export):
     app.add_command(_command)
 
 

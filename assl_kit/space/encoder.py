@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+PROMPTS = ((re.compile(r"(multilingual-)?e5-(small|base|large)(-v2)?"), "query: "),)
+"""By the name of a model: what stands before a text that is compared with texts of its kind, where the model's own
+files do not say. E5 was trained with it; bge, gte and Qwen3-Embedding want nothing there for such texts."""
+
 
 def load_encoder(
     name: str = "fit",
@@ -40,8 +45,9 @@ def load_encoder(
     ----------
     name : str
         ``"fit"``: fit a static encoder (:func:`fit_static_encoder`); else a local folder or a hub id of a
-        sentence-transformers model. Only safetensors weights are read, and no code that a model brings or names is run
-        (`assl_kit.common.trust`).
+        sentence-transformers model, with the pooling and the default prompt that its files name (of E5, whose files
+        name none, with "query: " before each text). Only safetensors weights are read, and no code that a model brings
+        or names is run (`assl_kit.common.trust`).
     texts : sequence of str or list of dict, optional
         What to fit on; needed for ``"fit"``, not used otherwise.
     dim, vocab_size, seed : int
@@ -88,6 +94,7 @@ def _load(name: str, device: str) -> SentenceTransformer:
             encoder = SentenceTransformer(str(folder), device=device, trust_remote_code=False, model_kwargs=options)
         for module in encoder:
             _check_rows(module)
+        _give_prompt(encoder, Path(name).name)
         if np.ndim(encoder.encode(["?"], show_progress_bar=False)) != 2:
             raise ValueError("it makes no row of a text")
         return encoder
@@ -99,6 +106,14 @@ def _load(name: str, device: str) -> SentenceTransformer:
             hint="It must be 'fit', a folder saved by sentence-transformers, or a reachable hub id, with safetensors "
             "weights; without a network (or with HF_HUB_OFFLINE=1) only folders and cached models load.",
         ) from error
+
+
+def _give_prompt(encoder: SentenceTransformer, name: str) -> None:
+    """Put before each text what a family of models wants there and does not say in its files."""
+    prompt = next((prompt for family, prompt in PROMPTS if family.fullmatch(name.lower())), "")
+    if prompt and encoder.default_prompt_name is None:
+        encoder.prompts = dict(encoder.prompts or {}) | {"records": prompt}
+        encoder.default_prompt_name = "records"
 
 
 def _check_rows(module: Any) -> None:

@@ -330,19 +330,24 @@ def test_ask_writes_the_answer_as_it_comes_and_tells_who_answered(assl, tmp_path
 
 
 def test_a_bank_is_exported_from_its_folder(assl, tmp_path, monkeypatch):
-    import assl_kit.app.vllm_export
+    import assl_kit.app.exports.folder
     import assl_kit.experts.bank
 
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "bank.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(assl_kit.experts.bank.ExpertBank, "from_pretrained", lambda source: ["one", "two"])
     told = []
-    monkeypatch.setattr(
-        assl_kit.app.vllm_export, "export_vllm", lambda bank, out, **options: told.append(options) or tmp_path / out
-    )
-    code, out, _ = assl("export", "vllm", "bank", "served", "--base", "some/base")
-    assert code == 0 and out.splitlines()[0] == "2 experts in served" and "served/serve.sh" in out
-    assert told == [{"base": "some/base", "encoder": None}]
+
+    def write(server, bank, out, **options):
+        told.append((server.name, options))
+        return tmp_path / out
+
+    monkeypatch.setattr(assl_kit.app.exports.folder, "write_folder", write)
+    for kind, name in (("vllm", "vLLM"), ("sglang", "SGLang"), ("lorax", "LoRAX"), ("semantic-router",) * 2):
+        code, out, _ = assl("export", kind, "bank", "served", "--base", "some/base")
+        assert code == 0 and out.splitlines()[0] == "2 experts in served" and "served/serve.sh" in out
+        assert ("client.py" in out) == (kind != "semantic-router") == ("config.yaml" not in out)
+        assert told.pop() == (name, {"base": "some/base", "encoder": None})
 
 
 def test_help_loads_nothing_heavy():

@@ -16,7 +16,8 @@ from helpers.banks import write_adapter
 from helpers.models import make_test_encoder
 from helpers.notebooks import run_here, write_notebook
 
-from assl_kit.app.vllm_export import export_vllm
+from assl_kit.app.exports.folder import write_folder
+from assl_kit.app.exports.servers import VLLM
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.common.files import atomic_path, sha256_file, temporary_owner
@@ -127,7 +128,7 @@ def test_an_export_is_whole_or_the_old_one(bank, disk, tmp_path):
 
     def attempt(calls):
         try:
-            export_vllm(opened, out)
+            write_folder(VLLM, opened, out)
         except OSError as error:
             assert disk.failed and error.errno == errno.ENOSPC and not out.exists() and not leftovers(tmp_path)
 

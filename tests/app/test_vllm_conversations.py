@@ -10,10 +10,11 @@ from helpers.banks import TEXTS, make_bank
 from helpers.models import CHATML, make_test_base
 from test_vllm_export import serving
 
+from assl_kit.app.exports.folder import write_folder
+from assl_kit.app.exports.servers import VLLM
 from assl_kit.app.served import client as vllm_client
 from assl_kit.app.served.client import body
 from assl_kit.app.served.routes import ClientError
-from assl_kit.app.vllm_export import export_vllm
 from assl_kit.data.conversations import conversation, prompt_text
 from assl_kit.model.identity import base_info
 from assl_kit.model.loading import load_base
@@ -30,7 +31,7 @@ def parts(tmp_path_factory):
     template = CHATML + "{% if add_generation_prompt and enable_thinking is false %}<think></think>{% endif %}"
     (base_folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     bank = make_bank(folder, base_folder, base=base_info(*load_base(str(base_folder), device="cpu")))
-    return bank, export_vllm(bank, folder / "out", base=str(base_folder))
+    return bank, write_folder(VLLM, bank, folder / "out", base=str(base_folder))
 
 
 def ask(monkeypatch, exported, file):

@@ -18,9 +18,10 @@ import torch
 from helpers.banks import TEXTS, make_bank, plant
 from helpers.models import make_test_base
 
+from assl_kit.app.exports.folder import write_folder
+from assl_kit.app.exports.servers import VLLM, vllm_script
 from assl_kit.app.served import client as vllm_client
 from assl_kit.app.served.routes import ClientError, Routes
-from assl_kit.app.vllm_export import export_vllm, serve_script
 from assl_kit.common.files import sha256_file
 from assl_kit.errors import BankError, ParameterError
 from assl_kit.experts.bank import ExpertBank
@@ -41,7 +42,7 @@ def bank(tmp_path_factory, base_folder):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, bank, base_folder):
-    return export_vllm(bank, tmp_path_factory.mktemp("exports") / "out", base=str(base_folder))
+    return write_folder(VLLM, bank, tmp_path_factory.mktemp("exports") / "out", base=str(base_folder))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="serve.sh is for a POSIX shell, as vLLM is for Linux")
@@ -49,6 +50,7 @@ def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
     names = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
     assert [name for name in names if "/" not in name] == [
         "client.py",
+        "forms.py",
         "router.safetensors",
         "routes.json",
         "routes.py",
@@ -72,7 +74,7 @@ def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
     assert table["base"] == bank.base and table["base_model"] == "base" and table["max_lora_rank"] == 12
     assert table["encoder"] == {**bank.encoder, "path": "encoder"}
     assert table["router"]["min_similarity"] == 0.2
-    for program in ("client.py", "routes.py"):
+    for program in ("client.py", "forms.py", "routes.py"):
         source = (exported / program).read_text(encoding="utf-8")
         assert "import assl_kit" not in source and "from assl_kit" not in source and "from ." not in source
 
@@ -80,10 +82,10 @@ def test_the_folder_holds_all_a_server_needs(exported, bank, base_folder):
 def test_a_hub_base_is_named_with_its_revision(tmp_path, base_folder):
     info = {"id": "some/base", "revision": "abc123", "fingerprint": "f", "tokenizer": "t"}
     bank = make_bank(tmp_path, base_folder, base=info)
-    script = (export_vllm(bank, tmp_path / "out") / "serve.sh").read_text(encoding="utf-8")
+    script = (write_folder(VLLM, bank, tmp_path / "out") / "serve.sh").read_text(encoding="utf-8")
     assert "vllm serve some/base " in script and "--revision abc123 --tokenizer-revision abc123" in script
     with pytest.raises(BankError, match=r"another base model: some/base, not other/base"):
-        export_vllm(bank, tmp_path / "out2", base="other/base")
+        write_folder(VLLM, bank, tmp_path / "out2", base="other/base")
     assert not (tmp_path / "out2").exists()
 
 
@@ -91,7 +93,7 @@ def test_the_tiny_base_is_saved_into_the_export(tmp_path):
     from assl_kit.model.identity import TINY_BASE
 
     bank = make_bank(tmp_path, TINY_BASE)
-    out = export_vllm(bank, tmp_path / "out")
+    out = write_folder(VLLM, bank, tmp_path / "out")
     assert "vllm serve ./base" in (out / "serve.sh").read_text(encoding="utf-8")
     model, tokenizer = load_base(str(out / "base"), device="cpu")
     original, its = load_base("tiny", device="cpu")
@@ -103,30 +105,30 @@ def test_an_export_is_replaced_and_nothing_else_is(tmp_path, bank, base_folder):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ParameterError, match="something else"):
-        export_vllm(bank, tmp_path / "mine", base=str(base_folder))
+        write_folder(VLLM, bank, tmp_path / "mine", base=str(base_folder))
     with pytest.raises(ParameterError, match="inside its bank"):
-        export_vllm(bank, bank.path / "out", base=str(base_folder))
-    out = export_vllm(bank, tmp_path / "out", base=str(base_folder))
+        write_folder(VLLM, bank, bank.path / "out", base=str(base_folder))
+    out = write_folder(VLLM, bank, tmp_path / "out", base=str(base_folder))
     (out / "old").write_text("x", encoding="utf-8")
-    assert not (export_vllm(bank, out, base=str(base_folder)) / "old").exists()
+    assert not (write_folder(VLLM, bank, out, base=str(base_folder)) / "old").exists()
 
 
 def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path, bank, base_folder):
     out = tmp_path / "out"
     with pytest.raises(BankError, match="another base model"):
-        export_vllm(bank, out, base=str(make_test_base(tmp_path / "base", seed=1)))
+        write_folder(VLLM, bank, out, base=str(make_test_base(tmp_path / "base", seed=1)))
     spoken = shutil.copytree(base_folder, tmp_path / "template")
     (spoken / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     with pytest.raises(BankError, match="another tokenizer of the base model"):
-        export_vllm(bank, out, base=str(spoken))
+        write_folder(VLLM, bank, out, base=str(spoken))
     with pytest.raises(ParameterError, match="vLLM cannot find the base model 'base' by its name"):
-        export_vllm(bank, out)
+        write_folder(VLLM, bank, out)
     with pytest.raises(ParameterError, match="no safetensors weights"):
-        export_vllm(bank, out, base=str(tmp_path))
+        write_folder(VLLM, bank, out, base=str(tmp_path))
     other = load_encoder("fit", texts=TEXTS[:2], dim=8, vocab_size=300)
     other.save(str(tmp_path / "encoder"))
     with pytest.raises(BankError, match="another encoder"):
-        export_vllm(bank, out, base=str(base_folder), encoder=str(tmp_path / "encoder"))
+        write_folder(VLLM, bank, out, base=str(base_folder), encoder=str(tmp_path / "encoder"))
     assert not out.exists()
 
 
@@ -142,7 +144,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path, bank, base_f
 )
 def test_adapters_that_vllm_lacks_are_refused(tmp_path, base_folder, changes, what):
     with pytest.raises(BankError, match=what):
-        export_vllm(make_bank(tmp_path, base_folder, **changes), tmp_path / "out", base=str(base_folder))
+        write_folder(VLLM, make_bank(tmp_path, base_folder, **changes), tmp_path / "out", base=str(base_folder))
     assert not (tmp_path / "out").exists() and (tmp_path / "bank").exists() == ("r" in changes)
 
 
@@ -157,13 +159,13 @@ def test_no_tensor_of_the_base_is_exported(tmp_path, base_folder):
         forged = ExpertBank.from_pretrained(bank.save_pretrained(tmp_path / "forged"))
         plant(forged.path, "expert-1", name)
         with pytest.raises(BankError, match=message):
-            export_vllm(forged, tmp_path / "out", base=str(base_folder))
+            write_folder(VLLM, forged, tmp_path / "out", base=str(base_folder))
         assert not (tmp_path / "out").exists() and sha256_file(base_folder) == before
 
 
 def test_the_rank_of_the_server_is_one_that_vllm_takes(bank):
     for rank, told in ((1, 1), (2, 8), (8, 8), (12, 16), (96, 128)):
-        assert f"--max-lora-rank {told} " in serve_script(bank, "some/base", rank)
+        assert f"--max-lora-rank {told} " in vllm_script(bank, "some/base", rank)
 
 
 # the client ----------------------------------------------------------------------------------------------------------

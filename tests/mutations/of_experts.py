@@ -6,6 +6,7 @@ from .mutation import Mutation as M
 
 _ROUTER = ("experts/test_router.py",)
 _BANK = ("experts/test_bank.py",)
+_ALTERNATIVES = ("experts/test_alternatives.py",)
 _AGAIN = ("experts/test_train_experts.py::test_finished_is_not_trained_again_unless_something_changed",)
 
 MUTATIONS = (
@@ -96,8 +97,8 @@ MUTATIONS = (
     M(
         "the seed is no part of an adapter's fingerprint",
         "experts/training/config.py",
-        'if key != "checkpoint_steps"}',
-        'if key not in ("checkpoint_steps", "seed")}',
+        "if key not in _HOW}",
+        'if key not in (*_HOW, "seed")}',
         _AGAIN,
     ),
     M(
@@ -117,8 +118,36 @@ MUTATIONS = (
     M(
         "the first loss shown is the last",
         "experts/training_table.py",
-        '''"first_loss": [r.log["loss"].iloc[0]''',
-        '''"first_loss": [r.log["loss"].iloc[-1]''',
+        """"first_loss": [r.log["loss"].iloc[0]""",
+        """"first_loss": [r.log["loss"].iloc[-1]""",
         ("experts/test_training.py::test_the_table_has_one_row_per_expert",),
     ),
-)  # fmt: skip
+    M(
+        "a learned router answers what should go to the base",
+        "experts/alternatives/learned_router.py",
+        "np.where(routes.experts < 0, -1, chosen)",
+        "chosen",
+        _ALTERNATIVES,
+    ),
+    M(
+        "evolution keeps its last child",
+        "experts/alternatives/composition.py",
+        "        if better:\n",
+        "        if True:\n",
+        _ALTERNATIVES,
+    ),
+    M(
+        "adapters are compared by A alone",
+        "experts/alternatives/adapter_groups.py",
+        "((B1.T @ B2) * (A1 @ A2.T)).sum()",
+        "(A1 @ A2.T).sum()",
+        _ALTERNATIVES,
+    ),
+    M(
+        "examples stand before the system message",
+        "experts/alternatives/few_shot.py",
+        "[*system, *examples, *question[len(system) :]]",
+        "[*examples, *question]",
+        _ALTERNATIVES,
+    ),
+)

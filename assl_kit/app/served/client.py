@@ -1,11 +1,12 @@
-"""Ask a vLLM server whose LoRA adapters are the experts: each question goes to the expert nearest to it.
+"""Ask a server whose LoRA adapters are the experts: each question goes to the expert nearest to it.
 
     python client.py "公司上半年净利润同比增长32%，情绪是积极还是消极？" --stream
     python client.py --file questions.jsonl --output answers.jsonl
 
 A file holds one question a line, or JSON objects with "question", or "instruction" and "input" (with "system" and
-"history", a list of pairs, if there are), or "messages". `assl export vllm` puts this script beside `routes.json` and
-`routes.py`; together they stand alone and need sentence-transformers and safetensors, not assl-kit.
+"history", a list of pairs, if there are), or "messages". `assl export vllm`, `sglang` and `lorax` put this script
+beside `routes.json`, `routes.py` and `forms.py`; together they stand alone and need sentence-transformers and
+safetensors, not assl-kit. The server is of the kind that `routes.json` names.
 Exit codes: 0 all questions answered; 1 the server failed; 2 wrong use.
 """
 
@@ -27,6 +28,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from .forms import FORMS, Form
 from .routes import MOST, ClientError, Routes, parse
 
 CONTROL = re.compile(
@@ -43,7 +45,7 @@ class _OneServer(urllib.request.HTTPRedirectHandler):
 
 
 class Server:
-    """A vLLM server, by its OpenAI-compatible interface.
+    """A server, by its OpenAI-compatible interface.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ class Server:
         Sent as bearer token. It is in no message.
     timeout : float
         Seconds to wait for an answer, or for the next piece of one.
+    form : Form
+        What its kind wants to be told; by default vLLM's.
 
     Attributes
     ----------
@@ -62,25 +66,29 @@ class Server:
 
     thinking: bool | None = None
 
-    def __init__(self, address: str, key: str | None = None, timeout: float = 120.0):
+    def __init__(self, address: str, key: str | None = None, timeout: float = 120.0, form: Form = FORMS["vllm"]):
         self.address = check_address(address).rstrip("/").removesuffix("/v1")
-        self.timeout, self.headers = timeout, {"Content-Type": "application/json"}
+        self.timeout, self.headers, self.form = timeout, {"Content-Type": "application/json"}, form
         if key:
             if not (key.isascii() and key.isprintable()):
                 raise ClientError("the key holds line ends or other characters that a header cannot have", 2)
             self.headers["Authorization"] = f"Bearer {key}"
 
-    def models(self) -> list[str]:
-        """Names of the models that the server has."""
-        with self._open("/v1/models") as reply:
+    def models(self) -> list[str] | None:
+        """Names of the models that the server has; None: it does not say, but it is there."""
+        with self._open("/v1/models" if self.form.lists else "/info") as reply:
             try:
-                return [model["id"] for model in parse(b"".join(_lines(reply)))["data"]]
+                answer = parse(b"".join(_lines(reply)))
+                if self.form.lists:
+                    return [model["id"] for model in answer["data"]]
+                _ = answer["model_id"]
+                return None
             except (ValueError, KeyError, TypeError):
                 raise ClientError(f"{self.address} is no OpenAI-compatible server") from None
 
     def ask(self, model: str, question: str | list[dict], max_tokens: int) -> str:
         """The whole answer."""
-        content = body(model, question, max_tokens, thinking=self.thinking)
+        content = body(model, question, max_tokens, thinking=self.thinking, form=self.form)
         with self._open("/v1/chat/completions", content) as reply:
             try:
                 return (parse(b"".join(_lines(reply)))["choices"][0]["message"]["content"] or "").strip()
@@ -89,7 +97,7 @@ class Server:
 
     def stream(self, model: str, question: str | list[dict], max_tokens: int) -> Iterator[str]:
         """The answer in pieces (server-sent events)."""
-        content = body(model, question, max_tokens, stream=True, thinking=self.thinking)
+        content = body(model, question, max_tokens, stream=True, thinking=self.thinking, form=self.form)
         with self._open("/v1/chat/completions", content) as reply:
             for line in _lines(reply):
                 data = line.decode("utf-8", "replace").strip()
@@ -143,7 +151,12 @@ def check_address(address: str) -> str:
 
 
 def body(
-    model: str, question: str | list[dict], max_tokens: int, stream: bool = False, thinking: bool | None = None
+    model: str,
+    question: str | list[dict],
+    max_tokens: int,
+    stream: bool = False,
+    thinking: bool | None = None,
+    form: Form = FORMS["vllm"],
 ) -> dict:
     """What is sent for a question, or for the messages of a conversation: a chat completion, greedy."""
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
@@ -151,9 +164,10 @@ def body(
         "model": model,
         "messages": [m | {"content": CONTROL.sub("\\g<0>\u2060", m["content"])} for m in messages],
         "temperature": 0,
-        "max_completion_tokens": max_tokens,
+        form.limit: max_tokens,
+        **form.more,
     }
-    if thinking is not None:
+    if thinking is not None and form.thinks:
         content["chat_template_kwargs"] = {"enable_thinking": thinking}
     return content | ({"stream": True} if stream else {})
 
@@ -214,11 +228,11 @@ def _message(content: dict) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Ask a vLLM server; each question goes to the expert nearest to it.")
+    parser = argparse.ArgumentParser(description="Ask a server; each question goes to the expert nearest to it.")
     parser.add_argument("question", nargs="?", help="a question")
     parser.add_argument("--file", help="a file of questions, one a line or JSONL; - for standard input")
     parser.add_argument("--output", help="write the answers of --file there, as JSONL, instead of printing them")
-    parser.add_argument("--server", default="http://localhost:8000", help="default %(default)s")
+    parser.add_argument("--server", help="its address; default: where a server of its kind listens on this machine")
     parser.add_argument("--api-key", default=os.environ.get("VLLM_API_KEY"), help="default $VLLM_API_KEY")
     parser.add_argument("--stream", action="store_true", help="print the answer to a question as it comes")
     parser.add_argument("--max-tokens", type=int, default=64, help="of an answer, default %(default)s")
@@ -244,11 +258,14 @@ def run(asked: argparse.Namespace) -> int:
         json.dumps(questions, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise ClientError("a question is no valid text", 2) from None
-    server = Server(asked.server, asked.api_key, asked.timeout)
+    check_address(asked.server or FORMS["vllm"].address)  # before the encoder is loaded
     routes = Routes(asked.routes, asked.encoder, asked.min_similarity)
+    form = FORMS[routes.kind]
+    server = Server(asked.server or form.address, asked.api_key, asked.timeout, form)
     server.thinking = routes.thinking
     routed = routes.route(questions)
-    missing = sorted({name for name, _ in routed} - set(server.models()))
+    listed = server.models()
+    missing = sorted({name for name, _ in routed} - set(listed)) if listed is not None else []
     if missing:
         raise ClientError(
             f"the server has no model {missing[0]}. Start it with serve.sh, so that it knows the experts."
@@ -256,19 +273,19 @@ def run(asked: argparse.Namespace) -> int:
     if asked.file is None:
         name, similarity = routed[0]
         if asked.stream:
-            for piece in server.stream(name, questions[0], asked.max_tokens):
+            for piece in server.stream(routes.models[name], questions[0], asked.max_tokens):
                 print(piece, end="", flush=True)
             print()
         else:
-            print(server.ask(name, questions[0], asked.max_tokens))
+            print(server.ask(routes.models[name], questions[0], asked.max_tokens))
         print(f"({name}, similarity {similarity:.3f})")
         return 0
 
     def answer(row: int) -> dict:
-        model, similarity = routed[row]
-        record = {"question": questions[row], "model": model, "similarity": round(similarity, 4)}
+        name, similarity = routed[row]
+        record = {"question": questions[row], "model": name, "similarity": round(similarity, 4)}
         try:
-            return record | {"answer": server.ask(model, questions[row], asked.max_tokens)}
+            return record | {"answer": server.ask(routes.models[name], questions[row], asked.max_tokens)}
         except ClientError as error:
             return record | {"error": str(error)}
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .forms import FORMS
+
 MOST = 32 << 20  #: bytes of a file that describes something, and of a server's reply
 VOCABULARY = 64 << 20  #: bytes of a file of a tokenizer
 GROWTH = 4096  #: how many times longer a part of a tokenizer may make a text
@@ -59,6 +61,18 @@ class Routes:
     min_similarity : float, optional
         In [−1, 1]; instead of the one in `routes.json`. Below it the base answers alone.
 
+    Attributes
+    ----------
+    names, base : list of str, str
+        Names of the experts and of the base.
+    kind : str
+        Of the server: one of `FORMS`.
+    models : dict
+        What a request calls each of them.
+    floor : float
+        ``min_similarity``.
+    centroids : ndarray of shape (k, d), float64
+
     Raises
     ------
     ClientError
@@ -77,11 +91,16 @@ class Routes:
             self.names, self.base = [expert["name"] for expert in table["experts"]], table["base_model"]
             self.floor = router["min_similarity"] if min_similarity is None else min_similarity
             self.thinking = (table.get("base") or {}).get("thinking")
+            server = table.get("server") or {}
+            self.kind, asked_as = server.get("kind", "vllm"), server.get("models") or {}
+            self.models = {name: asked_as.get(name, name) for name in (*self.names, self.base)}
             self.centroids, stored = (tensors[name].astype(np.float64) for name in ("centroids", "probe"))
-            texts = [*self.names, self.base, exported["id"], *router["probe"]]
+            texts = [*self.names, self.base, exported["id"], *router["probe"], *self.models.values(), self.kind]
             "".join(texts).encode("utf-8")  # a TypeError if one is no text, a ValueError if it is half a character
             if not -1 <= self.floor <= 1:
                 raise ValueError(f"min_similarity is {self.floor}")
+            if self.kind not in FORMS:
+                raise ValueError(f"it is for another kind of server: {self.kind:.40}")
             if not self.names or len(self.centroids) != len(self.names) or not len(stored) == len(router["probe"]) > 0:
                 raise ValueError(f"{len(self.names)} experts have centroids of shape {self.centroids.shape}")
             if not np.allclose(np.linalg.norm(self.centroids, axis=1), 1, atol=1e-3):
@@ -102,6 +121,18 @@ class Routes:
         if not np.isfinite(length).all() or not length.all():
             raise ClientError("a question has no embedding", 2)
         return rows / length
+
+    def weighted(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows (n, d), float64, as long as the share of the text that the encoder knows: zero for a text of no words.
+
+        Their products with the centroids are the similarities of :meth:`route`.
+        """
+        rows = np.asarray(self.encoder.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+        if not np.isfinite(rows).all():
+            raise ClientError("a text has no embedding", 2)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        known = np.array([self._known(text) for text in texts])[:, None]
+        return rows / np.where(length > 0, length, 1) * known
 
     def route(self, questions: Sequence[str | list[dict]]) -> list[tuple[str, float]]:
         """Model name and similarity of each question, or conversation: the question counts, and what was before it."""

@@ -22,7 +22,7 @@ from assl_kit.model.loading import load_base
 from assl_kit.space.encoder import encoder_fingerprint, load_encoder
 from assl_kit.version import __version__
 
-from ..vllm_export import check_place
+from ..exports.place import check_place
 
 FORMAT = "assl-kit Space export"
 FORMAT_VERSION = 1
