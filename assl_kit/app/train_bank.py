@@ -13,6 +13,7 @@ import sys
 from assl_kit.artifacts.build_experts import LOGS, WORK, run_base, training_config
 from assl_kit.artifacts.steps import is_current, read, require
 from assl_kit.artifacts.workspace import Workspace, find_run
+from assl_kit.common.device import sharded
 from assl_kit.errors import AsslError, WorkspaceError, refusal
 
 from .console import complain, system_message
@@ -65,11 +66,16 @@ def train_bank(run: str, *, progress: bool = False) -> Workspace:
     _take_own_gpu()
     if processes > 1:
         model, tokenizer = run_base(p)
+        whole = True
         base = base_info(model, tokenizer, p.base_model)["fingerprint"]
         for k, table in enumerate(cluster_tables(read(ws, "records"), read(ws, "selection"), p.n_clusters)):
             logs = ws.path_of(f"{LOGS}/expert-{k}") if p.tensorboard else None
+            if not whole:
+                del model
+                model, tokenizer = run_base(p)
             session = Session(name=f"expert {k}", base_fingerprint=base, progress=progress and rank == 0, log_dir=logs)
             train_adapter(model, tokenizer, table, ws.path_of(f"{WORK}/expert-{k}"), training_config(p), session)
+            whole = not sharded()
         del model
     if rank == 0:
         require(ws, "experts", p)  # takes the adapters that are there

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.cluster import backend
-from assl_kit.common.device import pick_device
+from assl_kit.common.device import pick_device, sharded
 from assl_kit.common.files import write_json
 from assl_kit.common.names import by_number
 from assl_kit.common.parallel import worker_settings
@@ -42,10 +42,16 @@ WORK, LOGS = "experts.partial", "logs"
 
 
 def run_base(p: Parameters, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The run's base model and tokenizer, on its device or on this one."""
+    """The run's base model and tokenizer, on its device or on this one.
+
+    In a launch that divides it among the cards each process reads it into its memory, in 16 bits where they have them.
+    """
     from assl_kit.model.loading import load_base
 
-    return load_base(p.base_model, device=device or p.device, quantization=p.quantization)
+    dtype = None
+    if sharded():
+        device, dtype = "cpu", "bfloat16" if pick_device(p.device).dtype == "bfloat16" else None
+    return load_base(p.base_model, device=device or p.device, dtype=dtype, quantization=p.quantization)
 
 
 def training_config(p: Parameters, **changes: Any) -> TrainingConfig:

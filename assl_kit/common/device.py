@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,17 @@ from assl_kit.errors import ParameterError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+def sharded() -> bool:
+    """Whether ``accelerate launch --use_fsdp`` started this process: a base is divided among the cards in training.
+
+    Examples
+    --------
+    >>> sharded()
+    False
+    """
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from assl_kit.errors import WorkspaceError
 from assl_kit.experts.bank import ExpertBank
 
 SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 16, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
+SMALL |= {"gradient_checkpointing": True}  # as a large base needs it
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +31,59 @@ def selected(tmp_path_factory):
     return ws, p
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(selected, tmp_path):
-    ws, p = selected
-    two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, *launch, "-m", "assl_kit.app.train_bank", str(two.folder)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # gloo instead of nccl
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+@pytest.fixture(scope="module")
+def one(selected):
+    """The bank of one process."""
+    ws, _ = selected
+    train_bank(str(ws.folder))
+    return ExpertBank.from_pretrained(ws.path_of("experts"))
+
+
+def launched(ws, *options: str) -> subprocess.CompletedProcess:
+    """Two processes on a CPU, by gloo instead of nccl."""
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision"]
+    launch += ["no", "--dynamo_backend", "no", "--main_process_port", "0", *options, str(ws.folder)]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch], env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("tokens_per_second") == 1 and "expert 1" in done.stderr
-    assert is_current(two, "experts", p) and not (two.folder / "experts.partial").exists()
+    assert not (ws.folder / "experts.partial").exists()
+    return done
 
-    train_bank(str(ws.folder))
-    one, other = (ExpertBank.from_pretrained(w.path_of("experts")) for w in (ws, two))
+
+def check_same_bank(one, other):
+    """The same adapters and logs, up to rounding."""
     for a, b in zip(one.expert_paths, other.expert_paths, strict=True):
+        assert (a / "adapter_config.json").read_bytes() == (b / "adapter_config.json").read_bytes()
         a, b = (load_file(path / "adapter_model.safetensors") for path in (a, b))
+        assert {n: w.dtype for n, w in a.items()} == {n: w.dtype for n, w in b.items()}
         assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-3
     for a, b in zip(one.info["experts"], other.info["experts"], strict=True):
         assert a["inputs"] == b["inputs"] and a["tokens"] == b["tokens"]
         for (*where, loss, rate), (*where_b, loss_b, rate_b) in zip(a["log"], b["log"], strict=True):
             assert (where, rate) == (where_b, rate_b) and loss == pytest.approx(loss_b, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(selected, one, tmp_path):
+    ws, p = selected
+    two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
+    shutil.rmtree(two.path_of("experts"))
+    launched(two, "--multi_gpu", "-m", "assl_kit.app.train_bank")
+    assert is_current(two, "experts", p)
+    check_same_bank(one, ExpertBank.from_pretrained(two.path_of("experts")))
+
+
+@pytest.mark.slow
+def test_a_base_divided_among_two_processes_trains_what_a_whole_one_does(selected, one, tmp_path):
+    ws, p = selected
+    two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
+    shutil.rmtree(two.path_of("experts"))
+    divided = ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP")
+    done = launched(two, *divided, str(Path(__file__).parents[1] / "helpers" / "divided_on_cpu.py"))
+    assert is_current(two, "experts", p)
+    assert done.stdout.count("holds 0.50 of the weights") == 2 * 2, done.stdout  # processes, experts
+    check_same_bank(one, ExpertBank.from_pretrained(two.path_of("experts")))
 
 
 def test_a_run_without_its_selection_is_refused(selected, tmp_path):

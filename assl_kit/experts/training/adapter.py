@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from assl_kit.common.device import is_out_of_memory, peak_memory_mb
+from assl_kit.common.device import is_out_of_memory, peak_memory_mb, sharded
 from assl_kit.common.files import atomic_path, read_json, write_json
 from assl_kit.errors import ParameterError
 from assl_kit.model.identity import base_info
@@ -161,12 +161,14 @@ def train_adapter(
 def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> TrainingResult:
     """Train and write the adapter; ``summary`` is what is known of it before, ``training.json`` what is known after."""
     with _quiet():
-        from .fit import Fit, filling, processes
+        from .fit import Fit, check_sharding, filling, place_of, processes
         from .flat import supported
         from .fused import worth_it
-        from .trainer import check_packing, keeps_apart
+        from .trainer import adapter_weights, check_packing, keeps_apart
     model, config, plan, session = training.model, training.config, training.plan, training.session
-    here = processes(model.device.type == "cpu")
+    if sharded():
+        check_sharding(training)
+    here = processes(model)
     fit = Fit.of(config, here.count)
     if supported(model) and keeps_apart(model, training.tokenizer, training.encoded, True):
         compiled = worth_it(model, plan) if config.compiled is None else config.compiled
@@ -198,15 +200,16 @@ def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> Tra
             "tokens": plan.tokens_of(0, last),
             "seconds": seconds,
             "tokens_per_second": plan.tokens_of(outcome.first, last) / seconds,
-            "peak_memory_mb": peak_memory_mb(model.device.type),
+            "peak_memory_mb": peak_memory_mb(place_of(model)),
             "log": log,
             "held_out": held,
             "stopped_epoch": round(last / plan.steps * config.epochs, 2) if last < plan.steps else None,
             "notes": notes + changes,
         }
+        weights = adapter_weights(outcome.peft_model)
         if here.rank == 0:
             with atomic_path(output_dir) as temporary:
-                outcome.peft_model.save_pretrained(temporary, save_embedding_layers=False)
+                outcome.peft_model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
                 (temporary / "README.md").unlink(missing_ok=True)
                 write_json(temporary / "training.json", summary)
     finally:

@@ -6,22 +6,30 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 
-from assl_kit.common.device import is_out_of_memory
+from assl_kit.common.device import is_out_of_memory, sharded
 from assl_kit.errors import ParameterError
 
-from .config import TrainingConfig, lora_config
+from .config import TrainingConfig, lora_config, quantization_of
 from .flat import Flat, answer_loss, attention, to_device
 from .session import Training
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 SHARE = 0.85
 """Of the card's free memory: the rest is for the optimiser, and for what a longer row or a fragment needs (ours)."""
+
+
+def place_of(model: PreTrainedModel) -> str:
+    """The kind of device that a base is trained on: its own, or the cards that it will be divided among."""
+    return "cuda" if sharded() and torch.cuda.is_available() else model.device.type
 
 
 @dataclass(frozen=True)
@@ -33,14 +41,34 @@ class Processes:
     wait: Callable[[], None]
 
 
-def processes(on_cpu: bool) -> Processes:
-    """The processes of this launch; one where nothing was launched."""
+def processes(model: PreTrainedModel) -> Processes:
+    """The processes of this launch, which train this base; one where nothing was launched."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Processes(0, 1, lambda: None)
     from accelerate import PartialState
 
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=place_of(model) == "cpu")
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def check_sharding(training: Training) -> None:
+    """Refuse what a base that is divided among processes cannot do.
+
+    Raises
+    ------
+    ParameterError
+        If FSDP has not version 2, the base has been divided already or has 4 bits, or records are to be held out.
+    """
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        hint = "Launch with --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP."
+        raise ParameterError("FSDP of version 1 does not take frozen and trained weights together", hint=hint)
+    if any(hasattr(weights, "full_tensor") for weights in training.model.parameters()):
+        raise ParameterError("the base is divided among processes already", hint="Load it again for each adapter.")
+    if quantization_of(training.model) != "none":
+        raise ParameterError("a base in 4 bits is not divided among processes", hint="Take quantization=none.")
+    if training.plan.held_out:
+        hint = "Take holdout_share=0."
+        raise ParameterError("a base that is divided among processes is trained without held-out records", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from assl_kit.common.device import sharded
 from assl_kit.errors import ParameterError
 from assl_kit.model.batches import fitting_threads
 from assl_kit.model.identity import unwrap
@@ -27,7 +28,7 @@ from assl_kit.model.tokens import decoder
 from .callbacks import Patience, Steps, tensorboard
 from .config import lora_config, quantization_of
 from .data import Encoded, Plan
-from .fit import Fit
+from .fit import Fit, place_of
 from .flat import NO_MASK, Flat, answer_loss, attention, summed_loss, to_device
 from .fused import fused
 from .session import Training
@@ -63,7 +64,7 @@ class Trainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The same loss, with logits at the answer's positions only: prompts are most of a batch."""
-        several = self.accelerator.unwrap_model(model) is not model  # several devices: not past what wraps the model
+        several = self.accelerator.num_processes > 1  # not past what gathers gradients, or weights
         if "answer_places" in inputs and several:
             inputs = dict(inputs)
             labels, places = inputs.pop("labels"), inputs.pop("answer_places")
@@ -191,7 +192,7 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
             if parameter.requires_grad:  # trl makes them bfloat16 on a 4-bit base, which breaks float16 scaling
                 parameter.data = parameter.data.float()
         checkpoint = get_last_checkpoint(str(training.work))
-        if model.device.type == "cuda":
+        if place_of(model) == "cuda":
             torch.cuda.reset_peak_memory_stats()
         half = arguments.bf16 or arguments.fp16  # then weights are cast for a product, which are few, not activations
         with (
@@ -210,6 +211,12 @@ def run(training: Training, fit: Fit, count: int = 1) -> Outcome:
             callback.on_train_end(arguments, TrainerState(), TrainerControl())
     first = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     return Outcome(peft_model, trainer.state.log_history, first, trainer.state.global_step)
+
+
+def adapter_weights(peft_model: Any) -> dict[str, torch.Tensor]:
+    """The trained tensors by name, whole where processes hold parts of them: all processes must call this together."""
+    trained = ((name, weights.detach()) for name, weights in peft_model.named_parameters() if weights.requires_grad)
+    return {name: weights.full_tensor() if hasattr(weights, "full_tensor") else weights for name, weights in trained}
 
 
 def _rows(encoded: Encoded, plan: Plan, multiple: int, pad: int) -> Dataset:
@@ -235,13 +242,13 @@ def _held_out(encoded: Encoded, plan: Plan) -> Dataset:
 
 def _arguments(training: Training, fit: Fit) -> SFTConfig:
     model, plan, config = training.model, training.plan, training.config
-    on_cpu = model.device.type == "cpu"
+    on_cpu = place_of(model) == "cpu"
     logged = max(1, plan.steps // 200)
     every = config.checkpoint_steps
     if plan.held_out:  # twice an epoch
         every = -(-plan.steps // (2 * config.epochs))
     every = -(-every // logged) * logged  # no logged mean spans a checkpoint, so a resumed log is the same
-    saved = plan.held_out or plan.steps > every
+    saved = (plan.held_out or plan.steps > every) and not sharded()
     arguments = SFTConfig(
         output_dir=str(training.work),
         num_train_epochs=1,  # the order holds all epochs
