@@ -29,7 +29,7 @@ def redistributor(p: Parameters) -> Redistributor:
     else:
         from assl_kit.selection.redistribute import Redistributor as kind
     space: dict[str, Any] = {"min_samples": p.min_samples, "link_flattening": p.link_flattening, "noise": p.noise}
-    space["every_cluster"] = True  # an expert is trained on each
+    space |= {"every_cluster": True, "cell_rows": p.cell_rows}  # an expert is trained on each cluster
     if p.selection == "literal":
         return kind.paper(**space)
     return kind(

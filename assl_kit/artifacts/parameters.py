@@ -68,6 +68,7 @@ class Parameters(BaseModel):
     flattening: float = _field(0.0, "A-DBSCAN: exponent of the thinning radius (0: as dense as the data)", ge=0, le=1)
     link_flattening: float = _field(0.75, "A-DBSCAN: exponent of the linking radius", ge=0, le=1)
     noise: Literal["thin", "drop", "keep"] = _field("thin", "A-DBSCAN: what to do with noise")
+    cell_rows: int = _field(0, "most rows that both stages work on at a time; larger cells are cut (0: none is)", ge=0)
     select_share: float = _field(0.1, "share of the training records to choose", gt=0, le=1)
     n_select: int = _field(0, "records to choose, copies counted (0 = by select_share)", ge=0)
     selection: Literal["default", "literal"] = _field(
@@ -130,6 +131,8 @@ class Parameters(BaseModel):
             raise ValueError("mmr_score is above 0, but there is no score: set score to nll, ifd, …")
         if self.mmr_score > 0 and self.pool_factor < 1.5:
             raise ValueError(f"with mmr_score above 0, pool_factor must be at least 1.5, it is {self.pool_factor:g}")
+        if 0 < self.cell_rows < (least := 10 * self.min_samples):
+            raise ValueError(f"cell_rows must be 0 or at least {least} (10 · min_samples), it is {self.cell_rows}")
         if self.referee_draws == 1:
             raise ValueError("referee_draws must be 0 or at least 2")
         if self.train_batch_size != "auto" and self.train_batch_size % self.gradient_accumulation:

@@ -72,7 +72,7 @@ _TRAINING = (
 _HELD_OUT = ("holdout_share", "patience")
 _STAGE_1 = (
     "min_samples", "flattening", "link_flattening", "noise", "select_share", "n_select", "pool_factor",
-    "repeat_share", "max_repeat", "selection", "groups", "budget", "budget_power", "objective",
+    "repeat_share", "max_repeat", "selection", "groups", "budget", "budget_power", "objective", "cell_rows",
 )  # fmt: skip
 _WEIGHTS = ("mmr_relevance", "mmr_score", "mmr_diversity")  # a bank states them too
 _MMR = (*_WEIGHTS, "mmr_scale")

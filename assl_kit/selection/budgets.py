@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -148,10 +149,67 @@ def cell_budgets(
                 break
             wanted[richest] -= 1
             wanted[group] = 1
+    return divided(wanted, group_of, sizes, caps)
+
+
+def possible_budgets(
+    group_of: ArrayLike, sizes: np.ndarray, n_select: int, power: float, usable: np.ndarray, able: np.ndarray,
+    *, extra: int, **options: Any,
+) -> np.ndarray:  # fmt: skip
+    """`cell_budgets` by size or curve alone; only what a cell cannot give goes to others, of its group first.
+
+    Parameters
+    ----------
+    group_of, sizes, n_select, power, **options
+        As `cell_budgets`.
+    usable, able : ndarray of shape (k,), int
+        Records of each cell that can be given, and those of them that can be repeated.
+    extra : int
+        How often one can be repeated.
+
+    Returns
+    -------
+    ndarray of shape (k,), int64
+
+    Examples
+    --------
+    >>> sizes = np.array([60, 40])
+    >>> possible_budgets([0, 0], sizes, 50, 1.0, np.array([20, 40]), np.array([20, 40]), extra=0).tolist()
+    [20, 30]
+    """
+    most, once = sizes * (1 + extra), sizes
+    while True:
+        budgets = cell_budgets(group_of, sizes, n_select, power, most, distinct=once, **options)
+        over = budgets > usable + extra * able
+        if not over.any():
+            return budgets
+        most = np.where(over, usable + extra * able, most)
+        once = np.where(over, usable, once)
+
+
+def divided(wanted: np.ndarray, whole_of: np.ndarray, sizes: np.ndarray, capacities: np.ndarray) -> np.ndarray:
+    """Divide what each whole (a group, a cell) is to give among its parts, proportionally to their sizes.
+
+    Parameters
+    ----------
+    wanted : ndarray of shape (w,), int
+        Of each whole, at most the sum of its parts' capacities.
+    whole_of, sizes, capacities : ndarray of shape (k,), int
+        Of each part: its whole, its records, and the most it can give.
+
+    Returns
+    -------
+    ndarray of shape (k,), int64
+
+    Examples
+    --------
+    >>> divided(np.array([4, 1]), np.array([0, 0, 1]), np.array([90, 30, 50]), np.array([90, 30, 50])).tolist()
+    [3, 1, 1]
+    """
     budgets = np.zeros(len(sizes), np.int64)
-    for group in np.flatnonzero(wanted):
-        mine = np.flatnonzero(group_of == group)
-        budgets[mine] = cluster_budgets(sizes[mine], int(wanted[group]), 1.0, capacities=caps[mine])
+    for whole in np.flatnonzero(wanted):
+        mine = np.flatnonzero(whole_of == whole)
+        budgets[mine] = cluster_budgets(sizes[mine], int(wanted[whole]), 1.0, capacities=capacities[mine])
     return budgets
 
 

@@ -1,17 +1,22 @@
-"""The rows of a selection and what they are divided into: clusters, groups, and the cells where both meet."""
+"""The rows of a selection and what they are divided into: clusters, groups, the cells where both meet, their parts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, SupportsIndex
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.exceptions import ConvergenceWarning
 
 from assl_kit.data.groups import MISSING
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.space.clusters import SemanticKMeans
 from assl_kit.space.rows import check_rows, mean_direction
 
+from .budgets import divided
 from .ids import id_order
 from .table import POOL_COLUMNS
 
@@ -19,12 +24,72 @@ if TYPE_CHECKING:
     import torch
 
 
+AT_ONCE = 32  #: most parts that rows are cut into at a time; parts that are still too large are cut again
+SAMPLE = 8192  #: rows that the centres of parts are found on
+SMALLEST = 0.25  #: of its share of the sample: a part that holds less goes to the others
+BLOCK = 2**16  # rows that are compared with the centres at a time
+
+
+def cut_rows(X: np.ndarray, rows: np.ndarray, most: int, n_jobs: int | None = None) -> np.ndarray:
+    """Divide rows into parts of at most ``most`` near ones, by k-means on a sample.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Unit rows.
+    rows : ndarray of shape (m,), int64
+        Those to be divided; the parts depend on their order.
+    most : int
+        At least 2. Only where rows cannot be told apart a part holds more.
+    n_jobs : int, optional
+        Threads. Never changes the result.
+
+    Returns
+    -------
+    ndarray of shape (m,), int64
+        The part of each, from 0.
+
+    Examples
+    --------
+    >>> X = np.float32([[1, 0], [0, 1], [0.6, 0.8], [0.96, 0.28]])
+    >>> cut_rows(X, np.arange(4), 2).tolist()
+    [0, 1, 1, 0]
+    """
+    numbers, waiting, count = np.zeros(len(rows), np.int64), [np.arange(len(rows))], 0
+    while waiting:
+        at = waiting.pop()
+        labels = _near(X, rows[at], most, n_jobs) if len(at) > most else np.zeros(1, np.int64)
+        names = np.unique(labels)
+        if len(names) > 1:
+            waiting += [at[labels == name] for name in names[::-1]]
+        else:
+            numbers[at] = count
+            count += 1
+    return numbers
+
+
+def _near(X: np.ndarray, rows: np.ndarray, most: int, n_jobs: int | None) -> np.ndarray:
+    """Labels of rows by the centres of a sample of them."""
+    k = min(-(-len(rows) // most), AT_ONCE)
+    model = SemanticKMeans(k, n_init=3, n_jobs=n_jobs)
+    drawn = np.sort(np.random.default_rng(0).choice(len(rows), min(len(rows), SAMPLE), replace=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows there are fewer
+        model.fit(X[rows[drawn]])
+    counts = np.bincount(model.labels_, minlength=k)
+    large = counts >= SMALLEST * len(drawn) / k
+    model.cluster_centers_ = model.cluster_centers_[large if large.sum() > 1 else counts > 0]
+    starts = range(0, len(rows), BLOCK)
+    return np.concatenate([model.predict(X[rows[start : start + BLOCK]]) for start in starts])
+
+
 class Space:
     """The rows, their clusters, groups and ids, checked.
 
     ``cells`` is a table with a row for each cell that has records, by group and then by cluster: ``group``,
     ``cluster``, ``n`` (without excluded records); ``members[i]`` gives the rows of cell i in order of id. Without
-    groups each cluster is a group.
+    groups each cluster is a group. ``parts[j]`` gives the rows of part j in order of id, and ``cell_of_part[j]`` its
+    cell; until some are `cut`, cells are their own parts.
     """
 
     def __init__(
@@ -68,14 +133,52 @@ class Space:
     def _divide(self, order: np.ndarray, codes: np.ndarray, names: np.ndarray, clusters: np.ndarray) -> None:
         """Cells, their rows in order of id, and the cell of each row."""
         order = order[~self.excluded[order]]
-        self.codes, counts = np.unique(codes[order], return_counts=True)
+        present, counts = np.unique(codes[order], return_counts=True)
         by_cell = order[np.argsort(codes[order], kind="stable")]
         self.members = np.split(by_cell, np.cumsum(counts)[:-1]) if len(counts) else []
-        group, cluster = np.divmod(self.codes, max(len(clusters), 1))
+        group, cluster = np.divmod(present, max(len(clusters), 1))
         self.cells = pd.DataFrame({"group": names[group], "cluster": clusters[cluster], "n": counts})
-        self.group_of = group  # number of each cell's group, in ``group_sizes``
-        self.cell_of = np.full(len(self.X), -1)
-        self.cell_of[by_cell] = np.repeat(np.arange(len(counts)), counts)
+        self.parts, self.cell_of_part = self.members, np.arange(len(counts))
+        self._place()
+
+    def _place(self) -> None:
+        """The part of each row, -1 for those that are excluded."""
+        self.part_of = np.full(len(self.X), -1)
+        for part, rows in enumerate(self.parts):
+            self.part_of[rows] = part
+
+    def cut(self, numbers: Mapping[int, np.ndarray]) -> None:
+        """Let some cells have parts: of each of its rows, in order of id, the number of its part in the cell."""
+        whole = np.zeros(0, np.int64)
+        inside = [numbers.get(cell, whole) for cell in range(len(self.members))]
+        parts = [
+            [rows[at == part] for part in range(at.max() + 1)] if len(at) else [rows]
+            for rows, at in zip(self.members, inside, strict=True)
+        ]
+        self.cell_of_part = np.repeat(np.arange(len(parts)), [len(of_cell) for of_cell in parts])
+        self.parts = [rows for of_cell in parts for rows in of_cell]
+        self._place()
+
+    @property
+    def part_sizes(self) -> np.ndarray:
+        """Rows of each part."""
+        return np.array([len(rows) for rows in self.parts], dtype=np.int64)
+
+    def of_cells(self, values: np.ndarray) -> np.ndarray:
+        """Sums over the parts of each cell."""
+        return np.bincount(self.cell_of_part, values, minlength=len(self.cells)).astype(np.int64)
+
+    def of_parts(self, budgets: np.ndarray, capacities: np.ndarray) -> np.ndarray:
+        """Budgets of cells divided among their parts."""
+        return divided(budgets, self.cell_of_part, self.part_sizes, capacities)
+
+    def means_of_cells(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted means over the parts of each cell, by column; NaN where all weights are 0."""
+        means = np.full((len(self.cells), values.shape[1]), np.nan)
+        for cell in np.unique(self.cell_of_part[weights > 0]):
+            mine = np.flatnonzero((self.cell_of_part == cell) & (weights > 0))
+            means[cell] = values[mine[0]] if len(mine) == 1 else np.average(values[mine], 0, weights[mine])
+        return means
 
     def _check_centroids(self, centroids: ArrayLike) -> np.ndarray:
         centroids = check_rows(centroids, name="centroids")
@@ -88,31 +191,46 @@ class Space:
             raise DataError(f"cluster {last} is unknown: there are {k} centroids", hint="Number clusters from 0.")
         return centroids
 
-    def name(self, cell: SupportsIndex) -> str | int:
-        """What a cell is called."""
+    def name(self, part: int) -> str | int:
+        """What a part is called: its cell's cluster and group, and its number there if there are several."""
+        cell = self.cell_of_part[part]
         group, cluster = self.cells["group"].iloc[cell], self.cells["cluster"].iloc[cell]
-        return f"{cluster}, group {group!r}" if self.grouped else int(cluster)
+        name = f"{cluster}, group {group!r}" if self.grouped else int(cluster)
+        first, last = np.searchsorted(self.cell_of_part, [cell, cell + 1])
+        return name if last - first == 1 else f"{name}, part {part - first}"
 
-    def centroid(self, cell: SupportsIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The centroid of a cell's cluster that was given, or None and the rows whose mean it is.
+    def centroid(self, part: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The centroid of a part's cluster that was given, or None and the rows whose mean it is.
 
-        With groups it is computed here, once for all cells of the cluster.
+        Where the cluster has several parts it is computed here, once for all of them.
         """
+        cell = self.cell_of_part[part]
         cluster = self.cells["cluster"].iloc[cell]
         if self.centroids is not None:
             return self.centroids[cluster], None
-        if not self.grouped:
-            return None, self.members[cell]
+        rows = self.members[cell]
+        if not self.grouped and len(self.parts[part]) == len(rows):
+            return None, rows
         if cluster not in (means := self.__dict__.setdefault("_means", {})):
-            order = np.argsort(self.rank)
-            means[cluster] = mean_direction(self.X, order[self.clusters[order] == cluster])
+            if self.grouped:
+                order = np.argsort(self.rank)
+                rows = order[self.clusters[order] == cluster]
+            means[cluster] = mean_direction(self.X, rows)
         return means[cluster], None
 
-    def described(self, cell: SupportsIndex, at: np.ndarray, columns: dict[str, Any]) -> pd.DataFrame:
-        """The table of a cell's pool."""
-        rows = self.members[cell][at]
-        where = {"cluster": self.cells["cluster"].iloc[cell], "group": self.cells["group"].iloc[cell]}
-        return pd.DataFrame({"row": rows, "id": self.ids[rows]} | where | columns, columns=list(POOL_COLUMNS))
+    def described(self, parts: np.ndarray, kept: Sequence[tuple[np.ndarray, dict[str, Any]]]) -> pd.DataFrame:
+        """The table of the pools of parts, by row. Labels go on from part to part of a cell."""
+        tables, labels = [], dict.fromkeys(range(len(self.cells)), 0)
+        for part, (at, columns) in zip(parts, kept, strict=True):
+            rows, cell = self.parts[part][at], int(self.cell_of_part[part])
+            where = {"cluster": self.cells["cluster"].iloc[cell], "group": self.cells["group"].iloc[cell]}
+            label, start = columns["label"], labels[cell]
+            labels[cell] += int(label.max(initial=-1)) + 1
+            columns = columns | {"label": np.where(label < 0, label, label + start)}
+            tables.append(
+                pd.DataFrame({"row": rows, "id": self.ids[rows]} | where | columns, columns=list(POOL_COLUMNS))
+            )
+        return pd.concat(tables, ignore_index=True).sort_values("row", ignore_index=True)
 
     def check_pool(self, pool: pd.DataFrame) -> pd.DataFrame:
         """The pool with its column ``row``, after a check that it belongs to these rows."""
@@ -125,8 +243,9 @@ class Space:
         pool = pool[list(POOL_COLUMNS)]
         rows = pool["row"].to_numpy(np.int64)
         inside = (rows >= 0) & (rows < len(self.X))
-        cells = self.cell_of[rows * inside]
-        same = inside & (cells >= 0)
+        parts = self.part_of[rows * inside]
+        same = inside & (parts >= 0)
+        cells = self.cell_of_part[parts]
         for name in ("cluster", "group"):
             same &= self.cells[name].to_numpy()[cells] == pool[name].to_numpy()
         if self.given_ids:

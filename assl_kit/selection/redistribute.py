@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
+from assl_kit.common.checks import whole
 from assl_kit.errors import ParameterError
 from assl_kit.space.rows import mean_direction
 
 from .adbscan import ADBSCAN
-from .budgets import cell_budgets, with_every_cluster
-from .cells import Space, pool_scores
+from .budgets import possible_budgets, with_every_cluster
+from .cells import Space, cut_rows, pool_scores
 from .curves import curves_of, objective_weights
 from .mmr import check_weights, mmr_select, mmr_terms
 from .spreads import scaled_weights, term_spreads
@@ -27,6 +28,8 @@ from .table import POOL_COLUMNS, TABLE_COLUMNS, Selection, empty_table
 if TYPE_CHECKING:
     import torch
 
+LEAST_PART = 10
+"""Least ``cell_rows``, in multiples of ``min_samples``: parts of fewer rows would be noise."""
 #: what `Redistributor.paper` sets
 PAPER: dict[str, Any] = {
     "budget_power": 1.0,
@@ -62,6 +65,9 @@ class Redistributor(BaseEstimator):
         Most times a record is given. Above 1 a group may want more than it has, and gets copies for the rest.
     every_cluster : bool, default=False
         Give each cluster at least one record, as a run must, which trains an expert on each.
+    cell_rows : int, default=0
+        Cut a cell of more rows by k-means into parts that hold at most so many; each is worked alone, and the cell's
+        budget is divided among them by size. For very many records: time grows as n · ``cell_rows``. 0: none is cut.
     min_samples, flattening, link_flattening, eps, noise
         As `assl_kit.ADBSCAN`, which is fitted in each cell alone; ``flattening`` is 0 by default: the radius follows
         the density entirely, and a pool is spread as its cell is.
@@ -103,6 +109,7 @@ class Redistributor(BaseEstimator):
         repeat_share: float = 0,
         max_repeat: int = 1,
         every_cluster: bool = False,
+        cell_rows: int = 0,
         min_samples: int = 10,
         flattening: float = 0,
         link_flattening: float = 0.75,
@@ -121,6 +128,7 @@ class Redistributor(BaseEstimator):
         self.repeat_share = repeat_share
         self.max_repeat = max_repeat
         self.every_cluster = every_cluster
+        self.cell_rows = cell_rows
         self.min_samples = min_samples
         self.flattening = flattening
         self.link_flattening = link_flattening
@@ -150,7 +158,7 @@ class Redistributor(BaseEstimator):
         self, X: ArrayLike | torch.Tensor, clusters: ArrayLike, n_select: int, *, groups: ArrayLike | None = None,
         curves: pd.DataFrame | None = None, exclude: ArrayLike | None = None, ids: ArrayLike | None = None,
     ) -> pd.DataFrame:  # fmt: skip
-        """First stage: thin each cell to ``pool_factor`` times its budget (or to all it has).
+        """First stage: thin each cell, or each part of it, to ``pool_factor`` times its budget (or to all it has).
 
         Parameters
         ----------
@@ -186,22 +194,21 @@ class Redistributor(BaseEstimator):
         """
         self._check()
         space = Space(X, clusters, ids, groups=groups, exclude=exclude)
-        every = space.cells["n"].to_numpy()
+        every = space.part_sizes
         self._budgets(space, n_select, curves, every, every)  # what cannot be is refused before the long work
         if n_select == 0:
             return empty_table(POOL_COLUMNS)
-        names = [space.name(i) for i in range(len(space.members))]
-        rows = {name: (members,) for name, members in zip(names, space.members, strict=True)}
+        self._cut_cells(space)
+        names = [space.name(i) for i in range(len(space.parts))]
+        rows = {name: (part,) for name, part in zip(names, space.parts, strict=True)}
         fits = self._each("A-DBSCAN", "_fit", space.X, rows)
         able = np.array([count for count, _ in fits])
-        usable = able if self.noise == "drop" else every
+        usable = able if self.noise == "drop" else space.part_sizes
         budgets = self._budgets(space, n_select, curves, usable, able)
         sizes = np.minimum(np.ceil(self.pool_factor * budgets - 1e-9).astype(np.int64), usable)
-        cells = np.flatnonzero(sizes)
-        work = {names[i]: (fits[i][1], int(sizes[i])) for i in cells}
-        kept = self._each("thinning", "_thin", space.X, work)
-        parts = [space.described(i, *thinned) for i, thinned in zip(cells, kept, strict=True)]
-        return pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True)
+        parts = np.flatnonzero(sizes)
+        work = {names[i]: (fits[i][1], int(sizes[i])) for i in parts}
+        return space.described(parts, self._each("thinning", "_thin", space.X, work))
 
     def select(
         self, X: ArrayLike | torch.Tensor, clusters: ArrayLike, pool: pd.DataFrame, n_select: int, *,
@@ -235,35 +242,33 @@ class Redistributor(BaseEstimator):
         self._check()
         space = Space(X, clusters, ids, groups=groups, exclude=exclude, centroids=centroids)
         pool = space.check_pool(pool)
+        self._cut_cells(space)
         scores = pool_scores(scores, pool, len(space.X))
         rows = pool["row"].to_numpy()
-        work = pool.assign(score=scores, order=space.rank[rows], cell=space.cell_of[rows])
+        work = pool.assign(score=scores, order=space.rank[rows], part=space.part_of[rows])
         work = work[~np.isnan(scores)].sort_values("order")
-        k = len(space.cells)
-        counts = np.bincount(work["cell"], minlength=k)
-        able = np.bincount(work["cell"][work["label"] >= 0], minlength=k)
+        k = len(space.parts)
+        counts = np.bincount(work["part"], minlength=k)
+        able = np.bincount(work["part"][work["label"] >= 0], minlength=k)
         budgets = self._budgets(space, n_select, curves, counts, able)
-        pools = dict(tuple(work.drop(columns="cell").groupby(work["cell"])))
-        cells = np.flatnonzero(budgets)
-        picked = self._each(
-            "MMR",
-            "_pick",
-            space.X,
-            {space.name(i): (pools[i], int(budgets[i]), *space.centroid(i)) for i in cells},
-        )
-        parts = [table for table, _ in picked]
-        table = pd.concat(parts, ignore_index=True)[list(TABLE_COLUMNS)] if parts else empty_table(TABLE_COLUMNS)
-        cell_table = space.cells.assign(budget=budgets).set_index(["group", "cluster"])
+        pools = dict(tuple(work.drop(columns="part").groupby(work["part"])))
+        parts = np.flatnonzero(budgets)
+        arguments = {space.name(i): (pools[i], int(budgets[i]), *space.centroid(i)) for i in parts.tolist()}
+        picked = self._each("MMR", "_pick", space.X, arguments)
+        tables = [table for table, _ in picked]
+        table = pd.concat(tables, ignore_index=True)[list(TABLE_COLUMNS)] if tables else empty_table(TABLE_COLUMNS)
+        cell_table = space.cells.assign(budget=space.of_cells(budgets)).set_index(["group", "cluster"])
         spreads = np.full((k, 3), np.nan)
-        spreads[cells] = [spread for _, spread in picked] if len(cells) else spreads[:0]
+        spreads[parts] = [spread for _, spread in picked] if len(parts) else spreads[:0]
+        means = space.means_of_cells(spreads, budgets)
         for number, name in enumerate(("relevance", "score", "diversity")):
-            cell_table[f"{name}_spread"] = spreads[:, number]
+            cell_table[f"{name}_spread"] = means[:, number]
         return Selection(
             indices=table["row"].to_numpy(np.int64),
             repeats=table["copies"].to_numpy(np.int64),
             table=table,
             pool=pool,
-            budgets=_summed(cell_table["budget"], "cluster", space.sizes.index),
+            budgets=cell_table["budget"].groupby(level="cluster").sum().reindex(space.sizes.index, fill_value=0),
             sizes=space.sizes,
             group_sizes=space.group_sizes.rename("n"),
             cells=cell_table,
@@ -295,14 +300,24 @@ class Redistributor(BaseEstimator):
         bar = tqdm(cells.values(), desc=title, unit="cell", disable=not self.verbose, leave=False)
         return [getattr(self, work)(X, *arguments) for arguments in bar]
 
+    def _cut_cells(self, space: Space) -> None:
+        """Cut the cells of too many rows."""
+        large = [cell for cell, rows in enumerate(space.members) if 0 < self.cell_rows < len(rows)]
+        cells = {space.name(cell): (space.members[cell],) for cell in large}
+        space.cut(dict(zip(large, self._each("cutting", "_cut", space.X, cells), strict=True)))
+
+    def _cut(self, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The part of each row of one cell."""
+        return cut_rows(X, rows, self.cell_rows, self.n_jobs)
+
     def _fit(self, X: np.ndarray, rows: np.ndarray) -> tuple[int, ADBSCAN]:
-        """A-DBSCAN of one cell, given by its rows in order of id: how many are not noise, and the estimator."""
+        """A-DBSCAN of one part, given by its rows in order of id: how many are not noise, and the estimator."""
         names = ("min_samples", "flattening", "link_flattening", "eps", "noise", "n_jobs", "device")
         fit = ADBSCAN(**{name: getattr(self, name) for name in names})._fit(X, rows)
         return int((fit.labels_ >= 0).sum()), fit
 
     def _thin(self, X: np.ndarray, fit: ADBSCAN, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Pool of one cell: places among its rows, in order of id, which settles ties; and what is told of them."""
+        """Pool of one part: places among its rows, in order of id, which settles ties; and what is told of them."""
         kept = fit.thin(size, max_repeat=1, repeat_share=0)
         at = kept.indices
         columns = {
@@ -316,7 +331,7 @@ class Redistributor(BaseEstimator):
     def _pick(
         self, X: np.ndarray, pool: pd.DataFrame, budget: int, centroid: np.ndarray | None, rows: np.ndarray | None
     ) -> tuple[pd.DataFrame, np.ndarray]:
-        """Picks of one cell, and the spreads of the terms; ``pool`` is in order of id: ties go to the smaller id."""
+        """Picks of one part, and the spreads of the terms; ``pool`` is in order of id: ties go to the smaller id."""
         centroid = mean_direction(X, rows) if centroid is None else centroid
         X = X[pool["row"].to_numpy()]
         scores = pool["score"].to_numpy()
@@ -348,7 +363,7 @@ class Redistributor(BaseEstimator):
     def _budgets(
         self, space: Space, n_select: int, curves: pd.DataFrame | None, usable: np.ndarray, able: np.ndarray
     ) -> np.ndarray:
-        """Budgets of cells by size or curve alone; only what a cell cannot give goes to others, of its group first."""
+        """Budgets of parts: first of cells, then in each by size; ``usable`` and ``able`` are of parts."""
         sizes, groups = space.cells["n"].to_numpy(), space.cells["group"]
         numbers, names = pd.factorize(groups)
         if space.grouped and isinstance(n_select, Integral) and 0 < n_select < len(names):
@@ -361,21 +376,19 @@ class Redistributor(BaseEstimator):
             counts = pd.Series(np.bincount(numbers, sizes).astype(np.int64), index=names)
             options |= {"curves": curves_of(curves, names), "weights": objective_weights(self.objective, counts)}
         extra = self.max_repeat - 1
-        most, once = sizes * (1 + extra), sizes
-        while True:
-            budgets = cell_budgets(numbers, sizes, n_select, self.budget_power, most, distinct=once, **options)
-            over = budgets > usable + extra * able
-            if not over.any():
-                if not self.every_cluster:
-                    return budgets
-                return with_every_cluster(budgets, space.cells["cluster"], numbers, usable + extra * able)
-            most = np.where(over, usable + extra * able, most)
-            once = np.where(over, usable, once)
+        limits = space.of_cells(usable), space.of_cells(able)
+        budgets = possible_budgets(numbers, sizes, n_select, self.budget_power, *limits, extra=extra, **options)
+        if self.every_cluster:
+            budgets = with_every_cluster(budgets, space.cells["cluster"], numbers, limits[0] + extra * limits[1])
+        return space.of_parts(budgets, usable + extra * able)
 
     def _check(self) -> None:
         value: float = self.max_repeat
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ParameterError(f"max_repeat is {value!r}", hint="Give a whole number of at least 1.")
+        whole("cell_rows", self.cell_rows)
+        if 0 < self.cell_rows < (least := LEAST_PART * whole("min_samples", self.min_samples, 1)):
+            raise ParameterError(f"cell_rows is {self.cell_rows}", hint=f"Give at least {least}, or 0 to cut no cell.")
         check_weights(self.weights)
         for name, known in (("budget", ("power", "curve")), ("scale", ("spread", "raw"))):
             if getattr(self, name) not in known:
@@ -384,7 +397,3 @@ class Redistributor(BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
                 raise ParameterError(f"{name} is {value!r}", hint=f"Give a number from {least} to {most}.")
-
-
-def _summed(values: pd.Series, level: str, index: pd.Index) -> pd.Series:
-    return values.groupby(level=level).sum().reindex(index, fill_value=0).astype(np.int64)

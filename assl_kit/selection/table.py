@@ -36,7 +36,7 @@ class Selection:
         ``row``, ``id``, ``cluster``, ``group``, ``label`` (of A-DBSCAN within the cell, -1 for noise),
         ``core_distance`` and ``radius`` (chord), ``weight`` (how many of its cell it stands for), the MMR terms
         ``relevance``, ``score`` and ``max_similarity`` at the time of picking, ``rank`` (order of picking in its cell,
-        0 first) and ``copies`` (the same as ``repeats``).
+        or in its part of a cell that was cut, 0 first) and ``copies`` (the same as ``repeats``).
     pool : DataFrame
         The pool it was chosen from; the first eight of these columns.
     budgets : Series
@@ -46,7 +46,8 @@ class Selection:
     cells : DataFrame
         By group and cluster: ``n`` (records that were not excluded), ``budget`` (copies counted), and the standard
         deviations of the MMR terms over the pool, ``relevance_spread``, ``score_spread``, ``diversity_spread`` (NaN
-        where nothing was chosen). What a term decides goes by its weight times this.
+        where nothing was chosen; of a cell that was cut the mean over its parts, by their budgets). What a term decides
+        goes by its weight times this.
     excluded : int
         Records that were left out: by ``exclude``, or by a score of NaN.
     """

@@ -19,7 +19,7 @@ from assl_kit.common.device import torch_device
 from assl_kit.common.parallel import thread_count
 from assl_kit.errors import DataError, ParameterError
 
-from .lloyd import Lloyd, best_start
+from .lloyd import Lloyd, best_start, nearest_centers
 from .rows import UnitRows, as_array, unit
 from .torch_lloyd import TorchLloyd, best_start_there, on_device
 
@@ -155,12 +155,13 @@ class SemanticKMeans(ClusterMixin, TransformerMixin, BaseEstimator):
         return unit(start.cluster_centers_), int(start.n_iter_)
 
     def predict(self, X: ArrayLike | torch.Tensor) -> np.ndarray:
-        """The cluster of each row: int64 labels of shape (n,), the centre of greatest cosine (ties to the first)."""
+        """The cluster of each row: int64 labels of shape (n,), the centre of greatest cosine (ties to the first).
+
+        Rows are read in blocks, so memory beyond the labels does not grow with them.
+        """
         check_is_fitted(self)
         with ThreadPoolExecutor(thread_count(self.n_jobs)) as pool:
-            lloyd = Lloyd(UnitRows(self._array(X, reset=False), pool.map), self.cluster_centers_, pool.map)
-            lloyd.assign()
-        return lloyd.labels
+            return nearest_centers(UnitRows(self._array(X, reset=False), pool.map), self.cluster_centers_, pool.map)
 
     def transform(self, X: ArrayLike | torch.Tensor) -> np.ndarray:
         """Cosine of each row to each centre: shape (n, n_clusters), float32, in [-1, 1]."""

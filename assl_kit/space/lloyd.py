@@ -50,6 +50,36 @@ def settle(A: np.ndarray, centers: np.ndarray, run: np.ndarray, cosines: np.ndar
     return labels
 
 
+def nearest_centers(rows: UnitRows, centers: np.ndarray, each: Callable[..., Iterable] = map) -> np.ndarray:
+    """The centre of greatest cosine to each row (ties to the first), as `Lloyd.assign`, block by block without bounds.
+
+    Parameters
+    ----------
+    rows : UnitRows of shape (n, d)
+    centers : ndarray of shape (k, d), float32
+        Unit rows.
+    each : callable, default=map
+        Runs the blocks.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+
+    Examples
+    --------
+    >>> nearest_centers(UnitRows(np.float32([[1, 0], [0.6, 0.8], [0, 1]])), np.eye(2, dtype=np.float32)).tolist()
+    [0, 1, 1]
+    """
+    within = slack(rows.shape[1])
+
+    def labels(block: range) -> np.ndarray:
+        A = rows.take(block)
+        return settle(A, centers, A @ centers.T, within)
+
+    with blas().limit(limits=1):
+        return np.concatenate(list(each(labels, rows.blocks)))
+
+
 class Bounds(NamedTuple):
     """What is known of each row.
 

@@ -245,6 +245,7 @@ def test_a_selection_is_told_the_parameters():
     changes = {"mmr_relevance": 0.6, "mmr_score": 0.3, "mmr_diversity": 0.1, "score": "nll", "pool_factor": 2.0}
     changes |= {"budget": "curve", "budget_power": 0.4, "objective": "records", "max_repeat": 3, "repeat_share": 0.2}
     changes |= {"flattening": 0.3, "link_flattening": 0.9, "min_samples": 5, "noise": "drop", "mmr_scale": "raw"}
+    changes |= {"cell_rows": 500}
     found = redistributor(resolve("tiny", **changes)).get_params()
     assert found["weights"] == (0.6, 0.3, 0.1) and found["scale"] == "raw"
     assert all(found[name] == value for name, value in changes.items() if name in found)
