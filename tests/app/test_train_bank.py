@@ -15,11 +15,15 @@ from assl_kit.app.train_bank import train_bank
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import is_current, require
 from assl_kit.artifacts.workspace import Workspace
-from assl_kit.errors import WorkspaceError
+from assl_kit.data.synthetic import make_corpus
+from assl_kit.errors import ParameterError, WorkspaceError
 from assl_kit.experts.bank import ExpertBank
+from assl_kit.experts.training.adapter import train_adapter
+from assl_kit.experts.training.config import TrainingConfig
+from assl_kit.model.loading import load_base
 
 SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 16, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
-SMALL |= {"gradient_checkpointing": True}  # as a large base needs it
+SMALL |= {"gradient_checkpointing": True, "packing": True, "max_length": 160}  # as a large base needs it
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,26 @@ def test_a_base_divided_among_two_processes_trains_what_a_whole_one_does(selecte
     assert is_current(two, "experts", p)
     assert done.stdout.count("holds 0.50 of the weights") == 2 * 2, done.stdout  # processes, experts
     check_same_bank(one, ExpertBank.from_pretrained(two.path_of("experts")))
+
+
+def test_what_a_divided_base_cannot_do_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    model, tokenizer = load_base("tiny", device="cpu")
+    records = make_corpus(60)
+
+    def refused(message, **changes):
+        with pytest.raises(ParameterError, match=message):
+            train_adapter(model, tokenizer, records, tmp_path / "a", TrainingConfig(**changes))
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused("version 1 .* --fsdp_version 2")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    refused("without held-out records.*holdout_share=0", holdout_share=0.3)
+    monkeypatch.setattr(model, "is_loaded_in_4bit", True, raising=False)
+    refused("base in 4 bits")
+    monkeypatch.setattr(next(model.parameters()), "full_tensor", None, raising=False)
+    refused("divided among processes already.*Load it again")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_its_selection_is_refused(selected, tmp_path):

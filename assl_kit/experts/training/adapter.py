@@ -175,7 +175,7 @@ def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> Tra
         fit = replace(fit, flat=True, compiled=compiled)
         if config.batch_size == "auto" and here.count == 1:
             fit = filling(training, fit)
-    elif config.packing:
+    elif config.packing and (here.rank == 0 or not sharded()):  # where others may have no weights yet
         check_packing(model, training.tokenizer, training.encoded)
     if session.log_dir is not None:
         from .callbacks import check_tensorboard
