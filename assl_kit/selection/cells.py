@@ -149,12 +149,11 @@ class Space:
 
     def cut(self, numbers: Mapping[int, np.ndarray]) -> None:
         """Let some cells have parts: of each of its rows, in order of id, the number of its part in the cell."""
-        whole = np.zeros(0, np.int64)
-        inside = [numbers.get(cell, whole) for cell in range(len(self.members))]
-        parts = [
-            [rows[at == part] for part in range(at.max() + 1)] if len(at) else [rows]
-            for rows, at in zip(self.members, inside, strict=True)
-        ]
+        if not numbers:
+            return
+        parts = [[rows] for rows in self.members]
+        for cell, at in numbers.items():
+            parts[cell] = [self.members[cell][at == part] for part in range(at.max() + 1)]
         self.cell_of_part = np.repeat(np.arange(len(parts)), [len(of_cell) for of_cell in parts])
         self.parts = [rows for of_cell in parts for rows in of_cell]
         self._place()
@@ -170,15 +169,24 @@ class Space:
 
     def of_parts(self, budgets: np.ndarray, capacities: np.ndarray) -> np.ndarray:
         """Budgets of cells divided among their parts."""
-        return divided(budgets, self.cell_of_part, self.part_sizes, capacities)
+        among, is_cut = budgets[self.cell_of_part], self._is_cut()
+        mine = is_cut[self.cell_of_part]
+        of_cut = self.cell_of_part[mine], self.part_sizes[mine], capacities[mine]
+        among[mine] = divided(np.where(is_cut, budgets, 0), *of_cut)
+        return among
 
     def means_of_cells(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted means over the parts of each cell, by column; NaN where all weights are 0."""
         means = np.full((len(self.cells), values.shape[1]), np.nan)
-        for cell in np.unique(self.cell_of_part[weights > 0]):
+        means[self.cell_of_part] = values  # right where a cell is its own part
+        for cell in np.flatnonzero(self._is_cut()):
             mine = np.flatnonzero((self.cell_of_part == cell) & (weights > 0))
-            means[cell] = values[mine[0]] if len(mine) == 1 else np.average(values[mine], 0, weights[mine])
+            means[cell] = np.average(values[mine], 0, weights[mine]) if len(mine) else np.nan
         return means
+
+    def _is_cut(self) -> np.ndarray:
+        """Whether each cell has several parts."""
+        return np.bincount(self.cell_of_part, minlength=len(self.cells)) > 1
 
     def _check_centroids(self, centroids: ArrayLike) -> np.ndarray:
         centroids = check_rows(centroids, name="centroids")

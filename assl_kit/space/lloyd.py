@@ -50,6 +50,15 @@ def settle(A: np.ndarray, centers: np.ndarray, run: np.ndarray, cosines: np.ndar
     return labels
 
 
+@jit
+def _nearest(A: np.ndarray, centers: np.ndarray, cosines: np.ndarray, slack: float) -> np.ndarray:
+    """`_best` of each row of A, whose cosines to all centres are given within ``slack``."""
+    labels = np.empty(len(A), np.int64)
+    for i in range(len(A)):
+        labels[i] = _best(A[i], centers, cosines[i], slack)
+    return labels
+
+
 def nearest_centers(rows: UnitRows, centers: np.ndarray, each: Callable[..., Iterable] = map) -> np.ndarray:
     """The centre of greatest cosine to each row (ties to the first), as `Lloyd.assign`, block by block without bounds.
 
@@ -74,7 +83,7 @@ def nearest_centers(rows: UnitRows, centers: np.ndarray, each: Callable[..., Ite
 
     def labels(block: range) -> np.ndarray:
         A = rows.take(block)
-        return settle(A, centers, A @ centers.T, within)
+        return _nearest(A, centers, A @ centers.T, within)
 
     with blas().limit(limits=1):
         return np.concatenate(list(each(labels, rows.blocks)))

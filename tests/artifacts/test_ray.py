@@ -121,7 +121,8 @@ def test_the_two_stages_do_not_depend_on_the_engine_the_place_of_the_rows_or_the
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     centroids = SemanticKMeans(4).fit(X).cluster_centers_
-    for settings, given in (({"min_samples": 4}, {}), ({"min_samples": 4, "noise": "drop"}, {"centroids": centroids})):
+    cut, drop = {"min_samples": 4, "cell_rows": 80}, {"min_samples": 4, "noise": "drop"}
+    for settings, given in (({"min_samples": 4}, {}), (cut, {}), (drop, {"centroids": centroids})):
         plain = Redistributor(**settings).fit_select(X, clusters, 90, scores=scores, ids=ids, **given)
         for rows, n_jobs in ((X, None), (mapped, 2)):
             found = RayRedistributor(**settings, n_jobs=n_jobs).fit_select(
