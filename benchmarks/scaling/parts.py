@@ -27,10 +27,11 @@ POLL = 0.05  # seconds between two looks at the memory
 # time and memory -----------------------------------------------------------------------------------------------------
 @contextmanager
 def measured(record: dict, name: str) -> Iterator[None]:
-    """Enter ``<name>_s`` and ``<name>_mb`` into the record: the most private memory beyond that before.
+    """Enter ``<name>_s``, ``<name>_cpu_s`` and ``<name>_mb`` into the record.
 
-    Pages of mapped files are not counted: the system takes them back when it needs to. Memory is None where the system
-    does not say.
+    They are seconds of the clock; seconds of cores that this process had, which tell more on a busy machine; and the
+    most private memory beyond that before. Pages of mapped files are not counted: the system takes them back when it
+    needs to. Memory is None where the system does not say.
     """
     gc.collect()
     before, peak, end = _private(), [_private() or 0], threading.Event()
@@ -41,9 +42,10 @@ def measured(record: dict, name: str) -> Iterator[None]:
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
-    start = time.perf_counter()
+    start, computed = time.perf_counter(), time.process_time()
     yield
     record[f"{name}_s"] = round(time.perf_counter() - start, 3)
+    record[f"{name}_cpu_s"] = round(time.process_time() - computed, 3)
     end.set()
     watcher.join()
     record[f"{name}_mb"] = None if before is None else round((peak[0] - before) / 2**20, 1)
@@ -80,12 +82,12 @@ def mapped(folder: Path, n: int, d: int = D) -> np.ndarray:
 
 
 # growth --------------------------------------------------------------------------------------------------------------
-def growth(n: int, folder: str) -> dict:
-    """k-means and the two stages on ``n`` mapped rows; a tenth is chosen."""
+def growth(n: int, folder: str, cell_rows: int = 0) -> dict:
+    """k-means and the two stages on ``n`` mapped rows, clusters cut into parts of ``cell_rows``; a tenth is chosen."""
     from assl_kit.selection.redistribute import Redistributor
     from assl_kit.space.clusters import SemanticKMeans
 
-    work = Redistributor()
+    work = Redistributor(cell_rows=cell_rows)
     few = mapped(Path(folder), min(n, WARM_UP))
     SemanticKMeans(CLUSTERS).fit(few)
     work.fit_select(few, np.arange(len(few)) % 2, len(few) // 10)
@@ -95,6 +97,11 @@ def growth(n: int, folder: str) -> dict:
     with measured(record, "kmeans"):
         labels = SemanticKMeans(CLUSTERS).fit_predict(X)
     record["sizes"] = np.bincount(labels, minlength=CLUSTERS).tolist()
+    if cell_rows:  # once more in each stage
+        with measured(record, "cut"):
+            sizes = part_sizes(X, labels, cell_rows)
+        record |= {"cell_rows": cell_rows, "parts": len(sizes), "largest_part": max(sizes)}
+        record["pairs"] = sum(size**2 for size in sizes) / 2
     with measured(record, "pool"):
         pool = work.pool(X, labels, n // 10)
     scores = np.random.default_rng(0).random(n)
@@ -102,6 +109,16 @@ def growth(n: int, folder: str) -> dict:
         chosen = work.select(X, labels, pool, n // 10, scores=scores)
     record["chosen"] = int(chosen.repeats.sum())
     return record
+
+
+def part_sizes(X: np.ndarray, labels: np.ndarray, cell_rows: int) -> list[int]:
+    """Rows of all parts of all clusters."""
+    from assl_kit.selection.cells import cut_rows
+
+    clusters = [np.flatnonzero(labels == cluster) for cluster in range(CLUSTERS)]
+    if not cell_rows:
+        return [len(rows) for rows in clusters]
+    return [int(size) for rows in clusters for size in np.bincount(cut_rows(X, rows, cell_rows))]
 
 
 # embedding -----------------------------------------------------------------------------------------------------------
