@@ -159,15 +159,20 @@ def test_candidates_keep_the_step():
         assert tried[0].batch == rows and tried[-1].batch == 1 and tried[-1].checkpointing
 
 
+@pytest.mark.parametrize("rows", ["flat", "padded"])
 @pytest.mark.parametrize("room", [10_000, 260, 1])
-def test_auto_fills_the_memory_and_learns_the_same(base, tmp_path, as_on_a_card, monkeypatch, room):
+def test_auto_fills_the_memory_and_learns_the_same(base, tmp_path, monkeypatch, room, rows):
     """Memory is told in tokens: a pass takes as many as it has, a recomputed one half of them."""
     most, tried = {"tokens": 0}, []
 
-    def passed(model, batch, real=fits._fits):
-        most["tokens"] = batch["input_ids"].shape[1] // (2 if model.is_gradient_checkpointing else 1)
-        tried.append((int((batch["position_ids"] == 0).sum()), model.is_gradient_checkpointing))
-        return real(model, batch)
+    def passed(model, batch, is_flat, real=fits._fits):
+        assert is_flat == ("answer_places" in batch) == (rows == "flat")
+        most["tokens"] = batch["input_ids"].numel() // (2 if model.is_gradient_checkpointing else 1)
+        tried.append((batch["input_ids"].shape, model.is_gradient_checkpointing))
+        return real(model, batch, is_flat)
+
+    monkeypatch.setattr(flat, "supported", lambda model: rows == "flat")
+    monkeypatch.setattr(fits, "on_card", lambda model: True)
 
     monkeypatch.setattr(fits, "_fits", passed)
     monkeypatch.setattr(fits, "_free_bytes", lambda device: room)

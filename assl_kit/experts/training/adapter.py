@@ -161,7 +161,7 @@ def train_adapter(
 def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> TrainingResult:
     """Train and write the adapter; ``summary`` is what is known of it before, ``training.json`` what is known after."""
     with _quiet():
-        from .fit import Fit, check_sharding, filling, place_of, processes
+        from .fit import Fit, check_sharding, filling, on_card, place_of, processes
         from .flat import supported
         from .fused import worth_it
         from .trainer import adapter_weights, check_packing, keeps_apart
@@ -173,10 +173,10 @@ def _train(training: Training, output_dir: Path, summary: dict[str, Any]) -> Tra
     if supported(model) and keeps_apart(model, training.tokenizer, training.encoded, True):
         compiled = worth_it(model, plan) if config.compiled is None else config.compiled
         fit = replace(fit, flat=True, compiled=compiled)
-        if config.batch_size == "auto" and here.count == 1:
-            fit = filling(training, fit)
     elif config.packing and (here.rank == 0 or not sharded()):  # where others may have no weights yet
         check_packing(model, training.tokenizer, training.encoded)
+    if config.batch_size == "auto" and here.count == 1 and on_card(model):
+        fit = filling(training, fit)
     if session.log_dir is not None:
         from .callbacks import check_tensorboard
 

@@ -35,7 +35,8 @@ class TrainingConfig:
     batch_size, gradient_accumulation : int
         Records a forward pass, and forward passes a step. With several processes a step keeps its records: they are
         divided among the processes. ``batch_size="auto"``: a step has 8 records by ``gradient_accumulation``; as many
-        are computed at a time as fill 85 % of the card's free memory, recomputed only where one record needs it.
+        are computed at a time as fill 85 % of the card's free memory, recomputed only where one record needs it; all of
+        them where there is no card.
     max_length : int
         Tokens of prompt and answer. A longer prompt loses tokens on its left; the answer stays whole.
     seed : int

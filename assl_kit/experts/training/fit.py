@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,9 @@ def filling(training: Training, fit: Fit) -> Fit:
     Parameters
     ----------
     training : Training
+        On a card.
     fit : Fit
-        Flat, with all rows of a step at a time.
+        With all rows of a step at a time.
 
     Returns
     -------
@@ -164,7 +166,7 @@ def filling(training: Training, fit: Fit) -> Fit:
             if one.checkpointing:
                 model.enable_input_require_grads()
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if _fits(peft_model, _dearest(training, one)):
+            if _fits(peft_model, _dearest(training, one), one.flat):
                 break
     finally:
         if one.checkpointing and not checkpointing:
@@ -173,6 +175,11 @@ def filling(training: Training, fit: Fit) -> Fit:
         peft_model.unload()
         _free(model.device)
     return one
+
+
+def on_card(model: PreTrainedModel) -> bool:
+    """Whether a base stands on a card whose memory can be asked for."""
+    return model.device.type == "cuda"
 
 
 def _dearest(training: Training, fit: Fit) -> dict[str, Any]:
@@ -188,16 +195,22 @@ def _dearest(training: Training, fit: Fit) -> dict[str, Any]:
         }
         for rows in plan.rows[start : start + fit.batch]
     ]
-    return Flat.of(encoded, plan, fit.batch, training.tokenizer.pad_token_id)(examples)
+    pad = training.tokenizer.pad_token_id
+    if fit.flat:
+        return Flat.of(encoded, plan, fit.batch, pad)(examples)
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(pad, padding_free=training.config.packing)(examples)
 
 
-def _fits(peft_model: Any, batch: dict[str, Any]) -> bool:
+def _fits(peft_model: Any, batch: dict[str, Any], flat: bool) -> bool:
     """Whether a pass goes through, and within the share."""
     device, dtype = peft_model.device, peft_model.dtype
     _free(device)
     free, half = _free_bytes(device), torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     try:
-        with disable_input_dtype_casting(peft_model), attention(peft_model), half:
+        attending = attention(peft_model) if flat else nullcontext()
+        with disable_input_dtype_casting(peft_model), attending, half:
             answer_loss(peft_model, to_device(batch, device), 1).backward()
     except RuntimeError as error:
         if not is_out_of_memory(error):
