@@ -29,10 +29,11 @@ from typing import Any
 
 import psutil
 
-from assl_kit.common.files import read_json, write_json
-from benchmarks.machine import RESULTS, cores, cpu_name, load, versions
+from assl_kit.common.files import read_json, write_json, write_text
+from benchmarks.machine import RESULTS, ROOT, cores, cpu_name, load, versions
 
 RESULT = RESULTS / "endurance.json"
+DOCUMENT = ROOT / "benchmarks" / "README.md"
 QUESTIONS = (
     "公司上半年净利润同比增长三成，情绪如何？",
     "董事长涉嫌违规被立案调查，有没有负面消息？",
@@ -267,6 +268,42 @@ def select(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def table(content: dict[str, Any]) -> str:
+    """What benchmarks/README.md shows of the file."""
+    rows = ["| part | what was done | memory, MB | open files | left behind |", "|---|---|---|---|---|"]
+    if "page" in content:
+        one = content["page"]
+        samples = one["samples"]
+        first, last = samples[len(samples) // 6], samples[-1]
+        done = f"{one['asked']} questions in {one['minutes']:.0f} minutes, {one['answered']} answered, "
+        done += f"{one['left_amid_the_answer']} visitors left amid the answer"
+        memory = f"{first['memory_mb']:.0f} after {first['minute']:.0f} minutes, {last['memory_mb']:.0f} at the end"
+        files = f"{first['open_files']}, {last['open_files']}"
+        left = f"{one['processes_left']} processes, {len(one['files_left'])} files"
+        rows.append(f"| page | {done} | {memory} | {files} | {left} |")
+    if "sweep" in content:
+        one = content["sweep"]
+        done = f"{one['jobs']} jobs, {one['workers']} at a time, all killed {one['kills']} times: "
+        done += f"{one['jobs_whole']} whole, {one['seconds']:.0f} s"
+        left = f"{one['processes_left_after_kills']} processes, {len(one['half_files_left'])} half files, "
+        left += f"{len(one['temporary_files_left'])} temporary ones"
+        rows.append(f"| sweep | {done} | {one['peak_memory_mb']:.0f} at most, of all processes | – | {left} |")
+    if "select" in content:
+        one = content["select"]
+        done = f"{one['chosen']:,} of {one['records']:,} records ({one['file_mb']:.0f} MB), {one['seconds']:.0f} s"
+        left = f"{len(one['temporary_files_left'])} temporary files"
+        memory = f"{one['peak']['memory_mb']:.0f} at most | {one['peak']['open_files']}"
+        rows.append(f"| select | {done} | {memory} | {left} |")
+    return "\n".join(rows)
+
+
+def written(document: str, content: dict[str, Any]) -> str:
+    """The document with the table between its marks."""
+    begin, end = "<!-- endurance: begin -->", "<!-- endurance: end -->"
+    before, rest = document.split(begin)
+    return f"{before}{begin}\n{table(content)}\n{end}{rest.split(end)[1]}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure one part; 1 where it did not come to a good end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -290,7 +327,10 @@ def main(arguments: list[str] | None = None) -> int:
     about = {"date": datetime.date.today().isoformat(), "cpu": cpu_name(), "cores": cores(), "load_before": before}
     about["versions"] = versions(("assl-kit", "numpy", "torch", "gradio"))
     content = read_json(options.out) if options.out.is_file() else {}
-    write_json(options.out, content | {options.part: about | facts})
+    content |= {options.part: about | facts}
+    write_json(options.out, content)
+    if options.out == RESULT:
+        write_text(DOCUMENT, written(DOCUMENT.read_text(encoding="utf-8"), content))
     print(json.dumps(facts | {"samples": facts.get("samples", [])[-1:]}, ensure_ascii=False, indent=1))
     return int(bool(facts["exit"]) and options.part != "page")
 

@@ -21,6 +21,7 @@ def counted_weights(model):
     return whole_weights(model)
 
 
-accelerate.state.AcceleratorState.__init__ = state_on_cpu
-trainer.adapter_weights = counted_weights
-main()
+if __name__ == "__main__":
+    accelerate.state.AcceleratorState.__init__ = state_on_cpu
+    trainer.adapter_weights = counted_weights
+    main()
