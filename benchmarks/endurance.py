@@ -65,6 +65,7 @@ def command(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[byt
             cwd=folder,
             env=environment,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
         )
         try:
             yield process
@@ -160,7 +161,10 @@ def page(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(options.pause)
         samples.append({"minute": round(options.minutes, 2)} | measured(group(process.pid)))
         process.send_signal(signal.SIGINT)
-        ended = process.wait(60)
+        try:
+            ended: int | None = process.wait(60)
+        except subprocess.TimeoutExpired:
+            ended = None  # it does not end by Ctrl-C; the samples are worth having all the same
         remaining = len(group(process.pid))
     return {
         "minutes": options.minutes,

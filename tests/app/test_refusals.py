@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_later_is_one_message_too(assl, monkeypatch):
 
 def test_reports_and_exports_are_refused_in_one_message(assl, tmp_path, monkeypatch):
     runs(tmp_path, "one")
-    monkeypatch.setattr("assl_kit.app.ask.experts_folder", lambda ws: ws.folder)
+    monkeypatch.setattr("assl_kit.app.exports.commands.experts_folder", lambda ws: ws.folder)
     monkeypatch.setattr("assl_kit.experts.bank.ExpertBank.from_pretrained", lambda *_: pytest.fail("not reached"))
     refuses(monkeypatch, errno.EROFS)
     is_one_message(assl("report", "one"), errno.EROFS)

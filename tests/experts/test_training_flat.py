@@ -159,8 +159,7 @@ def test_candidates_keep_the_step():
         assert tried[0].batch == rows and tried[-1].batch == 1 and tried[-1].checkpointing
 
 
-@pytest.mark.parametrize("rows", ["flat", "padded"])
-@pytest.mark.parametrize("room", [10_000, 260, 1])
+@pytest.mark.parametrize(("room", "rows"), [(10_000, "padded"), (260, "flat"), (1, "padded")])
 def test_auto_fills_the_memory_and_learns_the_same(base, tmp_path, monkeypatch, room, rows):
     """Memory is told in tokens: a pass takes as many as it has, a recomputed one half of them."""
     most, tried = {"tokens": 0}, []
