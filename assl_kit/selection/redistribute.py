@@ -303,9 +303,8 @@ class Redistributor(BaseEstimator):
     def _cut_cells(self, space: Space) -> None:
         """Cut the cells of too many rows."""
         large = [cell for cell, rows in enumerate(space.members) if 0 < self.cell_rows < len(rows)]
-        if large:
-            cells = {space.name(cell): (space.members[cell],) for cell in large}
-            space.cut(dict(zip(large, self._each("cutting", "_cut", space.X, cells), strict=True)))
+        cells = {space.name(cell): (space.members[cell],) for cell in large}
+        space.cut(dict(zip(large, self._each("cutting", "_cut", space.X, cells) if large else [], strict=True)))
 
     def _cut(self, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The part of each row of one cell."""
