@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import read_json, write_json
-from benchmarks.machine import RESULTS, ROOT, cpu_name, load, versions
+from benchmarks.machine import RESULTS, ROOT, cpu_name, load, marks, versions, with_table
 
 OUT = RESULTS / "encoders.json"
 README = ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- encoders: begin -->", "<!-- encoders: end -->"
+BEGIN, END = marks("encoders")
 EMBEDDED = "embedded corpus"
 K, SHARE, DRAWS = 6, 0.1, 5
 SMOOTH = 1e-3
@@ -250,10 +250,8 @@ def table_of(results: dict[str, Any]) -> str:
 
 def write_table(results: dict[str, Any]) -> None:
     """Put the table between its marks in benchmarks/README.md."""
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table_of(results)}\n{END}{after}", encoding="utf-8", newline="\n")
+    document = with_table(README.read_text(encoding="utf-8"), "encoders", table_of(results))
+    README.write_text(document, encoding="utf-8", newline="\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from assl_kit.common.files import read_json, write_json, write_text
-from benchmarks.machine import RESULTS, ROOT, cores, cpu_name, load, versions
+from benchmarks.machine import RESULTS, ROOT, cores, cpu_name, load, versions, with_table
 
 RESULT = RESULTS / "endurance.json"
 DOCUMENT = ROOT / "benchmarks" / "README.md"
@@ -301,13 +301,6 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def written(document: str, content: dict[str, Any]) -> str:
-    """The document with the table between its marks."""
-    begin, end = "<!-- endurance: begin -->", "<!-- endurance: end -->"
-    before, rest = document.split(begin)
-    return f"{before}{begin}\n{table(content)}\n{end}{rest.split(end)[1]}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure one part; 1 where it did not come to a good end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -334,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     content |= {options.part: about | facts}
     write_json(options.out, content)
     if options.out == RESULT:
-        write_text(DOCUMENT, written(DOCUMENT.read_text(encoding="utf-8"), content))
+        write_text(DOCUMENT, with_table(DOCUMENT.read_text(encoding="utf-8"), "endurance", table(content)))
     print(json.dumps(facts | {"samples": facts.get("samples", [])[-1:]}, ensure_ascii=False, indent=1))
     return int(bool(facts["exit"]) and options.part != "page")
 

@@ -12,6 +12,24 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+def marks(name: str) -> tuple[str, str]:
+    """The two lines of a document between which a table of this name stands."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def with_table(document: str, name: str, table: str) -> str:
+    """The document with a table between its marks, in place of what stands there.
+
+    Examples
+    --------
+    >>> with_table("a <!-- x: begin -->old<!-- x: end --> b", "x", "new").split()
+    ['a', '<!--', 'x:', 'begin', '-->', 'new', '<!--', 'x:', 'end', '-->', 'b']
+    """
+    begin, end = marks(name)
+    before, rest = document.split(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+
+
 def cpu_name() -> str:
     """The processor's name, as the system gives it."""
     try:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.common.files import read_json, write_json
-from benchmarks.machine import RESULTS, ROOT, cpu_name, load, versions
+from benchmarks.machine import RESULTS, ROOT, cpu_name, load, marks, versions, with_table
 
 if TYPE_CHECKING:
     from assl_kit.experts.router import CentroidRouter
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 OUT = RESULTS / "routers.json"
 README = ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- routers: begin -->", "<!-- routers: end -->"
+BEGIN, END = marks("routers")
 OURS = "nearest centroid"
 FEW, HELD, GROUPS = 5, 24, 4
 """Examples of a task for mixtures; records of a task that teach by outcome; groups of adapters."""
@@ -352,10 +352,8 @@ def table(results: dict[str, Any]) -> str:
 
 def write_table(results: dict[str, Any]) -> None:
     """Put the table between its marks in benchmarks/README.md."""
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8", newline="\n")
+    document = with_table(README.read_text(encoding="utf-8"), "routers", table(results))
+    README.write_text(document, encoding="utf-8", newline="\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pandas as pd
 
 from assl_kit.teaching.evidence import evidence_results, verdicts
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, marks, with_table
 
 README = ROOT / "README.md"
-BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
+BEGIN, END = marks("evidence")
 
 
 def table(evidence: pd.DataFrame) -> str:
@@ -27,10 +27,8 @@ def table(evidence: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(evidence_results())}\n{END}{after}", encoding="utf-8")
+    document = with_table(README.read_text(encoding="utf-8"), "evidence", table(evidence_results()))
+    README.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":

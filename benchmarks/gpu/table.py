@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from assl_kit.common.files import read_json, write_text
-from benchmarks.machine import RESULTS, ROOT
+from benchmarks.machine import RESULTS, ROOT, with_table
 
 from .flops import flops_a_token
 
@@ -169,9 +169,7 @@ def written(document: str, folder: Path = RESULTS) -> str:
         "small": small_table(cards),
     }
     for name, table in tables.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, rest = document.split(begin)
-        document = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        document = with_table(document, name, table)
     return document
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from assl_kit.common.files import read_json
-from benchmarks.machine import RESULTS, ROOT
+from benchmarks.machine import RESULTS, ROOT, with_table
 
 from .rates import Fact, measured
 
@@ -299,9 +299,7 @@ def _short(number: float) -> str:
 def written(document: str, content: dict) -> str:
     """The document with every table between its two marks."""
     for name, table in tables(content).items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, rest = document.split(begin)
-        document = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        document = with_table(document, name, table)
     return document
 
 
