@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import pandas as pd
 
 from assl_kit.common.cluster import backend
 from assl_kit.common.device import pick_device, sharded
-from assl_kit.common.files import write_json
+from assl_kit.common.files import temporary_beside, write_json
 from assl_kit.common.names import by_number
 from assl_kit.common.parallel import worker_settings
 from assl_kit.data.splits import sample_by_task, training_pool
@@ -99,9 +98,9 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
         return pd.Series(nll).groupby(held["task"].to_numpy()).mean().reindex(tasks).to_list()
 
     before, after, config = losses(model), [], training_config(p, epochs=2, **_SHORT)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_beside(path) as folder:
         for task in tasks:
-            result = train_adapter(model, tokenizer, learn[task], Path(folder) / task, config)
+            result = train_adapter(model, tokenizer, learn[task], folder / task, config)
             with adapted(model, result.path) as expert:
                 after.append(losses(expert))
     write_json(path, {"tasks": tasks, "base_nll": before, "nll": after, "n_records": n})
@@ -122,7 +121,7 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
     if kind == "none":
         pd.DataFrame({"id": pool["id"], "raw": np.nan, "score": 0.0}).to_parquet(path, index=False)
         return
-    raw = score_records(records, kind) if kind.startswith("column:") else _model_scores(records, kind, p)
+    raw = score_records(records, kind) if kind.startswith("column:") else _model_scores(records, kind, p, path)
     if p.selection == "literal":
         score = rank_within(raw, pool["cluster"].to_numpy())
     else:
@@ -131,7 +130,7 @@ def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> 
     pd.DataFrame({"id": pool["id"], "raw": raw, "score": score}).to_parquet(path, index=False)
 
 
-def _model_scores(records: pd.DataFrame, kind: str, p: Parameters) -> np.ndarray:
+def _model_scores(records: pd.DataFrame, kind: str, p: Parameters, path: Path) -> np.ndarray:
     """What the base finds hard in each record, after a warm-up on some of them if that is asked for."""
     from assl_kit.experts.adapters import adapted
     from assl_kit.experts.training.adapter import train_adapter
@@ -143,8 +142,8 @@ def _model_scores(records: pd.DataFrame, kind: str, p: Parameters) -> np.ndarray
         return score(model=model)
     warm = records.sample(min(p.warmup_records, len(records)), random_state=p.seed)
     config = training_config(p, epochs=1, **_SHORT)
-    with tempfile.TemporaryDirectory() as folder:
-        result = train_adapter(model, tokenizer, warm, Path(folder) / "warmup", config)
+    with temporary_beside(path) as folder:
+        result = train_adapter(model, tokenizer, warm, folder / "warmup", config)
         with adapted(model, result.path) as warmed:
             return score(model=warmed)
 

@@ -48,7 +48,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.pid{os.getpid()}.", dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=_of_this_process(path), dir=path.parent))
     temporary, replaced = holder / path.name, holder / ".replaced"
     try:
         yield temporary
@@ -220,8 +220,33 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+@contextmanager
+def temporary_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside ``path``, removed at the end; what a kill leaves, the next run removes with its others.
+
+    Examples
+    --------
+    >>> target = Path(tempfile.mkdtemp()) / "experts"
+    >>> with temporary_beside(target) as folder:
+    ...     temporary_owner(folder.name) == os.getpid()
+    True
+    >>> folder.exists()
+    False
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=_of_this_process(path), dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def _of_this_process(path: Path) -> str:
+    return f".{path.name}.pid{os.getpid()}."
+
+
 def temporary_owner(name: str) -> int | None:
-    """The process that made a temporary folder of `atomic_path`, by the folder's name; None for any other name.
+    """The process that made a temporary folder of this module, by the folder's name; None for any other name.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.common.files import temporary_beside
 from assl_kit.common.parallel import end_with_parent
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the
 def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager]]:
     """Give a function that starts a kernel for the notebook of a number; at the end all of them are shut down.
 
-    The kernel inherits the workspace and quiet libraries. Whatever kernels a user has installed as ``python3``, it is
+    The kernel inherits the workspace and quiet libraries; what it is spoken to by stands in the workspace, so that the
+    next run removes it after a kill. Whatever kernels a user has installed as ``python3``, it is
     the current interpreter.
 
     Parameters
@@ -52,17 +54,18 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager
         environment = {**_QUIET, **os.environ}
         environment |= {"ASSL_WORKSPACE": str(ws.folder), "ASSL_NOTEBOOK": number}
         environment.pop("MPLBACKEND", None)  # the kernel's own: pictures inline
-        manager = AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs)
-        ws.folder.mkdir(parents=True, exist_ok=True)
+        connection = str(place / f"{len(started)}.json")
+        manager = AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=specs, connection_file=connection)
         run_sync(manager.start_kernel)(cwd=str(ws.folder), env=environment)
         started.append(manager)
         return manager
 
-    try:
-        yield start
-    finally:
-        for manager in started:
-            stop_kernel(manager)
+    with temporary_beside(ws.folder / "kernels") as place:
+        try:
+            yield start
+        finally:
+            for manager in started:
+                stop_kernel(manager)
 
 
 def _specs() -> KernelSpecManager:
