@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from assl_kit.errors import ParameterError
-from assl_kit.space.neighbors import Graph, components, make_points, nearest_within, reach
+from assl_kit.space.neighbors import Graph, make_points, nearest_within, reach
 from assl_kit.space.rows import check_rows
 
+from .components import components
 from .ids import id_order
 from .thinning import Thinning
 

@@ -6,9 +6,24 @@ out what `slack` says they can rule out. The slow ones (`dot`, `dots`) decide, a
 
 from __future__ import annotations
 
+from threading import local
+
 import numpy as np
 
 from assl_kit.common.jit import FAST, jit
+
+_thread = local()
+
+
+def multiply(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``one @ other.T`` in a buffer of this thread: a new one each time costs as much as a product of short vectors.
+
+    The next call of this thread overwrites it.
+    """
+    size = len(one) * len(other)
+    if len(getattr(_thread, "buffer", ())) < size:
+        _thread.buffer = np.empty(size, np.float32)
+    return np.matmul(one, other.T, out=_thread.buffer[:size].reshape(len(one), len(other)))
 
 
 @jit(fastmath=FAST)

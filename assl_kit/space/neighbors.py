@@ -1,6 +1,6 @@
-"""Exact Euclidean neighbours: the k nearest, the nearest within a radius, and components of linked rows.
+"""Exact Euclidean neighbours: the k nearest, and the nearest within a radius.
 
-All of them walk over tiles of `points.Points`, whose filters leave a few pairs; those are measured in float64. So exact
+Both walk over tiles of `points.Points`, whose filters leave a few pairs; those are measured in float64. So exact
 duplicates are at distance 0 and nothing depends on tiles, thread count or the BLAS in use. Memory is O(n·k + n·d/6).
 """
 
@@ -152,70 +152,6 @@ def make_points(
     if device == "cpu":
         return Points(X, subset, threads=thread_count(n_jobs), progress=verbose)
     return DevicePoints(X, subset, device=device, threads=thread_count(n_jobs), progress=verbose)
-
-
-def components(points: Points, numbers: np.ndarray, limit: np.ndarray, graph: Graph) -> np.ndarray:
-    """Connected components of distinct rows, two being linked when their squared distance ≤ the lesser limit.
-
-    Parameters
-    ----------
-    points : Points
-    numbers : ndarray of int64
-        Numbers of distinct rows, ascending.
-    limit : ndarray of shape (u,), float64
-        Squared radii from :func:`reach`, by number.
-    graph : Graph
-        Its links are made first; after them most tiles lie within one component and are passed over.
-
-    Returns
-    -------
-    ndarray of shape (len(numbers),), int64
-        Number of the component of each, numbered by first member.
-    """
-    parent = np.arange(len(points))
-    allowed = np.full(len(points), -1.0)
-    allowed[numbers] = limit[numbers]
-    tiles.unite_graph(parent, graph.squared, graph.index, allowed)
-    if isinstance(points, DevicePoints):
-        _unite_there(points, numbers, limit, parent)
-        return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
-    side, lock = points.side(numbers), Lock()
-    blocks = side.blocks(points.block)
-    reach = limit[side.rows]
-
-    def link(tile: tuple[int, int]) -> None:
-        a, b = (blocks[t] for t in tile)
-        with lock:
-            groups = tiles.roots(parent, side.rows[a]), tiles.roots(parent, side.rows[b])
-        if (groups[0] == groups[1][0]).all() and (groups[1] == groups[0][0]).all():
-            return  # one component already
-        i, j, distance = points.near(side, a, side, b, reach[a], reach[b], mode=tiles.DIFFERENT, groups=groups)
-        # The roots may be out of date by now: such pairs are united again, which changes nothing.
-        linked = distance <= np.minimum(reach[a][i], reach[b][j])
-        with lock:
-            tiles.unite(parent, side.rows[a][i[linked]], side.rows[b][j[linked]])
-
-    pairs = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
-    for_each(link, pairs, points.threads, "components" if points.progress else None)
-    return np.unique(tiles.roots(parent, numbers), return_inverse=True)[1].astype(np.int64)
-
-
-def _unite_there(points: DevicePoints, numbers: np.ndarray, limit: np.ndarray, parent: np.ndarray) -> None:
-    """Unite the sets of rows within the lesser of their squared radii, by the pairs that the device finds."""
-    numbers = numbers[np.argsort(tiles.roots(parent, numbers), kind="stable")]
-    step = points.rows_beside(len(numbers))
-    for start in range(0, len(numbers), step):
-        rows, names = numbers[start:], tiles.roots(parent, numbers[start:])
-        if (names == names[0]).all():
-            continue
-        for i, j, sure in points.linked(rows, names, step, limit[rows]):
-            tiles.unite(parent, rows[i[sure]], rows[j[sure]])
-            one, two = rows[i[~sure]], rows[j[~sure]]
-            apart = tiles.roots(parent, one) != tiles.roots(parent, two)  # few of them
-            one, two = one[apart], two[apart]
-            if len(one):
-                linked = points.distances(one, two) <= np.minimum(limit[one], limit[two])
-                tiles.unite(parent, one[linked], two[linked])
 
 
 def nearest_within(

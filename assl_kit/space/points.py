@@ -10,7 +10,6 @@ diagonal are never computed. Memory is O(n · p + tile), where p is about a sixt
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import local
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from sklearn.utils.extmath import randomized_svd
 from assl_kit.common.parallel import for_each
 
 from . import tiles
-from .rows import Side, Tile
+from .dots import multiply
+from .rows import Side, Tile, places
 
 BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the result
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
@@ -32,18 +32,6 @@ USELESS = 0.75  # short vectors that leave more of a tile than this are not wort
 ROUNDING = 2.0**-24
 STEP = 4096  # rows read at a time in passes over all rows
 _NO_GROUPS = np.empty(0, np.int64), np.empty(0, np.int64)
-_thread = local()
-
-
-def multiply(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """``one @ other.T`` in a buffer of this thread: a new one each time costs as much as a product of short vectors.
-
-    The next call of this thread overwrites it.
-    """
-    size = len(one) * len(other)
-    if len(getattr(_thread, "buffer", ())) < size:
-        _thread.buffer = np.empty(size, np.float32)
-    return np.matmul(one, other.T, out=_thread.buffer[:size].reshape(len(one), len(other)))
 
 
 class Points:
@@ -82,7 +70,8 @@ class Points:
         self._fold()
         self.place = np.arange(len(self))
         self.short: np.ndarray | None = None
-        self.shift = 0.0  # how much longer a projected distance may come out than it is, in units of the norms
+        self.shift = 0.0  # of the short vectors, as `Side` has it
+        self.directions: np.ndarray | None = None
         self.left_over, self.turn = 0.0, 0  # share of a tile that short vectors lately left over
         if len(self) >= LEAST_ROWS and X.shape[1] >= LEAST_COLUMNS:
             self._project()
@@ -197,16 +186,24 @@ class Points:
         sample = np.sort(np.random.default_rng(0).choice(len(self), min(SAMPLE, len(self)), replace=False))
         rows = self.centred(self.raw(sample))
         directions = randomized_svd(rows - rows.mean(axis=0), p, n_iter=2, random_state=0)[2].T
-        directions = np.ascontiguousarray(directions, dtype=np.float32)
+        self.directions = np.ascontiguousarray(directions, dtype=np.float32)
+        self.short, self.shift = self.project(slice(0, len(self)), self.directions)
+
+    def project(self, numbers: np.ndarray | slice, directions: np.ndarray) -> tuple[np.ndarray, float]:
+        """Coordinates of distinct rows on orthonormal directions (columns), and the ``shift`` of a `Side` of them."""
+        d, p = directions.shape
         exact = directions.astype(np.float64)
         stretch = np.linalg.norm(exact.T @ exact - np.eye(p))  # how far they are from orthonormal
-        self.shift = float(1.01 * (np.sqrt(p) * d * ROUNDING + stretch))  # rounding of p products of length d, and that
-        short = self.short = np.empty((len(self), p), np.float32)
+        rows = np.arange(len(self))[numbers]
+        short = np.empty((len(rows), p), np.float32)
 
-        def project(part: slice) -> None:
-            np.matmul(self.centred(self.raw(part)), directions, out=short[part])
+        def work(part: slice) -> None:
+            np.matmul(self.centred(self.raw(rows[part])), directions, out=short[part])
 
-        self._passes(project, len(self))
+        self._passes(work, len(rows))
+        return short, float(
+            1.01 * (np.sqrt(p) * d * ROUNDING + stretch)
+        )  # rounding of p products of length d, and that
 
     def _arrange(self) -> None:
         """Put similar rows side by side: each goes to the nearest of some pivots, the pivots in dendrogram order.
@@ -232,7 +229,7 @@ class Points:
         """The distinct rows of these numbers (all by default) as a `Side`, similar ones next to each other."""
         numbers = np.arange(len(self)) if numbers is None else np.asarray(numbers)
         rows = numbers[np.argsort(self.place[numbers], kind="stable")]
-        return Side(rows, self.squared[rows], None if self.short is None else self.short[rows])
+        return Side(rows, self.squared[rows], None if self.short is None else self.short[rows], self.shift)
 
     def distances(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Squared distances of pairs of distinct rows: float64, in one fixed order of summation."""
@@ -247,9 +244,9 @@ class Points:
     def near(
         self,
         left: Side,
-        a: slice,
+        a: slice | np.ndarray,
         right: Side,
-        b: slice,
+        b: slice | np.ndarray,
         reach_l: np.ndarray,
         reach_r: np.ndarray,
         *,
@@ -264,8 +261,8 @@ class Points:
         Parameters
         ----------
         left, right : Side
-            With ``left is right`` and ``a == b`` only pairs above the diagonal are looked at.
-        a, b : slice
+            With ``left is right`` and equal slices only pairs above the diagonal are looked at.
+        a, b : slice or ndarray of int64
             Places in them: the tile.
         reach_l, reach_r : ndarray of float64
             Squared radius of each row and each column.
@@ -283,11 +280,11 @@ class Points:
         Returns
         -------
         i, j : ndarray of int64
-            Places within the two slices.
+            Places within the two parts.
         squared : ndarray of float64
             Some may be beyond reach.
         """
-        diagonal = left is right and a == b
+        diagonal = left is right and isinstance(a, slice) and isinstance(b, slice) and a == b
         rows, columns = left.rows[a], right.rows[b]
         size = len(rows) * len(columns)
         pairs = tiles.Pairs(either, diagonal, mode, *(groups or _NO_GROUPS))
@@ -310,7 +307,7 @@ class Points:
         # Then by the full product of those rows and columns.
         lines = self.centred(self.raw(rows[at]))
         product = multiply(lines, lines if diagonal else self.centred(self.raw(columns[other])))
-        tile = Tile(left, a.start + at, right, b.start + other)
+        tile = Tile(left, places(a, at), right, places(b, other))
         reach_l, reach_r = reach_l[at], reach_r[other]
         if groups:
             pairs = pairs._replace(group_l=groups[0][at], group_r=groups[1][other])
@@ -365,7 +362,7 @@ class Points:
         squared_l, squared_r = (left.short_squared, right.short_squared) if short else (left.squared, right.squared)
         half_l, half_r = (left.short_half, right.short_half) if short else (left.half, right.half)
         norm_l, norm_r = left.norm[a], right.norm[b]
-        scale, shift = self.scale_squared, self.shift if short else 0.0
+        scale, shift = self.scale_squared, left.shift if short else 0.0
         low_l = tiles.cuts(squared_l[a], norm_l, reach_l * scale, norm_r.max(), self.bound, shift)
         low_r = tiles.cuts(squared_r[b], norm_r, reach_r * scale, norm_l.max(), self.bound, shift)
         return tiles.Cuts(low_l, half_l[a], low_r, half_r[b])

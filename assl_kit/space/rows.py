@@ -317,10 +317,12 @@ class Side:
         Squared norms of the rows as the products take them.
     short : ndarray of shape (s, p), float32, or None
         Their short vectors; None without projection.
+    shift : float, default=0.0
+        How much longer a distance of short vectors may come out than it is, in units of the sum of the two norms.
 
     Attributes
     ----------
-    rows, squared, short
+    rows, squared, short, shift
         As given.
     norm : ndarray of shape (s,), float64
     half : ndarray of shape (s,), float32
@@ -329,8 +331,8 @@ class Side:
         The same of the short vectors, where there are some.
     """
 
-    def __init__(self, rows: np.ndarray, squared: np.ndarray, short: np.ndarray | None) -> None:
-        self.rows, self.squared, self.short = rows, squared, short
+    def __init__(self, rows: np.ndarray, squared: np.ndarray, short: np.ndarray | None, shift: float = 0.0) -> None:
+        self.rows, self.squared, self.short, self.shift = rows, squared, short, shift
         self.norm = np.sqrt(squared)
         self.half = (squared / 2).astype(np.float32)
         if short is not None:
@@ -352,3 +354,8 @@ class Tile(NamedTuple):
     a: slice | np.ndarray
     right: Side
     b: slice | np.ndarray
+
+
+def places(part: slice | np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Places in a side of the places ``at`` in a part of it."""
+    return part.start + at if isinstance(part, slice) else part[at]

@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from assl_kit import ADBSCAN
 from assl_kit.common.parallel import for_each
 from assl_kit.errors import DataError, ParameterError
+from assl_kit.selection.components import components
 from assl_kit.space import points, tiles
 from assl_kit.space import torch_points as device_points
-from assl_kit.space.neighbors import Graph, components, knn, make_points, nearest_within, reach
+from assl_kit.space.neighbors import Graph, knn, make_points, nearest_within, reach
 from assl_kit.space.rows import check_rows
 
 
