@@ -108,7 +108,7 @@ class ADBSCAN(ClusterMixin, BaseEstimator):
     pairs as cosine does. A distance counts as within a radius up to a relative slack of 1e-6.
 
     ``fit`` keeps a reference to the rows, which ``thin`` reads: do not change X in between. Exact duplicates are worked
-    on once. Working memory is O(n·m + n·d/6 + tile).
+    on once. Working memory is O(n·m + n·d/2 + tile).
 
     Examples
     --------

@@ -153,13 +153,14 @@ def _unite_here(points: Points, numbers: np.ndarray, limit: np.ndarray, parent: 
 
     def link(tile: tuple[int, int]) -> None:
         one, other = (blocks[t] for t in tile)
-        beside = close[np.unique(parts.part[one])].any(axis=0)[parts.part[other]]
+        beside = _beside(close, parts.part[one], parts.part[other])
         if not beside.any():
             return  # too far apart
-        a, b = one, other
+        a: slice | np.ndarray = one
+        b: slice | np.ndarray = other
         if one != other:
             b = other.start + np.flatnonzero(beside)
-            a = one.start + np.flatnonzero(close[np.unique(parts.part[b])].any(axis=0)[parts.part[one]])
+            a = one.start + np.flatnonzero(_beside(close, parts.part[b], parts.part[one]))
         with lock:
             groups = tiles.roots(parent, rows[a]), tiles.roots(parent, rows[b])
         if (groups[0] == groups[1][0]).all() and (groups[1] == groups[0][0]).all():
@@ -172,6 +173,11 @@ def _unite_here(points: Points, numbers: np.ndarray, limit: np.ndarray, parent: 
 
     pairs = [(t, t) for t in range(len(blocks))] + near_first(side, blocks)
     for_each(link, pairs, points.threads, "components" if points.progress else None)
+
+
+def _beside(close: np.ndarray, parts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of ``others`` are close to one of the parts."""
+    return close[np.unique(parts)].max(axis=0)[others]
 
 
 def _unite_there(points: DevicePoints, numbers: np.ndarray, limit: np.ndarray, parent: np.ndarray) -> None:
