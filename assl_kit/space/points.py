@@ -26,7 +26,7 @@ BLOCK = 512  # rows and columns of a tile; changes speed and memory, never the r
 LEAST_ROWS, LEAST_COLUMNS = 8192, 128  # below these a projection costs more than it saves
 CELL = 256  # rows to a pivot when similar rows are put side by side
 MOST_PIVOTS = 1024
-SAMPLE = 2048  # rows the principal directions are found on
+SAMPLE, SAMPLE_ENTRIES = 8192, 2**23  # rows the principal directions are found on, and most entries of them
 PER_PAIR = 10  # measuring one pair costs about as much as this many entries of a full product
 USELESS = 0.75  # short vectors that leave more of a tile than this are not worth their product
 ROUNDING = 2.0**-24
@@ -183,7 +183,8 @@ class Points:
         """
         d = self.X.shape[1]
         p = min(max(32, 16 * round(d / 96)), d, len(self))
-        sample = np.sort(np.random.default_rng(0).choice(len(self), min(SAMPLE, len(self)), replace=False))
+        size = min(SAMPLE, max(p, SAMPLE_ENTRIES // d), len(self))
+        sample = np.sort(np.random.default_rng(0).choice(len(self), size, replace=False))
         rows = self.centred(self.raw(sample))
         directions = randomized_svd(rows - rows.mean(axis=0), p, n_iter=2, random_state=0)[2].T
         self.directions = np.ascontiguousarray(directions, dtype=np.float32)
