@@ -1,6 +1,7 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
 # make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
 # make test-slow  what takes minutes: a run killed at twenty moments, one run in two clones, on Ray and on Colab, quick benchmarks
+# make chat   a page on which the experts are asked; trains them first where there are none (some minutes)
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 10 minutes)
@@ -26,10 +27,18 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
+.PHONY: run chat test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
+
+BANK := $(or $(ASSL_RUNS),runs)/$(PROFILE)/experts/bank.json
+
+# make chat ARGS="--port 8000"; what is there is asked as it is, whatever has changed since
+chat: $(INSTALLED)
+	@$(BIN)/python -c "import gradio" 2>/dev/null || $(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[app]"
+	@test -f $(BANK) || $(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) --to 06
+	$(QUIET) $(BIN)/python -m assl_kit.app.cli chat --run $(PROFILE) --open $(ARGS)
 
 # the notebooks run beside the tests; what they say comes last
 test: lint $(FOR_TESTS)

@@ -104,8 +104,9 @@ def ask(text: str, run: str, bank: Path | None, top_k: int, as_json: bool) -> No
 @_bank_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other lets other machines ask.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: the first free one from 7860.")
-def chat(run: str, bank: Path | None, host: str, port: int | None) -> None:
-    """Ask the experts of a run or bank on a local page: routes, training records, answer, the base's answer."""
+@click.option("--open", "show", is_flag=True, help="Open the page in this machine's browser.")
+def chat(run: str, bank: Path | None, host: str, port: int | None, show: bool) -> None:
+    """Ask the experts of a run or bank on a local page: answer, the base's answer, routes, training records."""
     from .chat_page import check_installed, serve
 
     check_installed()
@@ -119,7 +120,7 @@ def chat(run: str, bank: Path | None, host: str, port: int | None) -> None:
         ws = open_run(run)
         experts_folder(ws)
         opened = Chat.of_run(ws)
-    serve(opened, host=host, port=port)
+    serve(opened, host=host, port=port, show=show)
 
 
 def _silversight(run: str, bank: Path | None) -> tuple[SilverSight, Lengths]:

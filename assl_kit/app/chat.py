@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +14,43 @@ import pandas as pd
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.data.conversations import prompt_texts
-from assl_kit.data.records import prompts, without_extras
+from assl_kit.data.records import prompts, user_prompt, without_extras
 from assl_kit.errors import AsslError, ParameterError, WorkspaceError
+from assl_kit.experts.bank import ExpertBank
 from assl_kit.experts.router import Routes, expert_centroids
 from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.embeddings import rows_of
 from assl_kit.space.encoder import encode
+from assl_kit.space.static_encoder import known_shares
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from .chat_html import html_of
 
 MAX_QUESTION = 1000  #: characters
 N_RECORDS = 3  #: nearest training records shown
-_CLIP, _EXAMPLES, _EXAMPLE_LENGTH = 240, 4, 120
-_USUAL = ["公司上半年净利润同比增长32%，股价上涨。这条消息的情绪如何？", "什么是可转换债券？"]
+NOT_LEARNT = {
+    "红烧肉要炖多久才软烂？": "How long must red-braised pork simmer to be tender?",
+    "Could you recommend a good novel for the weekend?": "",
+}
+"""Questions that are no business of experts in finance, with their English."""
+EXAMPLES = {
+    "公司因财务造假被罚款300万元。这条财经新闻属于哪个类别？": (
+        "A company is fined for false accounts: what kind of news?"
+    ),
+    "沪铜期货价格上涨2%，库存下降，是哪类新闻？": "Copper futures rise, stocks fall: what kind of news?",
+    "山野机械因污染环境被罚款80万元。山野机械被罚了多少？": (
+        "Shanye was fined 800,000 yuan for pollution: how much was it fined?"
+    ),
+    "青石科技去年营业收入12亿元，同比增长8%。青石科技的营业收入是多少？": (
+        "Qingshi's revenue was 1.2 billion yuan: how much was it?"
+    ),
+    "用一句话概括：青石科技上半年净利润同比增长18%。": "In a sentence: Qingshi's profit is up by 18 % in the first half.",
+    "这家公司换了会计师，这条消息是积极、消极还是中性？": (
+        "This company changed its auditors: is that positive, negative or neutral?"
+    ),
+} | NOT_LEARNT
+"""Questions for experts of the embedded corpus, with their English."""
+_EXAMPLES, _EXAMPLE_LENGTH = 4, 120
+_ENGLISH = ("instruction_en", "input_en", "output_en")
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,8 @@ class TrainingRecords:
     Attributes
     ----------
     table : DataFrame of n rows
-        ``id``, ``cluster`` (the expert's number), ``copies``, ``task``, ``question``, ``output``.
+        ``id``, ``cluster`` (the expert's number), ``copies``, ``task``, ``question``, ``output``; of the embedded
+        corpus also ``question_en`` and ``output_en``, the same in English.
     rows : ndarray of shape (n, d), float32
         Their embeddings, unit rows.
     """
@@ -64,8 +87,10 @@ class TrainingRecords:
         for name in ("records.parquet", "selection.parquet", "embeddings.safetensors"):
             if not ws.has(name):
                 raise WorkspaceError(f"the run has no {name}")
-        selection, records = read(ws, "selection"), without_extras(read(ws, "records"))
-        table = selection[["id", "cluster", "copies"]].merge(records, on="id", how="left", validate="one_to_one")
+        selection, records = read(ws, "selection"), read(ws, "records")
+        table = selection[["id", "cluster", "copies"]].merge(
+            without_extras(records), on="id", how="left", validate="one_to_one"
+        )
         rows = rows_of(read(ws, "embeddings"), table["id"])
         unknown = table["output"].isna().any()
         chosen = expert_centroids(rows, table["cluster"].to_numpy(), table["copies"].to_numpy())
@@ -74,7 +99,12 @@ class TrainingRecords:
                 "the selection is not the one the experts were trained on", hint="Run notebook 06 again."
             )
         table["question"] = prompt_texts(prompts(table))
-        return cls(table[["id", "cluster", "copies", "task", "question", "output"]], rows)
+        shown = table[["id", "cluster", "copies", "task", "question", "output"]]
+        if set(_ENGLISH) <= set(records.columns):
+            english = shown[["id"]].merge(records[["id", *_ENGLISH]], on="id", how="left")
+            asked = zip(english["instruction_en"], english["input_en"], strict=True)
+            shown = shown.assign(question_en=[user_prompt(*both) for both in asked], output_en=english["output_en"])
+        return cls(shown, rows)
 
     def nearest(self, expert: int, embedding: np.ndarray, n: int = N_RECORDS) -> pd.DataFrame:
         """The records of an expert with the largest cosine to a question.
@@ -82,6 +112,7 @@ class TrainingRecords:
         Parameters
         ----------
         expert : int
+            −1: of all experts.
         embedding : array of shape (d,)
             Of length 1.
         n : int
@@ -98,10 +129,25 @@ class TrainingRecords:
         >>> records.nearest(0, np.array([0, 1]))["id"].tolist()
         ['b', 'a']
         """
-        of_expert = np.flatnonzero(self.table["cluster"] == expert)
+        of_expert = np.flatnonzero((self.table["cluster"] == expert) | (expert < 0))
         cosines = self.rows[of_expert] @ np.asarray(embedding, self.rows.dtype)
         order = np.argsort(-cosines, kind="stable")[:n]
         return self.table.iloc[of_expert[order]].assign(similarity=cosines[order]).reset_index(drop=True)
+
+    def english(self, answer: str) -> str:
+        """An answer in English, if all records that have it say the same in English; else nothing.
+
+        Examples
+        --------
+        >>> table = pd.DataFrame({"output": ["积极", "消极"], "output_en": ["positive", "negative"]})
+        >>> records = TrainingRecords(table, np.eye(2, dtype=np.float32))
+        >>> records.english("积极"), records.english("中性")
+        ('positive', '')
+        """
+        if "output_en" not in self.table:
+            return ""
+        same = self.table.loc[self.table["output"] == answer.strip(), "output_en"].unique()
+        return str(same[0]) if len(same) == 1 and same[0] != answer.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -129,8 +175,8 @@ class Chat:
         What is asked.
     max_length, max_new_tokens : int
         Of a prompt and of an answer, in tokens.
-    examples : list of str
-        Questions to begin with.
+    examples : dict of str to str
+        Questions to begin with, and the same in English where that is known and not the question.
 
     Notes
     -----
@@ -145,7 +191,7 @@ class Chat:
     title: str = "bank"
     max_length: int = 512
     max_new_tokens: int = 64
-    examples: list[str] = field(default_factory=lambda: list(_USUAL))
+    examples: dict[str, str] = field(default_factory=lambda: dict(EXAMPLES))
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -159,7 +205,8 @@ class Chat:
         chat = cls(open_silversight(ws, parameters), title=ws.display_path(), **parameters.lengths)
         try:
             chat.records = TrainingRecords.of_run(ws, chat.silversight.bank.centroids)
-            chat.examples = _examples(read(ws, "records")) or chat.examples
+            if parameters.data != "embedded":
+                chat.examples = dict.fromkeys(_examples(read(ws, "records")), "") | NOT_LEARNT
         except AsslError as error:
             chat.no_records = f"No training records: {error}"
         return chat
@@ -175,8 +222,9 @@ class Chat:
         Returns
         -------
         iterator of Panels
-            Each adds to the one before. A question that cannot be answered gives one, with the reason. Closing the
-            iterator stops the model; until it has ended, other threads wait.
+            Each adds to the one before. Where no expert has learnt anything similar the answer is "I don't know", and
+            what the base makes of it stands apart. A question that cannot be answered gives one, with the reason.
+            Closing the iterator stops the model; until it has ended, other threads wait.
         """
         with self._lock:
             panels = None
@@ -185,22 +233,26 @@ class Chat:
                 for panels in self._panels(question.strip()):
                     yield panels
             except AsslError as error:
-                yield replace(panels or Panels(), route=_html("error", message=str(error)))
+                yield replace(panels or Panels(), route=html_of("error", message=str(error)))
 
     def _panels(self, question: str) -> Iterator[Panels]:
-        embedding = encode(self.silversight.encoder, [question])
+        embedding = encode(self.silversight.encoder, [question])[0]
+        known = float(known_shares(self.silversight.encoder, [question])[0])
         routes = self.silversight.route([question])
         expert = int(routes.experts[0])
-        panels = Panels(route=self._route(routes), records=self._nearest(expert, embedding[0]))
+        panels = Panels(route=self._route(routes), records=self._nearest(expert, embedding, known))
         yield panels
-        for text, done in self._stream(question, expert):
-            panels = replace(panels, answer=_html("answer", who=self._name(expert), text=text, done=done))
-            yield panels
         if expert < 0:
-            yield replace(panels, base=_html("same"))
-            return
+            panels = replace(panels, answer=html_of("unknown", nearest=float(routes.similarity[0])))
+            yield panels
+        else:
+            for text, done in self._stream(question, expert):
+                english = self.records.english(text) if done and self.records else ""
+                answer = html_of("answer", who=f"{self._name(expert)} answers", text=text, done=done, english=english)
+                panels = replace(panels, answer=answer)
+                yield panels
         for text, done in self._stream(question, -1):
-            yield replace(panels, base=_html("answer", who="The base alone", text=text, done=done))
+            yield replace(panels, base=html_of("answer", who="What the base alone says", text=text, done=done))
 
     def _stream(self, question: str, expert: int) -> Iterator[tuple[str, bool]]:
         """The text so far, and whether it is complete."""
@@ -216,7 +268,7 @@ class Chat:
         yield text, True
 
     def _name(self, expert: int) -> str:
-        return self.silversight.bank.names[expert] if expert >= 0 else "The base"
+        return self.silversight.bank.names[expert] if expert >= 0 else "No expert"
 
     def _route(self, routes: Routes) -> str:
         similarities, chosen = routes.similarities[0], int(routes.experts[0])
@@ -224,14 +276,14 @@ class Chat:
         experts = [
             {
                 "name": self._name(k),
-                "similarity": float(similarities[k]),
+                "similarity": round(float(similarities[k]), 3) + 0.0,  # never -0.000
                 "chosen": k == chosen,
                 "width": max(0, round(100 * float(similarities[k]))),
                 "about": about(self.silversight.bank.info["experts"][k]),
             }
             for k in order
         ]
-        return _html(
+        return html_of(
             "route",
             experts=experts,
             who=self._name(chosen),
@@ -239,13 +291,13 @@ class Chat:
             floor=self.silversight.router.min_similarity if chosen < 0 else None,
         )
 
-    def _nearest(self, expert: int, embedding: np.ndarray) -> str:
+    def _nearest(self, expert: int, embedding: np.ndarray, known: float) -> str:
+        """The nearest records; a similarity means something as far as the question's words are known, as in a route."""
         if self.records is None:
-            return _html("nothing", why=self.no_records)
-        if expert < 0:
-            return _html("nothing", why="No expert answers, so there are no training records to show.")
-        rows = self.records.nearest(expert, embedding).to_dict("records")
-        return _html("records", records=rows, who=self._name(expert))
+            return html_of("nothing", why=self.no_records)
+        nearest = self.records.nearest(expert, embedding)
+        rows = nearest.assign(similarity=known * nearest["similarity"]).to_dict("records")
+        return html_of("records", records=rows, who=self._name(expert) if expert >= 0 else "any expert")
 
 
 def check_question(question: str) -> None:
@@ -278,51 +330,19 @@ def about(expert: dict) -> str:
     return ", ".join(f"{task} {tasks[task] / total:.0%}" for task in first) if total else ""
 
 
+def learnt(bank: ExpertBank, most: int = 8) -> str:
+    """The commonest tasks of a bank in words, and how many records they were learnt from."""
+    counts = Counter[str]()
+    for expert in bank.info["experts"]:
+        counts.update(expert.get("tasks") or {})
+    names = [task.replace("_", " ") for task, _ in sorted(counts.items(), key=lambda task: (-task[1], task[0]))]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}, from {counts.total():,} records" if names else ""
+
+
 def _examples(records: pd.DataFrame) -> list[str]:
     """The first short test question of some tasks."""
     test = records[records["split"] == "test"]
     asked = [prompt if isinstance(prompt, str) else None for prompt in prompts(test)]  # the page has one question
     short = test.assign(question=asked).dropna(subset=["question"])
     return list(short[short["question"].str.len() <= _EXAMPLE_LENGTH].groupby("task")["question"].first())[:_EXAMPLES]
-
-
-_TEMPLATES = {
-    "route": """
-<p><b>{{ who }}</b> answers
-{%- if floor is not none %} alone: no similarity reaches {{ "%.2f"|format(floor) }}.
-{%- elif experts|length == 1 %}: it is the only expert.
-{%- else %}, margin <b class="assl-margin">{{ "%.3f"|format(margin) }}</b> over {{ experts[1].name }}.{% endif %}</p>
-<table><caption>Similarity of the question to each expert</caption>
-{% for expert in experts %}<tr{% if expert.chosen %} class="assl-chosen" aria-current="true"{% endif %}>
-<th scope="row">{{ expert.name }}<small>{{ expert.about }}</small></th>
-<td class="assl-bar"><i style="width: {{ expert.width }}%"></i></td>
-<td class="assl-number">{{ "%.3f"|format(expert.similarity) }}</td></tr>
-{% endfor %}</table>""",
-    "records": """
-<h3>What {{ who }} learnt that is nearest</h3>
-{% for record in records %}<article class="assl-record">
-<p class="assl-quiet">similarity {{ "%.3f"|format(record.similarity) }} · {{ record.task }}{% if record.copies > 1 %} ·
-{{ record.copies }} copies{% endif %}</p>
-<p>{{ record.question|clip }}</p><p class="assl-output">{{ record.output|clip }}</p></article>
-{% endfor %}""",
-    "answer": """
-<h3>{{ who }}</h3><div class="assl-answer" lang="zh" data-done="{{ "yes" if done else "no" }}">
-{%- if text or not done %}{{ text }}{% else %}<span class="assl-quiet">(no text)</span>{% endif -%}
-</div>""",
-    "same": '<h3>The base alone</h3><p class="assl-quiet" data-done="yes">The base has answered already.</p>',
-    "nothing": '<p class="assl-quiet">{{ why }}</p>',
-    "error": '<p class="assl-error" role="alert">{{ message }}</p>',
-}
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    from jinja2 import DictLoader, Environment
-
-    environment = Environment(loader=DictLoader(_TEMPLATES), autoescape=True)
-    environment.filters["clip"] = lambda text: text if len(text) <= _CLIP else text[:_CLIP] + "…"
-    return environment
-
-
-def _html(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(values).strip()

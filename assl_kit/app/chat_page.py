@@ -7,15 +7,16 @@ import os
 import re
 import socket
 import sys
+import webbrowser
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from html import escape
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from assl_kit.common.packages import need
 from assl_kit.errors import ParameterError
 
-from .chat import MAX_QUESTION, Chat
+from .chat import MAX_QUESTION, Chat, learnt
+from .chat_html import CSS, FONTS, html_of
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_WAITING = 16  #: questions in the queue
+MAX_KEPT = 64  #: visitors of whom Gradio keeps its copy of the page's state (nothing that they asked), 40 KB each
 MAX_BODY = 16 << 10  #: bytes of a request; the longest question has 12,000 when each character is escaped
 _READ = re.compile(r"/|/theme\.css|/favicon\.ico|/(assets|static)(/[\w.-]+)+|/gradio_api/(startup-events|queue/data)")
 _SENT = "/gradio_api/queue/join"
@@ -36,33 +38,6 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
 )
-_FONTS = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "sans-serif")
-_CSS = """
-.assl h1 { margin: 0; font-size: 1.5rem; font-weight: 700; }
-.assl h3 { margin: 0 0 .5rem; font-size: 1rem; font-weight: 700; }
-.assl p { margin: .25rem 0; }
-.assl .assl-quiet, .assl small, .assl caption { opacity: .75; font-size: .875rem; font-weight: 400; }
-.assl .assl-error { color: var(--error-text-color); font-weight: 600; }
-.assl .assl-error::first-letter { text-transform: uppercase; }
-.assl table { width: 100%; border-collapse: collapse; margin: .5rem 0; }
-.assl caption { text-align: left; padding: .25rem 0; }
-.assl table, .assl tbody, .assl tr, .assl th, .assl td { border: 0; background: none; }
-.assl th { text-align: left; font-weight: 400; padding: .375rem .75rem .375rem 0; width: 45%; }
-.assl small { display: block; overflow-wrap: break-word; }
-.assl .assl-chosen th, .assl .assl-chosen td { font-weight: 700; }
-.assl .assl-bar { padding: 0; }
-.assl .assl-bar i { display: block; height: .75rem; border-radius: .25rem; background: var(--border-color-primary); }
-.assl .assl-chosen .assl-bar i { background: var(--color-accent); }
-.assl .assl-number { text-align: right; padding: 0 0 0 .75rem; width: 4rem; font-variant-numeric: tabular-nums; }
-.assl .assl-answer, .assl .assl-record p { white-space: pre-wrap; overflow-wrap: anywhere; }
-.assl .assl-answer { font-size: 1.125rem; line-height: 1.6; min-height: 3.5rem; padding: .75rem 1rem;
-  border: 1px solid var(--border-color-primary); border-radius: .5rem; }
-#answer .assl-answer { border-color: var(--color-accent); }
-.assl .assl-answer[data-done="no"]::after { content: "▍"; color: var(--color-accent); }
-.assl .assl-record { border-left: .25rem solid var(--border-color-primary); padding-left: .75rem; margin: .75rem 0; }
-.assl .assl-output::before { content: "→ "; color: var(--color-accent); }
-@media (max-width: 40rem) { .assl-row { flex-direction: column; } }
-"""
 
 
 def check_installed() -> None:
@@ -90,48 +65,51 @@ def make_page(chat: Chat) -> Blocks:
     """
     check_installed()
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = str(MAX_KEPT)
     import gradio as gr
 
     def answer(question: str) -> Iterator[tuple[str, str, str, str]]:
         for panels in chat.ask(question):
             yield panels.route, panels.records, panels.answer, panels.base
 
-    with gr.Blocks(title=f"assl chat · {chat.title}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"assl chat · {chat.title}", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_heading(chat), elem_classes="assl")
-        question = gr.Textbox(
-            label=f"Question in Chinese (at most {MAX_QUESTION:,} characters; Shift+Enter sends)",
-            lines=3,
-            max_lines=10,
-            max_length=MAX_QUESTION,
-            autofocus=True,
-        )
-        send = gr.Button("Ask", variant="primary")
-        examples = gr.Dataset(
-            components=[question], samples=[[text] for text in chat.examples], label="Or one of these"
-        )
-        examples.click(
-            None, examples, question, js=f"k => {json.dumps(chat.examples)}[k]", api_visibility="private"
-        )  # in the browser: the server needs no route for it
+        with gr.Row(elem_id="asking"):
+            question = gr.Textbox(
+                label="Your question · 你的问题",
+                info=f"Enter sends, Shift+Enter begins a new line; at most {MAX_QUESTION:,} characters",
+                lines=1,  # of more lines Gradio would send at Shift+Enter
+                max_lines=10,
+                max_length=MAX_QUESTION,
+                autofocus=True,
+                scale=4,
+            )
+            send = gr.Button("Ask · 提问", variant="primary", min_width=120)
+        gr.HTML("<p>Or one of these · 或者试试</p>", elem_classes="assl", padding=False)
+        with gr.Row(elem_id="examples"):
+            examples = {text: gr.Button(f"{text}\n{english}".strip()) for text, english in chat.examples.items()}
         with gr.Row(elem_classes="assl-row"):
             answered, base = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("answer", "base"))
         with gr.Row(elem_classes="assl-row"):
             route, records = (gr.HTML(elem_id=name, elem_classes="assl") for name in ("route", "records"))
-        gr.on(
-            [send.click, question.submit],
-            answer,
-            question,
-            [route, records, answered, base],
-            concurrency_limit=1,
-            show_progress="minimal",
-            api_visibility="private",
-        )
+        asking: dict[str, Any] = {
+            "fn": answer,
+            "inputs": question,
+            "outputs": [route, records, answered, base],
+            "concurrency_limit": 1,
+            "show_progress": "minimal",
+            "api_visibility": "private",
+        }
+        gr.on([send.click, question.submit], **asking)
+        for text, example in examples.items():  # it is written in the browser: the server needs no route for that
+            written = example.click(None, None, question, js=f"() => {json.dumps(text)}", api_visibility="private")
+            written.then(**asking)
     return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
 def _heading(chat: Chat) -> str:
     bank = chat.silversight.bank
-    about = f"{chat.title} · {len(bank)} experts on {bank.base['id']}. Answers can be wrong."
-    return f'<h1>Ask the experts</h1><p class="assl-quiet">{escape(about)}</p>'
+    return html_of("heading", title=chat.title, experts=len(bank), base=bank.base["id"], learnt=learnt(bank))
 
 
 class Guard:
@@ -300,14 +278,15 @@ def _launch_options() -> dict[str, Any]:
         "pwa": False,
         "enable_monitoring": False,
         "max_file_size": "1kb",
+        "state_session_capacity": MAX_KEPT,
         "footer_links": [],
-        "theme": gr.themes.Default(font=_FONTS, font_mono=("ui-monospace", "monospace")),
-        "css": _CSS,
+        "theme": gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
+        "css": CSS,
     }
 
 
-def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Serve the page until Ctrl-C."""
+def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None, show: bool = False) -> None:
+    """Serve the page until Ctrl-C; show it in this machine's browser, if that has a window of its own."""
     page = open_page(chat, host=host, port=port)
     if not _is_local(host.strip("[]").lower()):
         print(
@@ -316,4 +295,14 @@ def serve(chat: Chat, *, host: str = "127.0.0.1", port: int | None = None) -> No
             file=sys.stderr,
         )
     print(f"{chat.title}: {page.local_url} (Ctrl-C ends it)", flush=True)
+    if show and _has_windows():
+        webbrowser.open(str(page.local_url))
     page.block_thread()
+
+
+def _has_windows() -> bool:
+    """Whether there is a browser, and it is none that would take over the terminal (lynx, w3m)."""
+    try:
+        return type(webbrowser.get()) is not webbrowser.GenericBrowser
+    except webbrowser.Error:
+        return False

@@ -7,22 +7,25 @@ import re
 import shutil
 import threading
 import time
+import webbrowser
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import escape, unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.browser import WAIT, chromium, chromium_path, watched
 
 from assl_kit.app import chat_page
-from assl_kit.app.chat import MAX_QUESTION, Chat, Panels, TrainingRecords
+from assl_kit.app.chat import EXAMPLES, MAX_QUESTION, NOT_LEARNT, Chat, Panels, TrainingRecords, learnt
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import read, require
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import ParameterError, WorkspaceError
 from assl_kit.experts.silversight import SilverSight
 from assl_kit.space.encoder import encode
+from assl_kit.space.static_encoder import known_shares
 
 SMALL = {
     "n_records": 240,
@@ -33,6 +36,7 @@ SMALL = {
     "warmup_records": 0,
 }
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{7*7}}${7*7}"
+QUESTIONS = list(EXAMPLES)[::2]  # of different kinds
 _PARTS = ("answer", "base", "route", "records")
 TAGS = re.compile(r"<\s*(script|img)", re.IGNORECASE)
 
@@ -61,7 +65,7 @@ def plain(html: str) -> str:
 
 
 def test_the_panels_tell_route_records_answer_and_base(ws, chat):
-    question = chat.examples[0]
+    question = QUESTIONS[0]
     steps = list(chat.ask(question))
     routes = chat.silversight.route([question])
     (answer,) = chat.silversight.generate([question], max_new_tokens=chat.max_new_tokens)
@@ -79,7 +83,7 @@ def test_the_panels_tell_route_records_answer_and_base(ws, chat):
     assert [f"{value:.3f}" in shown for value in routes.similarities[0]] == [True] * 3
     assert 'data-done="yes"' in last.answer and escape(answer.text) in last.answer
     assert 'data-done="yes"' in last.base and escape(base.text) in last.base
-    assert answer.text and answer.text != base.text
+    assert answer.text
 
     selection, records = read(ws, "selection"), read(ws, "records").set_index("id")
     own = selection[selection["cluster"] == answer.expert]["id"]
@@ -87,7 +91,8 @@ def test_the_panels_tell_route_records_answer_and_base(ws, chat):
     rows = {key: row for key, row in zip(space["ids"], space["embeddings"], strict=True)}
     (embedding,) = encode(chat.silversight.encoder, [question])
     nearest = max(own, key=lambda key: float(rows[key] @ embedding))
-    assert f"similarity {rows[nearest] @ embedding:.3f}" in plain(last.records)
+    (known,) = known_shares(chat.silversight.encoder, [question])  # a similarity counts as far as the words are known
+    assert f"similarity {known * (rows[nearest] @ embedding):.3f}" in plain(last.records)
     first = last.records.split("<article")[1]
     assert escape(records.loc[nearest, "output"][:100]) in first and last.records.count("<article") == 3
 
@@ -140,7 +145,7 @@ def test_no_text_becomes_html(chat, monkeypatch):
 
 def test_a_bank_alone_says_that_it_has_no_records(ws):
     chat = Chat(SilverSight.from_pretrained(ws.path_of("experts"), device="cpu"), max_new_tokens=4)
-    *_, last = chat.ask(chat.examples[0])
+    *_, last = chat.ask(QUESTIONS[0])
     assert "A bank alone does not hold the records" in last.records and 'data-done="yes"' in last.base
 
 
@@ -157,7 +162,7 @@ def test_records_that_were_not_learnt_from_are_not_shown(ws, chat, tmp_path, cha
     with pytest.raises(WorkspaceError, match=message):
         TrainingRecords.of_run(other, chat.silversight.bank.centroids)
     opened = Chat.of_run(other)
-    assert message in opened.no_records and opened.records is None and opened.examples
+    assert message in opened.no_records and opened.records is None and opened.examples == EXAMPLES
 
 
 def _halve(ws):
@@ -165,16 +170,49 @@ def _halve(ws):
     table.iloc[::2].to_parquet(ws.path_of("selection.parquet"), index=False)
 
 
-def test_below_min_similarity_the_base_answers(chat, monkeypatch):
+def test_below_min_similarity_nobody_knows_and_the_base_speaks_apart(chat, monkeypatch):
     monkeypatch.setattr(chat.silversight.router, "min_similarity", 1.0)
-    *_, last = chat.ask(chat.examples[0] + "？")
-    assert "alone: no similarity reaches 1.00" in " ".join(plain(last.route).split())
-    assert "<h3>The base</h3>" in last.answer and "has answered already" in last.base
-    assert "No expert answers" in last.records
+    *_, last = chat.ask(QUESTIONS[0])
+    assert "No expert answers: no similarity reaches 1.000" in " ".join(plain(last.route).split())
+    assert "I don't know." in plain(last.answer) and "我不知道。" in last.answer
+    (base,) = chat.silversight.generate([QUESTIONS[0]], experts=[-1], max_new_tokens=chat.max_new_tokens)
+    assert "What the base alone says" in last.base and escape(base.text) in last.base
+    assert (
+        "What any expert learnt that is nearest" in " ".join(plain(last.records).split())
+        and last.records.count("<article") == 3
+    )
+
+
+def test_an_unknown_language_is_far_from_every_record_too(chat):
+    """An embedding of words that were never seen lies near every centroid; what is shown must not say so."""
+    (foreign,) = [question for question in NOT_LEARNT if question.isascii()]
+    *_, last = chat.ask(foreign)
+    shown = [float(number) for number in re.findall(r"similarity (-?[0-9.]+)", plain(last.records))]
+    assert len(shown) == 3 and max(shown) < 0.5 and "I don't know." in plain(last.answer)
+
+
+def test_examples_have_their_english():
+    assert set(NOT_LEARNT) < set(EXAMPLES)
+    assert all(english.isascii() and bool(english) != question.isascii() for question, english in EXAMPLES.items())
+
+
+def test_records_and_labels_are_shown_in_english_where_they_have_it(chat):
+    table, answer = chat.records.table, chat.silversight.generate([QUESTIONS[0]], max_new_tokens=chat.max_new_tokens)[0]
+    english = {"question_en": "What <b>mood</b> is this?", "output_en": "a label"}
+    chat.records = TrainingRecords(table.assign(**english, output=answer.text.strip()), chat.records.rows)
+    *_, last = chat.ask(QUESTIONS[0])
+    assert last.records.count("What &lt;b&gt;mood&lt;/b&gt; is this?") == 3
+    assert "in English: a label" in last.answer
+
+
+def test_the_heading_greets_and_says_what_was_learnt(chat):
+    heading = plain(chat_page._heading(chat))
+    assert "你好" in heading and "Hello" in heading and learnt(chat.silversight.bank) in heading
+    assert "negative news" in heading and f"from {len(chat.records.table):,} records" in heading
 
 
 def test_two_who_ask_at_once_get_their_own_answers(chat):
-    questions = [chat.examples[0], chat.examples[-1]] * 4
+    questions = [QUESTIONS[0], QUESTIONS[1]] * 4
     expected = [list(chat.ask(question))[-1] for question in questions]
     assert expected[0] != expected[1]
     with ThreadPoolExecutor(len(questions)) as pool:
@@ -185,10 +223,10 @@ def test_two_who_ask_at_once_get_their_own_answers(chat):
 def test_a_stream_goes_from_thread_to_thread_and_can_be_left(chat):
     """A server's threads: each piece may be read by another one, which may have begun the next question, too."""
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-        left = chat.ask(chat.examples[0])
+        left = chat.ask(QUESTIONS[0])
         for k in range(4):
             (one, other)[k % 2].submit(next, left).result(WAIT / 1000)
-        waiting = one.submit(lambda: list(chat.ask(chat.examples[-1]))[-1])
+        waiting = one.submit(lambda: list(chat.ask(QUESTIONS[1]))[-1])
         assert not waiting.done()
         other.submit(left.close).result(WAIT / 1000)
         assert 'data-done="yes"' in waiting.result(WAIT / 1000).base
@@ -218,6 +256,23 @@ def test_a_port_that_is_taken_is_one_message(chat):
     assert str(caught.value) == f"cannot listen on 127.0.0.1, port {port}. Give another --port, or leave it out."
 
 
+@pytest.mark.parametrize(("browser", "opened"), [("BackgroundBrowser", 1), ("GenericBrowser", 0), (None, 0)])
+def test_the_page_is_shown_where_there_is_a_browser_with_windows(monkeypatch, capsys, browser, opened):
+    addresses = []
+    page = SimpleNamespace(local_url="http://127.0.0.1:7860/", block_thread=lambda: None)
+    monkeypatch.setattr(chat_page, "open_page", lambda *_, **__: page)
+    monkeypatch.setattr("webbrowser.open", addresses.append)
+
+    def get():
+        if browser is None:
+            raise webbrowser.Error("none")
+        return getattr(webbrowser, browser)("any")
+
+    monkeypatch.setattr("webbrowser.get", get)
+    chat_page.serve(SimpleNamespace(title="small"), show=True)
+    assert addresses == [page.local_url] * opened and page.local_url in capsys.readouterr().out
+
+
 @pytest.fixture
 def served(chat):
     """The page on a port of its own."""
@@ -244,13 +299,13 @@ def _check_places(page, similarities):
 
 
 def test_the_page_in_a_browser(chat, served):
-    question = chat.examples[0]
+    question = QUESTIONS[0]
     last = list(chat.ask(question))[-1]
     with chromium() as browser:
         page, outside, errors = watched(browser, viewport={"width": 1200, "height": 900})
         page.goto(served.local_url)
         page.get_by_role("textbox").fill(question)
-        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("button", name="Ask ·").click()
         page.wait_for_selector('#base [data-done="yes"]')
         assert page.inner_text("#answer .assl-answer") == _only(last.answer)
         assert page.inner_text("#base .assl-answer") == _only(last.base)
@@ -262,21 +317,51 @@ def test_the_page_in_a_browser(chat, served):
         _check_places(page, numbers)
 
         page.get_by_role("textbox").fill(" ")
-        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("button", name="Ask ·").click()
         page.wait_for_selector("#route .assl-error")
         assert "he question is empty" in page.inner_text("#route") and not page.inner_text("#answer").strip()
         assert page.get_by_role("textbox").get_attribute("maxlength") == str(MAX_QUESTION)
         assert not outside and not errors
 
 
+def test_enter_sends_and_an_example_is_asked_by_a_tap_on_a_phone(chat, served, monkeypatch):
+    asked = []
+    monkeypatch.setattr(chat, "_panels", lambda question: asked.append(question) or iter([Panels(route="asked")]))
+    with chromium() as browser:
+        page, outside, errors = watched(browser, viewport={"width": 390, "height": 844}, has_touch=True)
+        page.goto(served.local_url)
+        page.get_by_role("textbox").fill("一")
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.type("二")
+        assert page.get_by_role("textbox").input_value() == "一\n二" and not asked
+        page.keyboard.press("Enter")
+        page.get_by_text("asked").wait_for()
+        assert asked == ["一\n二"]
+
+        buttons = page.locator("#examples button").all()
+        assert [button.inner_text() for button in buttons] == [f"{q}\n{e}".strip() for q, e in chat.examples.items()]
+        buttons[1].tap()
+        page.wait_for_function(f"document.querySelector('textarea').value === {list(chat.examples)[1]!r}")
+        for _ in range(100):
+            if len(asked) == 2:
+                break
+            page.wait_for_timeout(50)
+        assert asked[1:] == [list(chat.examples)[1]]
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+            "nothing is wider than a phone"
+        )
+        assert not outside and not errors
+
+
 def test_nothing_on_the_page_is_run(chat, served, monkeypatch):
     chat.records = TrainingRecords(chat.records.table.assign(question=HOSTILE, output=HOSTILE), chat.records.rows)
     monkeypatch.setattr(chat.silversight, "stream", lambda *_, **__: (text for text in [HOSTILE]))
+    monkeypatch.setattr(chat.silversight.router, "min_similarity", -1.0)
     with chromium() as browser:
         page, outside, errors = watched(browser)
         page.goto(served.local_url)
         page.get_by_role("textbox").fill(HOSTILE)
-        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("button", name="Ask ·").click()
         page.wait_for_selector('#base [data-done="yes"]')
         assert page.inner_text("#answer .assl-answer") == HOSTILE, "text as it is, and no template of the page's either"
         assert page.title() == f"assl chat · {chat.title}" and not page.locator("article img, #answer img").count()
@@ -301,16 +386,16 @@ def test_two_browsers_and_one_that_leaves(chat, served, monkeypatch):
     monkeypatch.setattr(chat.silversight, "stream", slow)
     with chromium() as browser:
         pages = [watched(browser)[0] for _ in range(3)]
-        for page, question in zip(pages, ("很长", chat.examples[0], chat.examples[-1]), strict=True):
+        for page, question in zip(pages, ("很长", QUESTIONS[0], QUESTIONS[1]), strict=True):
             page.goto(served.local_url)
             page.get_by_role("textbox").fill(question)
-            page.get_by_role("button", name="Ask", exact=True).click()
+            page.get_by_role("button", name="Ask ·").click()
             if question == "很长":
-                page.wait_for_selector('#answer [data-done="no"]')
+                page.wait_for_selector('[data-done="no"]')
         assert not ended.is_set()
         pages[0].close()
         assert ended.wait(30), "the answer of who has left goes on"
-        for page, question in zip(pages[1:], (chat.examples[0], chat.examples[-1]), strict=True):
+        for page, question in zip(pages[1:], (QUESTIONS[0], QUESTIONS[1]), strict=True):
             page.wait_for_selector('#base [data-done="yes"]')
             (answer,) = chat.silversight.generate([question], max_new_tokens=chat.max_new_tokens)
             assert page.inner_text("#answer .assl-answer") == answer.text
