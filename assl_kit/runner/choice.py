@@ -131,6 +131,37 @@ def _signed(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
+def routed_verdict(metrics: Mapping[str, Any]) -> str:
+    """What became of the routed experts, in a sentence; empty without results of theirs.
+
+    Parameters
+    ----------
+    metrics : mapping
+        ``metrics.json`` of a run: ``table``, and ``differences`` of the routed arm to each other one.
+
+    Examples
+    --------
+    >>> row = {"arm": "routed", "task": "mean", "value": 0.8, "low": 0.75, "high": 0.85}
+    >>> apart = {"arm": "routed", "against": "base", "difference": 0.3, "low": 0.2, "high": 0.4}
+    >>> level = {"arm": "routed", "against": "full", "difference": 0.01, "low": -0.02, "high": 0.03}
+    >>> routed_verdict({"table": [row], "differences": [apart, level]})
+    'On the mean over tasks “routed” reaches 0.800: better than “base” (+0.300); not told apart from “full” (+0.010).'
+    """
+    differences = metrics.get("differences")
+    if not isinstance(differences, list) or not differences:
+        return ""
+    arm = differences[0]["arm"]
+    mean = [row["value"] for row in metrics.get("table") or [] if row["arm"] == arm and row["task"] == "mean"]
+    if not mean:
+        return ""
+    groups: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    for row in differences:
+        kind = "better than" if row["low"] > 0 else "worse than" if row["high"] < 0 else "not told apart from"
+        groups[kind].append(f"“{row['against']}” ({row['difference']:+.3f})")
+    parts = [f"{kind} {', '.join(others)}" for kind, others in groups.items() if others]
+    return f"On the mean over tasks “{arm}” reaches {mean[0]:.3f}: {'; '.join(parts)}."
+
+
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What the numbers do not say: tasks that tell nothing, tasks that are not measured, questions left out."""
     about, best = result["about"], pd.DataFrame(result["table"]).groupby("task")["score"].max()

@@ -21,15 +21,23 @@ _PAGE = """<!doctype html>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; color: #222;
   background: #fff; overflow-wrap: break-word; }
-h1 { margin-bottom: 0; } h2 { border-bottom: 1px solid #ddd; margin-top: 2.5rem; }
+h1 { margin-bottom: 0; font-size: clamp(1.4rem, 5vw, 2rem); line-height: 1.25; }
+h2 { border-bottom: 1px solid #ddd; margin-top: 2.5rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #eee; text-align: left; white-space: nowrap; }
+.results th { white-space: normal; vertical-align: bottom; } .results td { vertical-align: top; }
+.results small { display: block; font-weight: normal; }
+.results td:first-child, .results th:first-child { position: sticky; left: 0; background: #fff; }
+.results td:nth-child(2), .results th:nth-child(2) { font-weight: bold; }
+.results tr:last-child td { border-top: 2px solid #999; }
+.verdict { font-size: 1.15rem; border-left: .25rem solid #2a7f62; padding-left: .75rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; height: auto; background: #fff; } figure { margin: 1rem 0; }
 figcaption, .quiet { color: #666; font-size: .9rem; } .alarm { color: #b00020; font-weight: bold; }
 pre { overflow-x: auto; font-size: .85rem; background: #f4f4f4; padding: .5rem; }
 @media (prefers-color-scheme: dark) {
   body { color: #ddd; background: #181818; } h2, th, td { border-color: #444; } pre { background: #252525; }
+  .results td:first-child, .results th:first-child { background: #181818; }
   figcaption, .quiet { color: #aaa; } .alarm { color: #ff7a85; }
 }
 </style>
@@ -41,15 +49,19 @@ pre { overflow-x: auto; font-size: .85rem; background: #f4f4f4; padding: .5rem; 
 {% if kind == "heading" %}<h2>{{ value }}</h2>
 {% elif kind == "subheading" %}<h3>{{ value }}</h3>
 {% elif kind == "text" %}<p>{{ value }}</p>
+{% elif kind == "verdict" %}<p class="verdict">{{ value }}</p>
 {% elif kind == "alarm" %}<p class="alarm">{{ value }}</p>
 {% elif kind == "output" %}<pre>{{ value }}</pre>
 {% elif kind == "picture" %}<figure><img alt="{{ value[0] }}" src="data:image/png;base64,{{ value[1] }}">
 <figcaption>{{ value[0] }}</figcaption></figure>
-{% elif kind == "table" %}<div class="wide"><table>
+{% elif kind in ("table", "results") %}<div class="wide {{ kind }}"><table>
 <tr>{% for column in value.columns %}<th{% if numeric(value[column]) %} class="number"{% endif %}>{{ column }}</th>
 {% endfor %}</tr>
 {% for row in value.itertuples(index=False) %}<tr>{% for cell in row %}
-<td{% if is_number(cell) %} class="number"{% endif %}>{{ show(cell) }}</td>{% endfor %}</tr>
+<td{% if is_number(cell) %} class="number"{% endif %}>
+{%- if kind == "results" and " [" in show(cell) %}
+{%- set value, interval = show(cell).split(" [") %}{{ value }}<small>[{{ interval }}</small>
+{%- else %}{{ show(cell) }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endif %}{% endfor %}
 </body>
@@ -65,8 +77,9 @@ def render_page(title: str, lead: str, blocks: Iterable[tuple[str, Any]]) -> str
     title, lead : str
         The heading, and the small line below it.
     blocks : iterable of (kind, value)
-        ``heading``, ``subheading``, ``text``, ``alarm`` and ``output`` (kept as it is spaced) with a string; ``table``
-        with a DataFrame; ``picture`` with (caption, base64 of a PNG).
+        ``heading``, ``subheading``, ``text``, ``verdict``, ``alarm`` and ``output`` (kept as it is spaced) with a
+        string; ``table`` with a DataFrame, or ``results``, whose first column stays in view; ``picture`` with (caption,
+        base64 of a PNG).
 
     Returns
     -------

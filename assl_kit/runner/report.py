@@ -19,7 +19,7 @@ from assl_kit.common.trust import inside
 from assl_kit.data.records import LEFT_OUT
 from assl_kit.errors import AsslError, WorkspaceError
 
-from .choice import choice_blocks, highest_blocks
+from .choice import choice_blocks, highest_blocks, routed_verdict, verdicts
 from .manifest_rows import artifact_rows, notebook_rows
 from .page import render_page, show
 from .selecting.check import duplicate_blocks
@@ -75,10 +75,9 @@ def write_report(ws: Workspace) -> Path:
     True
     """
     manifest, metrics = ws.manifest(), read_metrics(ws)
-    data = Path(str(manifest["parameters"].get("data", "unknown"))).name
-    lead = f"assl-kit · profile {manifest['profile']} · {manifest.get('created')} · data {data}"
+    lead = f"assl-kit · run {ws.folder.name} · profile {manifest['profile']} · {manifest.get('created')}"
     try:
-        html = render_page(ws.folder.name, lead, _page(ws, manifest, metrics))
+        html = render_page(_title(ws, manifest, metrics), lead, _page(ws, manifest, metrics))
     except AsslError:
         raise
     except Exception as error:  # of as many kinds as there are ways to fill JSON with something else
@@ -92,29 +91,42 @@ def write_report(ws: Workspace) -> Path:
     return target
 
 
+def _title(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The data, and how much of it was chosen; of a run that has none, the run's name."""
+    data = manifest["parameters"].get("data")
+    if not data:
+        return ws.folder.name
+    name = "The embedded corpus" if data == "embedded" else Path(str(data)).name
+    corpus = metrics.get("corpus") or {}
+    if not {"chosen", "train"} <= set(corpus):
+        return name
+    return f"{name}: {corpus['chosen']:,} of {corpus['train']:,} records chosen"
+
+
 def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a reader wants first: failures, the verdict, the results and their pictures; then the rest."""
     for name, note in manifest["notebooks"].items():
         if note.get("status") != "done":
             yield "alarm", f"The notebook {name} did not finish. {note.get('message') or ''}".rstrip()
+    yield from (("verdict", sentence) for sentence in _verdicts(ws, metrics))
     results = results_table(metrics)
     if results is not None:
         yield "heading", "Results"
         yield "text", "Value and bootstrap interval on the test records."
-        yield "table", results
+        yield "results", _routed_first(results, metrics)
+    books = list(_executed(ws))
+    last = [book for book in books if book.name[:2] in ("08", "09")]
+    yield from _pictures(last)
+    yield from choice_blocks(ws)
+    yield from _pictures([book for book in books if book not in last])
     for title, parts in _sections(metrics):
         yield "heading", title
         for subtitle, frame in parts:
             if subtitle:
                 yield "subheading", subtitle
             yield "table", frame.rename(columns=_COLUMNS)
-    yield from choice_blocks(ws)
     yield from duplicate_blocks(ws)
     yield from highest_blocks(ws, str(manifest["parameters"].get("score")))
-    books = list(_executed(ws))
-    for book in books:
-        if book.pictures:
-            yield "heading", book.title
-            yield from (("picture", picture) for picture in book.pictures)
     yield from _left_out(manifest)
     yield "heading", "Warnings"
     warnings = [*_cut_records(ws), *((book.title, text) for book in books for text in book.warnings)]
@@ -133,6 +145,30 @@ def _page(ws: Workspace, manifest: Mapping[str, Any], metrics: Mapping[str, Any]
         if not frame.empty:
             yield "heading", title
             yield "table", frame
+
+
+def _verdicts(ws: Workspace, metrics: Mapping[str, Any]) -> list[str]:
+    """The run's two answers: what became of the routed experts, and of the choice."""
+    referee = ws.json("referee.json") if ws.has("referee.json") else {"skipped": ""}
+    choice = "" if "skipped" in referee else verdicts(referee)[0].split(";")[0].rstrip(".")  # more of it stands below
+    about_choice = choice and f"Cheap learners judge the choice so: {choice[0].lower()}{choice[1:]}."
+    return [sentence for sentence in (routed_verdict(metrics), about_choice) if sentence]
+
+
+def _routed_first(results: pd.DataFrame, metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """The same table with the routed arm beside the tasks, where a phone shows it, and what is small print last."""
+    differences = metrics.get("differences") or [{}]
+    routed = [differences[0].get("arm")] if differences[0].get("arm") in results else []
+    small = [name for name in ("metric", "n") if name in results]
+    others = [name for name in results if name not in ("task", *routed, *small)]
+    return results[["task", *routed, *others, *small]]
+
+
+def _pictures(books: list[Executed]) -> Iterator[tuple[str, Any]]:
+    for book in books:
+        if book.pictures:
+            yield "heading", book.title
+            yield from (("picture", picture) for picture in book.pictures)
 
 
 def _left_out(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -228,8 +264,9 @@ def _is_flat(value: Any) -> bool:
 
 @dataclass
 class Executed:
-    """An executed notebook: its title, its pictures with the headings they stand below, and what it warned of."""
+    """An executed notebook: file name, title, pictures with the headings they stand below, and what it warned of."""
 
+    name: str
     title: str
     pictures: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -243,16 +280,16 @@ def _executed(ws: Workspace) -> Iterator[Executed]:
             check_size(path, MAX_NOTEBOOK)
             yield _outputs(path)
         except AsslError as error:
-            yield Executed(path.stem, warnings=[f"Not shown: {error.what}."])
+            yield Executed(path.stem, path.stem, warnings=[f"Not shown: {error.what}."])
         except Exception as error:  # nbformat's kinds, and those of whatever a stranger's notebook holds
             what = f"Not shown: it cannot be read as a notebook ({type(error).__name__})."
-            yield Executed(path.stem, warnings=[what])
+            yield Executed(path.stem, path.stem, warnings=[what])
 
 
 def _outputs(path: Path) -> Executed:
     import nbformat
 
-    book, heading = Executed(path.stem), path.stem
+    book, heading = Executed(path.stem, path.stem), path.stem
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             headings = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]

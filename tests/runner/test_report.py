@@ -31,6 +31,7 @@ TABLE = [
     for arm, value in (("base", 0.3), ("routed", 0.6))
     for task in ("mean", "问答", "sentiment")
 ]
+DIFFERENCES = [{"arm": "routed", "against": "base", "difference": 0.3, "low": 0.2, "high": 0.4}]
 METRICS = {
     "table": TABLE,
     "routing": {"accuracy": 0.91, "by_task": [{"task": "qa", "right": 0.9}]},
@@ -64,7 +65,7 @@ def test_the_page_holds_all_parts(ws):
     add_picture(ws)
     html = write_report(ws).read_text(encoding="utf-8")
     for part in (
-        "0.600 [0.500, 0.700]",
+        "0.600<small>[0.500, 0.700]</small>",
         "问答",
         "accuracy",
         "0.910",
@@ -75,6 +76,22 @@ def test_the_page_holds_all_parts(ws):
     assert f"data:image/png;base64,{PNG}" in html and "Clusters &amp; tasks" in html
     assert "The notebook 01_second did not finish." in html and "00_first did not" not in html
     assert "n_clusters" in html and "number of clusters" in html and "torch" in html
+
+
+def test_data_verdict_routed_column_and_pictures_come_first(ws):
+    add_picture(ws)
+    corpus = {"records": 6000, "train": 5400, "chosen": 540}
+    write_json(ws.path_of("metrics.json"), METRICS | {"differences": DIFFERENCES, "corpus": corpus})
+    html = write_report(ws).read_text(encoding="utf-8")
+    assert "<h1>b&gt;.jsonl: 540 of 5,400 records chosen</h1>" in html and "run one · profile tiny" in html
+    verdict = "On the mean over tasks “routed” reaches 0.600: better than “base” (+0.300)."
+    assert html.index(verdict) < html.index("<h2>Results") < html.index("<img") < html.index("normalised mutual")
+    columns = re.findall(r"<th>(.*?)</th>", html.split("<h2>Results")[1])
+    assert columns[:3] == ["task", "routed", "base"]
+
+
+def test_a_page_without_comparisons_gives_no_verdict(ws):
+    assert 'class="verdict"' not in write_report(ws).read_text(encoding="utf-8")
 
 
 def test_the_page_stands_alone_and_escapes_data(ws):
