@@ -55,6 +55,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check assl_kit tests benchmarks
 	$(BIN)/python -m mypy
+	$(BIN)/python -m codespell_lib
 
 test-lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
