@@ -1,7 +1,8 @@
 # make run    the whole chain on CPU, offline: notebooks 00 to 09, a table and an HTML report under runs/tiny/
-# make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app and browser besides
+# make test   ruff, mypy, pytest, and every notebook through nbval; installs the extras ray, app, browser, site besides
 # make test-slow  what takes minutes: a run killed at twenty moments, one run in two clones, on Ray and on Colab, quick benchmarks
 # make chat   a page on which the experts are asked; trains them first where there are none (some minutes)
+# make site   the course as web pages that need no network, in site/; nothing is run, the stored outputs are shown
 # make lab    JupyterLab on the first notebook
 # make evidence  measures the paper's claims over three seeds (about an hour on 2 cores), benchmarks/results/evidence.json
 # make mutate makes small changes of the code in a copy of the checkout; at least 95 % must fail a test (about 10 minutes)
@@ -27,7 +28,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run chat test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
+.PHONY: run chat site test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
@@ -111,8 +112,13 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	touch $@
 
 $(FOR_TESTS): $(INSTALLED)
-	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray,app,browser]"
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[ray,app,browser,site]"
 	touch $@
+
+site: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[site]"
+	$(BIN)/python docs/site/build.py site
+	@echo "look at it: $(BIN)/python -m http.server --bind 127.0.0.1 -d site"
 
 dist:
 	rm -rf dist
@@ -122,5 +128,5 @@ dist:
 	.venv-dist/bin/python .ci/check_dist.py dist
 
 clean:
-	rm -rf $(VENV) .venv-dist .venv-lowest .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-dist .venv-lowest .venv-newest build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
