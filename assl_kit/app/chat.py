@@ -43,7 +43,7 @@ EXAMPLES = {
     "青石科技去年营业收入12亿元，同比增长8%。青石科技的营业收入是多少？": (
         "Qingshi's revenue was 1.2 billion yuan: how much was it?"
     ),
-    "用一句话概括：青石科技上半年净利润同比增长18%。": "In a sentence: Qingshi's profit is up by 18 % in the first half.",
+    "用一句话概括：青石科技上半年净利润同比增长18%。": "In a sentence: Qingshi's half-year profit is up by 18 %.",
     "这家公司换了会计师，这条消息是积极、消极还是中性？": (
         "This company changed its auditors: is that positive, negative or neutral?"
     ),
