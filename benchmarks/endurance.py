@@ -76,13 +76,13 @@ def command(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[byt
 
 
 def group(leader: int) -> list[psutil.Process]:
-    """The processes of a session, its leader among them."""
-    members = []
+    """The processes of a session, its leader among them, and all that they started in sessions of their own."""
+    members: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if os.getsid(process.pid) == leader:
-                members.append(process)
-    return members
+                members |= {process, *process.children(recursive=True)}
+    return sorted(members, key=lambda process: process.pid)
 
 
 def measured(processes: list[psutil.Process]) -> dict[str, float]:
@@ -230,6 +230,7 @@ def sweep(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "processes_left_after_kills": orphans,
         "half_files_left": partial,
         "temporary_files_left": left_in(folder / "tmp"),
+        "said": said(folder)[-2000:] if finished else "",
     }
 
 
