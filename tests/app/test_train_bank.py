@@ -22,6 +22,7 @@ from assl_kit.experts.training.adapter import train_adapter
 from assl_kit.experts.training.config import TrainingConfig
 from assl_kit.model.loading import load_base
 
+HELPERS = Path(__file__).parents[1] / "helpers"
 SMALL = {"n_records": 200, "n_clusters": 2, "n_select": 16, "epochs": 1, "warmup_records": 0, "train_batch_size": 4}
 SMALL |= {"gradient_checkpointing": True, "packing": True, "max_length": 160}  # as a large base needs it
 
@@ -79,12 +80,22 @@ def test_two_processes_train_what_one_does(selected, one, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_flat_rows_as_one_trains_packed_ones(selected, one, tmp_path):
+    ws, _ = selected
+    two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
+    shutil.rmtree(two.path_of("experts"))
+    done = launched(two, "--multi_gpu", str(HELPERS / "flat_on_cpu.py"))
+    assert done.stdout.count("a flat row") >= 2 * len(one.expert_paths), done.stdout
+    check_same_bank(one, ExpertBank.from_pretrained(two.path_of("experts")))
+
+
+@pytest.mark.slow
 def test_a_base_divided_among_two_processes_trains_what_a_whole_one_does(selected, one, tmp_path):
     ws, p = selected
     two = Workspace.open(shutil.copytree(ws.folder, tmp_path / "runs" / "two"))
     shutil.rmtree(two.path_of("experts"))
     divided = ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP")
-    done = launched(two, *divided, str(Path(__file__).parents[1] / "helpers" / "divided_on_cpu.py"))
+    done = launched(two, *divided, str(HELPERS / "divided_on_cpu.py"))
     assert is_current(two, "experts", p)
     assert done.stdout.count("holds 0.50 of the weights") == 2 * 2, done.stdout  # processes, experts
     check_same_bank(one, ExpertBank.from_pretrained(two.path_of("experts")))
