@@ -60,8 +60,8 @@ class TrainingRecords:
     Attributes
     ----------
     table : DataFrame of n rows
-        ``id``, ``cluster`` (the expert's number), ``copies``, ``task``, ``question``, ``output``; of the embedded
-        corpus also ``question_en`` and ``output_en``, the same in English.
+        ``id``, ``cluster`` (the expert's number), ``copies``, ``task``, ``question``, ``output``; where the
+        records have it also ``question_en`` and ``output_en``, the same in English.
     rows : ndarray of shape (n, d), float32
         Their embeddings, unit rows.
     """

@@ -16,6 +16,7 @@ from assl_kit.evaluation.referee import MEANS
 from .page import png_of
 
 TITLE = "Is the choice better than a random one?"
+_LEVEL = "not told apart from"
 HIGHEST = 10
 _CUT = 80
 
@@ -120,11 +121,13 @@ def _verdict(result: Mapping[str, Any], arm: str) -> str:
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
-    if row["low"] > 0:
-        return f"better than {row['against']} beyond the interval"
-    if row["high"] < 0:
-        return f"worse than {row['against']} beyond the interval"
-    return f"not told apart from {row['against']}"
+    outcome = _outcome(row)
+    return f"{outcome} {row['against']}" + " beyond the interval" * (outcome != _LEVEL)
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """What an interval says of an arm beside another one."""
+    return "better than" if row["low"] > 0 else "worse than" if row["high"] < 0 else _LEVEL
 
 
 def _signed(row: Mapping[str, Any]) -> str:
@@ -154,11 +157,10 @@ def routed_verdict(metrics: Mapping[str, Any]) -> str:
     mean = [row["value"] for row in metrics.get("table") or [] if row["arm"] == arm and row["task"] == "mean"]
     if not mean:
         return ""
-    groups: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    groups: dict[str, list[str]] = {"better than": [], "worse than": [], _LEVEL: []}
     for row in differences:
-        kind = "better than" if row["low"] > 0 else "worse than" if row["high"] < 0 else "not told apart from"
-        groups[kind].append(f"“{row['against']}” ({row['difference']:+.3f})")
-    parts = [f"{kind} {', '.join(others)}" for kind, others in groups.items() if others]
+        groups[_outcome(row)].append(f"“{row['against']}” ({row['difference']:+.3f})")
+    parts = [f"{outcome} {', '.join(others)}" for outcome, others in groups.items() if others]
     return f"On the mean over tasks “{arm}” reaches {mean[0]:.3f}: {'; '.join(parts)}."
 
 

@@ -32,8 +32,8 @@ def kernel_starter(ws: Workspace) -> Iterator[Callable[[str], AsyncKernelManager
     """Give a function that starts a kernel for the notebook of a number; at the end all of them are shut down.
 
     The kernel inherits the workspace and quiet libraries; what it is spoken to by stands in the workspace, so that the
-    next run removes it after a kill. Whatever kernels a user has installed as ``python3``, it is
-    the current interpreter.
+    next run removes it after a kill. Whatever kernels a user has installed as ``python3``, it is the current
+    interpreter.
 
     Parameters
     ----------

@@ -195,6 +195,7 @@ class Points:
         d, p = directions.shape
         exact = directions.astype(np.float64)
         stretch = np.linalg.norm(exact.T @ exact - np.eye(p))  # how far they are from orthonormal
+        shift = 1.01 * (np.sqrt(p) * d * ROUNDING + stretch)  # rounding of p products of length d, and that
         rows = np.arange(len(self))[numbers]
         short = np.empty((len(rows), p), np.float32)
 
@@ -202,9 +203,7 @@ class Points:
             np.matmul(self.centred(self.raw(rows[part])), directions, out=short[part])
 
         self._passes(work, len(rows))
-        return short, float(
-            1.01 * (np.sqrt(p) * d * ROUNDING + stretch)
-        )  # rounding of p products of length d, and that
+        return short, float(shift)
 
     def _arrange(self) -> None:
         """Put similar rows side by side: each goes to the nearest of some pivots, the pivots in dendrogram order.
