@@ -13,8 +13,8 @@ MUTATIONS = (
     M(
         "an interval that touches 0 is beyond it",
         "runner/choice.py",
-        '''if row["low"] > 0:''',
-        '''if row["low"] >= 0:''',
+        '''"better than" if row["low"] > 0 else''',
+        '''"better than" if row["low"] >= 0 else''',
         _REPORT,
     ),
     M(
