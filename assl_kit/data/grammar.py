@@ -1,162 +1,121 @@
-"""A small weighted text grammar: templates that recurse, bind, choose, drop and shuffle; values kept apart by split.
+"""A small weighted text grammar in two languages: templates that recurse, bind and choose; values kept apart by split.
 
-The notation of a template (source: ours)
-    ``{rule}``       expand a rule; ``{x=rule}`` expands it and keeps the value as ``x``; ``{x}`` repeats it
-    ``(a|b|c)``      one of the parts
-    ``[a|b]``        one of the parts, or nothing (half of the time)
-    ``<a|b|c>``      all the parts, in a random order
-A rule is a block of lines, one alternative a line; ``3*text`` gives an alternative the weight 3.
+The notation of a line (source: ours)
+    ``Chinese ~ English``  two templates that say the same; without ``~`` the English is the same text
+    ``{rule}``             expand a rule; ``{x=rule}`` expands it and keeps the value as ``x``; ``{x}`` repeats it
+    ``(a|b|)``             one of the parts, here perhaps nothing; the n-th choice of the English is the n-th of the Chinese
+A rule is a block of lines, one alternative a line; ``3*text`` gives an alternative the weight 3. The English repeats what
+the Chinese has expanded: its second ``{rule}`` is the Chinese text's second, and a name may be said again.
 
 Rules of the section ``open`` are *values* (a name, a place, a product). Every value belongs to one side for good, by a
-checksum of the value itself, so what fills a test record can never fill a training record. Rules of ``composed`` put
+checksum of its Chinese, so what fills a test record can never fill a training record. Rules of ``composed`` put
 words around an open value (a company is a stem and an industry) and stand on the side of what they hold. Numbers,
-dates and codes are made by :data:`NUMBERS`, and stand on the side of their digits, whatever their format.
+dates and codes are made by :data:`assl_kit.data.world.values.NUMBERS`, and stand on the side of their digits, whatever their format.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
-from random import Random
-from typing import TypeVar
-from zlib import crc32
+from collections.abc import Iterable
+from itertools import accumulate, product
+from typing import NamedTuple
 
 from assl_kit.errors import DataError
 
-T = TypeVar("T")
-
-TEST_PART = 3
-"""One value in ``TEST_PART`` belongs to the test side."""
-
-
-def is_test_value(key: str) -> bool:
-    """Whether a value (or, for a number, its digits) belongs to the test side.
-
-    Examples
-    --------
-    >>> is_test_value("远航") == is_test_value("远航")
-    True
-    """
-    return crc32(key.encode("utf-8")) % TEST_PART == 0
-
-
-def digits_key(number: str) -> str:
-    """The significant digits of a number: the same for every format of it.
-
-    Examples
-    --------
-    >>> digits_key("1,250.0"), digits_key("0.125")
-    ('125', '125')
-    """
-    return re.sub(r"\D", "", number).strip("0") or "0"
-
-
-class Context:
-    """What one text is being made with.
-
-    Attributes
-    ----------
-    rng, random : Random, callable
-        The random source, and its method, since most draws are by it.
-    test : bool
-        The side of the values.
-    bound : dict
-        Names of the text, and what they stand for.
-    slots : list of (str, str)
-        Rule and value of what was filled in so far.
-    inside : int
-        How many values are being made one within the other; only the outermost is a slot.
-    """
-
-    __slots__ = ("bound", "inside", "random", "rng", "slots", "test")
-
-    def __init__(self, rng: Random, test: bool) -> None:
-        self.rng, self.random, self.test = rng, rng.random, test
-        self.bound: dict[str, str] = {}
-        self.slots: list[tuple[str, str]] = []
-        self.inside = 0
-
-    def choose(self, items: Sequence[T]) -> T:
-        """One of ``items``."""
-        return items[int(self.random() * len(items))]
-
-
-Node = Callable[[Context], str]
-
-
-# --- numbers: each function draws one number of its side ------------------------------------------------------------
-
-
-def _digits(context: Context, low: int, high: int) -> int:
-    while True:
-        value = low + int(context.random() * (high - low + 1))
-        if is_test_value(digits_key(str(value))) == context.test:
-            return value
-
-
-def _decimal(context: Context, low: int, high: int) -> str:
-    """A number with 0 to 2 decimals whose integer part lies in [low, high]."""
-    places = context.choose((0, 1, 1, 2, 2))
-    value = _digits(context, low * 10**places or 1, high * 10**places)
-    return f"{value / 10**places:.{places}f}"
-
-
-def _money(context: Context) -> str:
-    kind = context.random()
-    if kind < 0.55:
-        return _decimal(context, 1, 60) + "亿元"
-    value = _digits(context, 110, 9800) if kind < 0.8 else _digits(context, 11, 98) * 100
-    return (f"{value:,}" if kind > 0.9 else str(value)) + "万元"
-
-
-def _date(context: Context) -> str:
-    while True:
-        month, day = 1 + int(context.random() * 12), 1 + int(context.random() * 28)
-        if is_test_value(f"{month}-{day}") == context.test:
-            return f"{month}月{day}日"
-
-
-NUMBERS: dict[str, Node] = {
-    "amount": _money,
-    "revenue": lambda context: _decimal(context, 8, 900) + "亿元",
-    "small_amount": lambda context: f"{_digits(context, 12, 9800)}万元",
-    "fine": lambda context: f"{_digits(context, 3, 990) * context.choose((1, 1, 10))}万元",
-    "billions": lambda context: f"{_digits(context, 2, 98)}亿元",
-    "huge": lambda context: f"{_digits(context, 110, 98000)}亿元",
-    "percent": lambda context: _decimal(context, 1, 68) + "%",
-    "small_percent": lambda context: _decimal(context, 0, 9) + "%",
-    "high_percent": lambda context: _decimal(context, 72, 98) + "%",
-    "move": lambda context: f"{_digits(context, 5, 399) / 100:.2f}%",
-    "coupon": lambda context: f"{_digits(context, 105, 499) / 100:.2f}%",
-    "fee": lambda context: f"{_digits(context, 12, 195) / 100:.2f}%",
-    "rate": lambda context: f"{_digits(context, 101, 899) / 100:.2f}%",
-    "points": lambda context: f"{_digits(context, 2, 95)}个基点",
-    "dividend": lambda context: f"{_digits(context, 5, 390) / 100:.2f}元",
-    "price": lambda context: f"{_digits(context, 201, 9900) / 100:.2f}元",
-    "count": lambda context: str(_digits(context, 3, 960)),
-    "few": lambda context: str(_digits(context, 2, 39)),
-    "term": lambda context: str(_digits(context, 2, 15)),
-    "shares": lambda context: f"{_digits(context, 120, 9900)}万股",
-    "index": lambda context: f"{_digits(context, 20010, 69990) / 10:.1f}点",
-    "date": _date,
-    "full_date": lambda context: f"{_digits(context, 2004, 2025)}年{_date(context)}",
-    "year": lambda context: f"{_digits(context, 2004, 2025)}年",
-    "code": lambda context: context.choose(("60", "30", "00", "68")) + f"{_digits(context, 1011, 9899)}",
-}
-"""Generators of numbers, dates and codes by slot name."""
+from .world.values import NUMBERS, TENTHS, Context, Node, Pair, is_test_value, somebody
 
 
 # --- templates ------------------------------------------------------------------------------------------------------
 
 
 _WEIGHT = re.compile(r"(\d+)\*")
-_MARK = re.compile(r"[{(\[<>|)\]}]")
+_MARK = re.compile(r"[{(|)}]")
+
+
+class _Reference(NamedTuple):
+    name: str
+    rule: str  # "" where the name is a rule's, or one that is bound before
+    node: Node | None
+
+
+Part = "str | _Reference | list[list]"
+"""A piece of text, a reference, or a choice of sequences of parts."""
+
+
+class _Line:
+    """One line: the Chinese is expanded, the English repeats what it expanded."""
+
+    __slots__ = ("en", "where", "zh")
+
+    def __init__(self, zh: list, en: list | None, where: str) -> None:
+        self.zh, self.en, self.where = zh, en, where
+
+    def __call__(self, context: Context) -> Pair:
+        picks: list[int] = []
+        seen: dict[str, list[Pair]] = {}
+        zh = self._chinese(context, self.zh, picks, seen)
+        if self.en is None:
+            return Pair(zh, zh)
+        picks.reverse()
+        return Pair(zh, self._english(context, self.en, picks, {name: pairs[::-1] for name, pairs in seen.items()}))
+
+    def _chinese(self, context: Context, parts: list, picks: list[int], seen: dict[str, list[Pair]]) -> str:
+        texts = []
+        for part in parts:
+            if isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, _Reference):
+                value = self._value(context, part)
+                seen.setdefault(part.name, []).append(value)
+                texts.append(value.zh)
+            else:
+                picks.append(int(context.random() * len(part)))
+                texts.append(self._chinese(context, part[picks[-1]], picks, seen))
+        return "".join(texts)
+
+    def _value(self, context: Context, part: _Reference) -> Pair:
+        if not part.rule:
+            value = context.bound.get(part.name)
+            if value is not None:
+                return value
+            if part.node is None:
+                raise DataError(f"the name {part.name!r} is used before it is bound", where=self.where)
+            return part.node(context)
+        assert part.node is not None
+        if context.spoken and part.name == "c" and part.rule == "company" and context.random() < 0.45:
+            context.bound["c"] = somebody(context)
+            return context.bound["c"]
+        before, value = len(context.slots), part.node(context)
+        for _ in range(40):  # two names of one text must not be the same, nor one part of another
+            if not any(value.zh in other or other in value.zh for other in context.taken):
+                break
+            del context.slots[before:]
+            value = part.node(context)
+        context.bound[part.name] = value
+        context.taken.append(value.zh)
+        return value
+
+    def _english(self, context: Context, parts: list, picks: list[int], left: dict[str, list[Pair]]) -> str:
+        texts = []
+        for part in parts:
+            if isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, _Reference):
+                values = left.get(part.name)
+                if values:
+                    texts.append((values.pop() if len(values) > 1 else values[0]).en)
+                elif part.name in context.bound:
+                    texts.append(context.bound[part.name].en)
+                else:
+                    raise DataError(f"the English names {part.name!r}, the Chinese does not", where=self.where)
+            else:
+                texts.append(self._english(context, part[picks.pop()], picks, left))
+        return "".join(texts)
 
 
 class Grammar:
-    """Rules of one task over the shared lexicon, compiled once and expanded many times.
+    """Rules over a shared lexicon, compiled once and expanded many times.
 
     Parameters
     ----------
@@ -168,12 +127,12 @@ class Grammar:
     Examples
     --------
     >>> from random import Random
-    >>> toy = {"rules": {"move": "上涨\\n3*下跌"}, "open": {"who": "甲\\n乙\\n丙\\n丁\\n戊\\n己"}}
+    >>> toy = {"rules": {"move": "上涨 ~ rises\\n3*下跌 ~ falls"}, "open": {"who": "甲 ~ A\\n乙 ~ B\\n丙 ~ C\\n丁 ~ D"}}
     >>> grammar = Grammar([toy], name="toy")
     >>> context = Context(Random(1), test=False)
-    >>> text = grammar.compile("{x=who}股价{move}，{x}回应")(context)
-    >>> text.count(context.bound["x"]), context.slots == [("who", context.bound["x"])]
-    (2, True)
+    >>> text = grammar.compile("{x=who}(股价|){move} ~ {x}'s (share price|value) {move}")(context)
+    >>> text.zh.startswith(context.bound["x"].zh), context.slots == [("who", context.bound["x"].zh)]
+    (True, True)
     """
 
     def __init__(self, sections: Iterable[dict], *, name: str) -> None:
@@ -181,16 +140,13 @@ class Grammar:
         self.kinds: dict[str, str] = dict.fromkeys(NUMBERS, "number")
         self._sources: dict[str, str] = {}
         self._nodes: dict[str, Node] = {}
+        self._lines: dict[str, Node] = {}
         self._avoid: set[str] = set()
         for section in sections:
             self._avoid.update(section.get("avoid", "").split())
             for kind in ("rules", "open", "composed"):
                 for rule, block in section.get(kind, {}).items():
                     self.kinds[rule], self._sources[rule] = kind, block
-
-    def define(self, name: str, block: str) -> None:
-        """Add a rule that is written elsewhere."""
-        self.kinds[name], self._sources[name] = "rules", block
 
     def rule(self, name: str) -> Node:
         """The expander of a rule; values are recorded as slots when they are not part of another value."""
@@ -207,23 +163,22 @@ class Grammar:
         """A value that is recorded as a slot; with ``partition`` it is drawn again until it is one of the side."""
         avoid = self._avoid
 
-        def node(context: Context) -> str:
+        def node(context: Context) -> Pair:
             context.inside += 1
             value = inner(context)
-            while partition and (is_test_value(value) != context.test or value in avoid):
+            while partition and (is_test_value(value.zh) != context.test or value.zh in avoid):
                 value = inner(context)
             context.inside -= 1
-            if not context.inside:
-                context.slots.append((name, value))
+            if not context.inside and value.zh not in TENTHS:
+                context.slots.append((name, value.zh))
             return value
 
         return node
 
     def alternatives(self, block: str | Iterable[str]) -> Node:
         """Compile a block of lines (or a list) into a weighted choice."""
-        lines = [line.strip() for line in (block.splitlines() if isinstance(block, str) else block)]
         nodes, weights = [], []
-        for line in filter(None, lines):
+        for line in lines_of(block):
             weight = _WEIGHT.match(line)
             nodes.append(self.compile(line[weight.end() :] if weight else line))
             weights.append(int(weight[1]) if weight else 1)
@@ -231,103 +186,94 @@ class Grammar:
             raise DataError("a grammar rule without alternatives", where=self.name)
         return _choice(nodes, weights)
 
-    def compile(self, template: str) -> Node:
-        """Compile one template."""
-        node, end = self._sequence(template, 0, "")
+    def compile(self, line: str) -> Node:
+        """Compile one line, once."""
+        if line not in self._lines:
+            self._lines[line] = self._compiled(line)
+        return self._lines[line]
+
+    def _compiled(self, line: str) -> Node:
+        zh, tilde, en = line.partition("~")
+        chinese = self._whole(zh.rstrip() if tilde else zh)
+        english = self._whole(en.lstrip()) if tilde else None
+        if english is not None and _choices(english) not in (0, _choices(chinese)):
+            raise DataError(f"the two languages have different choices in {line!r}", where=self.name)
+        if english is not None and all(isinstance(part, str) for part in chinese + english):
+            fixed = Pair("".join(chinese), "".join(english))
+            return lambda context: fixed
+        return _Line(chinese, english, self.name)
+
+    def _whole(self, template: str) -> list:
+        parts, end = self._sequence(template, 0, "")
         if end != len(template):
             raise DataError(f"unbalanced {template[end]!r} in {template!r}", where=self.name)
-        return node
+        return parts
 
-    def _sequence(self, text: str, at: int, stops: str) -> tuple[Node, int]:
-        """The node of the text from ``at`` to the first of ``stops``, and where that is."""
-        parts: list[Node | str] = []
+    def _sequence(self, text: str, at: int, stops: str) -> tuple[list, int]:
+        """The parts of the text from ``at`` to the first of ``stops``, and where that is."""
+        parts: list = []
         while at < len(text) and text[at] not in stops:
-            char = text[at]
-            if char == "{":
-                end = text.index("}", at)
+            if text[at] == "{":
+                end = text.find("}", at)
+                if end < 0:
+                    raise DataError(f"no '}}' in {text!r}", where=self.name)
                 parts.append(self._reference(text[at + 1 : end]))
                 at = end + 1
-            elif char in "([<":
-                close = ")]>"["([<".index(char)]
+            elif text[at] == "(":
                 branches = []
-                while at < len(text) and text[at] != close:
-                    branch, at = self._sequence(text, at + 1, "|" + close)
+                while at < len(text) and text[at] != ")":
+                    branch, at = self._sequence(text, at + 1, "|)")
                     branches.append(branch)
                 if at >= len(text):
-                    raise DataError(f"no {close!r} in {text!r}", where=self.name)
-                parts.append(_GROUPS[char](branches))
+                    raise DataError(f"no ')' in {text!r}", where=self.name)
+                parts.append(branches)
                 at += 1
-            elif char in ")]>|}":
-                raise DataError(f"unbalanced {char!r} in {text!r}", where=self.name)
+            elif text[at] in ")|}":
+                raise DataError(f"unbalanced {text[at]!r} in {text!r}", where=self.name)
             else:
                 mark = _MARK.search(text, at)
                 end = mark.start() if mark else len(text)
                 parts.append(text[at:end])
                 at = end
-        return _join(parts), at
+        return parts, at
 
-    def _reference(self, inside: str) -> Node:
+    def _reference(self, inside: str) -> _Reference:
         """What stands in braces: a rule, a name that is bound to a rule, or a name again."""
-        bound, equals, name = inside.partition("=")
-        if not equals:
-            known = self.rule(inside) if inside in self.kinds else None
-
-            def repeat(context: Context) -> str:
-                value = context.bound.get(inside)
-                if value is None:
-                    if known is None:
-                        raise DataError(f"the name {inside!r} is used before it is bound", where=self.name)
-                    return known(context)
-                return value
-
-            return repeat
-        rule = self.rule(name)
-
-        def bind(context: Context) -> str:
-            before = len(context.slots)
-            for _ in range(40):  # two names of one text must not be the same, nor one part of another
-                value = rule(context)
-                others = [other for key, other in context.bound.items() if key != bound]
-                if not any(value in other or other in value for other in others):
-                    break
-                del context.slots[before:]
-            context.bound[bound] = value
-            return value
-
-        return bind
+        name, equals, rule = inside.partition("=")
+        if equals:
+            return _Reference(name, rule, self.rule(rule))
+        return _Reference(name, "", self.rule(name) if name in self.kinds else None)
 
 
-def _join(parts: list[Node | str]) -> Node:
-    if len(parts) == 1:
-        only = parts[0]
-        return (lambda context: only) if isinstance(only, str) else only
-    nodes = [(lambda context, part=part: part) if isinstance(part, str) else part for part in parts]
-    return lambda context: "".join([node(context) for node in nodes])
+def lines_of(block: str | Iterable[str]) -> list[str]:
+    """The lines of a block (or a list) that are not empty, without the space around them."""
+    lines = block.splitlines() if isinstance(block, str) else block
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _choice(nodes: list[Node], weights: list[int] | None = None) -> Node:
+def wordings(line: str) -> list[str]:
+    """All that the Chinese of a line without references can say.
+
+    Examples
+    --------
+    >>> wordings("(请|)判断情绪。 ~ Judge the mood.")
+    ['请判断情绪。', '判断情绪。']
+    """
+    pieces = re.split(r"\(([^)]*)\)", line.partition("~")[0].rstrip())
+    choices = [piece.split("|") if place % 2 else [piece] for place, piece in enumerate(pieces)]
+    return ["".join(parts) for parts in product(*choices)]
+
+
+def _choices(parts: list) -> int:
+    return sum(isinstance(part, list) for part in parts)
+
+
+def _choice(nodes: list[Node], weights: list[int]) -> Node:
     if len(nodes) == 1:
         return nodes[0]
-    if not weights or len(set(weights)) == 1:
+    if len(set(weights)) == 1:
         count = len(nodes)
         return lambda context: nodes[int(context.random() * count)](context)
     edges = list(accumulate(weights))
     total = edges[-1]
     return lambda context: nodes[bisect(edges, context.random() * total)](context)
-
-
-def _option(nodes: list[Node]) -> Node:
-    some = _choice(nodes)
-    return lambda context: some(context) if context.random() < 0.5 else ""
-
-
-def _shuffle(nodes: list[Node]) -> Node:
-    def node(context: Context) -> str:
-        texts = [part(context) for part in nodes]  # bound in the written order, shown in another
-        context.rng.shuffle(texts)
-        return "".join(texts)
-
-    return node
-
-
-_GROUPS = {"(": _choice, "[": _option, "<": _shuffle}

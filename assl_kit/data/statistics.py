@@ -78,9 +78,9 @@ def corpus_statistics(records: pd.DataFrame | Iterable[dict], *, sample: int = 2
     if not rows:
         raise DataError("there are no records to describe", where="records")
     total = len(rows)
-    inputs = [row["input"] for row in rows]
+    inputs = [row["input"] or row["instruction"] for row in rows]
     tasks = Counter(row["task"] for row in rows)
-    by_task = {task: [row["input"] for row in rows if row["task"] == task] for task in tasks}
+    by_task = {task: [text for text, row in zip(inputs, rows, strict=True) if row["task"] == task] for task in tasks}
     apart = apart_from_totals(pd.Series(list(by_task), dtype=object))
     labels = {
         task: Counter(row["output"] for row in rows if row["task"] == task) for task in tasks if task in LABEL_TASKS

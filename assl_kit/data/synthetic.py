@@ -1,11 +1,13 @@
 """The embedded corpus: seven financial tasks from twenty-three invented sources, written by grammars (ours).
 
 Record ``i`` of a split is a pure function of ``(seed, split, i)``, so a corpus of any size streams in bounded memory
-and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule. About a tenth
-of the records are reprints: an earlier record of the same source is made again and lightly edited. The test side
-shares no filled value (name, place, product, number, date, code) with the other sides, and has instructions of its
-own; labels, relation names, function words and the exam's concepts are grammar, not values. See
-:mod:`assl_kit.data.grammar`.
+and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule, on the test side one in
+which every task has as many records as another. The sources are houses: the same kind of news wants another label,
+another form or another point of view in each, and only its way of writing tells which (`assl_kit.data.task_grammars`).
+About a tenth of the records are reprints: an earlier record of the same source is made again and lightly edited. A
+twentieth of the training labels are wrong. The test side shares no filled value (name, place, product, number, date,
+code) with the other sides, and has instructions of its own; labels, relation names, function words and the exam's
+concepts are grammar, not values. See :mod:`assl_kit.data.grammar`.
 Every company, person and event is composed by chance; a likeness to a real one is an accident.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from random import Random
@@ -21,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from assl_kit.common.checks import real, whole
 from assl_kit.errors import ParameterError
 
-from .grammar import Context
 from .records import COLUMNS, SPLITS
 from .task_grammars import grammar_data, task_grammar
+from .world.values import Context, Pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +43,10 @@ TASKS = (
 LABEL_TASKS = ("sentiment", "relation_extraction", "classification", "negative_news", "multiple_choice")
 REPRINT_SHARE = 0.11
 """Share of the records that are light edits of an earlier one."""
+WRONG_SHARE = 0.05
+"""Share of the training records of label tasks whose label is wrong; ``right_output`` has the right one."""
+EXTRAS = ("instruction_en", "input_en", "output_en", "right_output")
+"""What a record of the corpus has besides ``COLUMNS``: itself in English, and its right answer, which nothing learns from."""
 _CYCLE = 1000
 _MASK = (1 << 64) - 1
 
@@ -48,8 +55,18 @@ _MASK = (1 << 64) - 1
 
 
 @cache
-def _source_weights() -> dict[str, tuple[str, int]]:
-    return {source: (task, weight) for task in TASKS for source, weight in task_grammar(task).weights.items()}
+def _source_weights(test: bool = False) -> dict[str, tuple[str, int]]:
+    """Source → its task, and its records in 1,000; on the test side each task has as many records as another."""
+    weights = {source: (task, weight) for task in TASKS for source, weight in task_grammar(task).weights.items()}
+    if not test:
+        return weights
+    total = Counter[str]()
+    for task, weight in weights.values():
+        total[task] += weight
+    exact = {source: weight * _CYCLE / (total[task] * len(TASKS)) for source, (task, weight) in weights.items()}
+    counts = {source: int(share) for source, share in exact.items()}
+    left = sorted(exact, key=lambda source: counts[source] - exact[source])[: _CYCLE - sum(counts.values())]
+    return {source: (weights[source][0], counts[source] + (source in left)) for source in weights}
 
 
 def __getattr__(name: str) -> tuple[str, ...]:
@@ -60,9 +77,10 @@ def __getattr__(name: str) -> tuple[str, ...]:
 
 
 @cache
-def _schedule() -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+def _schedule(test: bool) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
     """Sources of one cycle of 1,000 records, each spread evenly over it; and the places of every source."""
-    places = [((k + 0.5) / weight, source) for source, (_, weight) in _source_weights().items() for k in range(weight)]
+    weights = _source_weights(test)
+    places = [((k + 0.5) / weight, source) for source, (_, weight) in weights.items() for k in range(weight)]
     cycle = tuple(source for _, source in sorted(places))
     assert len(cycle) == _CYCLE, len(cycle)
     where: dict[str, list[int]] = {}
@@ -71,9 +89,8 @@ def _schedule() -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
     return cycle, {source: tuple(rows) for source, rows in where.items()}
 
 
-def _earlier(index: int, source: str, back: int) -> int:
+def _earlier(places: tuple[int, ...], index: int, back: int) -> int:
     """The record of the same source ``back`` occurrences before ``index``; negative when there is none."""
-    places = _schedule()[1][source]
     cycle, place = divmod(index, _CYCLE)
     occurrence = cycle * len(places) + bisect_left(places, place) - back
     return occurrence // len(places) * _CYCLE + places[occurrence % len(places)]
@@ -137,18 +154,13 @@ class _Maker:
     def __init__(self, seed: int, split: str) -> None:
         self.seed, self.split, self.test = seed, split, split == "test"
         self.rng = Random(0)
-        self.cycle = _schedule()[0]
+        self.cycle, self.places = _schedule(self.test)
         self.task_of = {source: task for source, (task, _) in _source_weights().items()}
 
     def _start(self, index: int) -> bool:
         """Seed the generator for a record; whether it is a reprint."""
         _reseed(self.rng, self.seed, self.split, index)
         return self.rng.random() < REPRINT_SHARE
-
-    def _original(self, task: str, source: str) -> tuple[str, str, str, list]:
-        context = Context(self.rng, self.test)
-        shown, output, template = task_grammar(task).make(context, source)
-        return shown, output, template, [pair for pair in context.slots if pair[1] in shown]
 
     def _copied(self, index: int, source: str) -> int | None:
         """The number of the record that a reprint copies: one of the last dozen or so of its source, no reprint itself.
@@ -157,7 +169,7 @@ class _Maker:
         """
         back = 1 + int(self.rng.random() * 12)
         for step in range(back, back + 6):
-            earlier = _earlier(index, source, step)
+            earlier = _earlier(self.places[source], index, step)
             if earlier < 0:
                 break
             if not self._start(earlier):
@@ -169,23 +181,35 @@ class _Maker:
         """Record number ``index``."""
         source = self.cycle[index % _CYCLE]
         task, rng = self.task_of[source], self.rng
-        instructions = task_grammar(task).instructions[self.test]
         copied = self._copied(index, source) if self._start(index) else None
-        shown, output, template, slots = self._original(task, source)
+        context = Context(rng, self.test)
+        made = task_grammar(task).make(context, source)
+        instruction, text, output = made.instruction.zh, made.input.zh, made.output.zh
+        slots = [pair for pair in context.slots if pair[1] in (text or instruction)]
         if copied is not None:
             _reseed(rng, self.seed + 1, self.split, index)
             if rng.random() > 0.14:
-                shown, output, slots = _reprint(shown, output, slots, task, rng)
+                shown, output, slots = _reprint(text or instruction, output, slots, task, rng)
+                instruction, text = (instruction, shown) if text else (shown, text)
+        given = Pair(output, made.output.en)
+        if made.wrong and not self.test:
+            _reseed(rng, self.seed + 2, self.split, index)
+            if rng.random() < WRONG_SHARE:
+                given = rng.choice(made.wrong)
         return {
             "id": f"{self.split}-{index:06d}",
-            "instruction": instructions[int(rng.random() * len(instructions))],
-            "input": shown,
-            "output": output,
+            "instruction": instruction,
+            "input": text,
+            "output": given.zh,
             "task": task,
             "source": source,
             "split": self.split,
+            "instruction_en": made.instruction.en,
+            "input_en": made.input.en,
+            "output_en": given.en,
+            "right_output": output,
             "slots": slots,
-            "template": template,
+            "template": made.template,
             "reprint_of": copied,
         }
 
@@ -219,7 +243,7 @@ def iter_records(
     Yields
     ------
     dict
-        With the keys of ``COLUMNS``, all strings.
+        With the keys of ``COLUMNS`` and ``EXTRAS``, all strings.
 
     Raises
     ------
@@ -261,4 +285,4 @@ def make_corpus(n: int, *, seed: int = 0, test_share: float = 0.1) -> pd.DataFra
     real("test_share", test_share, 0, 1, inside="most")
     tests = round(n * test_share)
     records = [*_records(n - tests, seed, "train", 0, False), *_records(tests, seed, "test", 0, False)]
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    return pd.DataFrame(records, columns=[*COLUMNS, *EXTRAS])

@@ -1,42 +1,94 @@
 """The seven task grammars of the embedded corpus, compiled from ``grammars/*.yaml`` (ours).
 
-A task's file holds its instructions, its sources (a weight, and the wraps of their house style), its frames (sentence
-patterns with their answer) and its rules; ``lexicon.yaml`` holds the words all tasks share. Multiple choice has no
-frames: it asks about a bank of concepts, or about four numbers.
+All tasks tell the events of ``events.yaml`` and ask about them. A task's file holds its sources: how many records they
+have, how each asks (``asks``; ``held_out`` for the test side), how it tells (``wrap``, and words it says in its own way,
+``style``), and what it wants: the house's labels, form or point of view. ``natural`` are questions as people ask them,
+with the text in the question; they want what the task's first source wants. ``lexicon.yaml`` holds the shared words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
-from .grammar import Context, Grammar, Node
+from .grammar import Grammar, lines_of, wordings
+from .world.exams import LETTERS, Exam
+from .world.stories import RARE, Told, World, joined, sentence
+from .world.values import Context, Node, Pair
 
-Answer = tuple[Node | None, Node]  #: the question, if the text itself does not ask it, and what answers it
-Frame = tuple[str, Node, list[Answer]]  #: the id of a template, its text, and what can be asked about it
+NOTHING = Pair("", "")
 
 
 @cache
 def grammar_data(name: str) -> dict[str, Any]:
-    """The parsed grammar file of a task, or the "lexicon"."""
+    """The parsed grammar file of a task, "events" or the "lexicon"."""
     import yaml
 
     file = resources.files(__package__) / "grammars" / f"{name}.yaml"
     return yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def _lines(block: str) -> list[str]:
-    return [line.strip() for line in block.splitlines() if line.strip()]
+class Made(NamedTuple):
+    """A record in both languages, the other answers it might have had, and the id of what it was made from."""
+
+    instruction: Pair
+    input: Pair
+    output: Pair
+    wrong: list[Pair]
+    template: str
 
 
-def _pair(line: str) -> tuple[str, str]:
-    term, text = line.split("=")
-    return term, text
+class Content(NamedTuple):
+    """What a record tells and wants, before a house wraps it.
+
+    Attributes
+    ----------
+    body : Pair
+        The text, without a mark at its end.
+    output : Pair
+        The right answer.
+    wrong : list of Pair
+        Wrong ones; none where answers are free.
+    template : str
+        What it was made from.
+    tail : Pair
+        Lines below the text.
+    names : dict of Pair
+        More that a question may name.
+    """
+
+    body: Pair
+    output: Pair
+    wrong: list[Pair]
+    template: str
+    tail: Pair = NOTHING
+    names: dict[str, Pair] = {}  # noqa: RUF012 - never written to
+
+
+class _Source:
+    """How one source asks and tells."""
+
+    def __init__(self, name: str, entry: dict, grammar: Grammar) -> None:
+        self.name, self.entry = name, entry
+        self.weight: int = entry["weight"]
+        self.natural: float = entry.get("natural", 0.0)
+        self.asks = {False: grammar.alternatives(entry["asks"]), True: grammar.alternatives(entry["held_out"])}
+        self.wrap = grammar.alternatives(entry["wrap"])
+        self.style = [tuple(pair.split(">")) for pair in entry.get("style", "").split()]
+        self.labels = {key: _pair(text) for key, text in entry.get("labels", {}).items()}
+
+    def styled(self, text: str, keep: list[str]) -> str:
+        """The text in the house's own words; what ``keep`` names stays as it is."""
+        for old, new in self.style:
+            if not any(old in value for value in keep):
+                text = text.replace(old, new)
+        return text
 
 
 class TaskGrammar:
-    """A task's frames, wraps and instructions, compiled.
+    """A task's sources, and what they ask, compiled.
 
     Parameters
     ----------
@@ -46,140 +98,272 @@ class TaskGrammar:
     Attributes
     ----------
     instructions : dict
-        False → the instructions of train and dev; True → those held out for test.
+        False → the instructions of train and dev; True → those held out for test. Natural questions come besides.
     weights : dict
         Source → its records in every 1,000 of the corpus.
     """
 
     def __init__(self, task: str) -> None:
         data = grammar_data(task)
-        self.task = task
+        self.task, self.data = task, data
         self.grammar = Grammar([grammar_data("lexicon"), data], name=f"grammars/{task}.yaml")
+        self.sources = {name: _Source(name, entry, self.grammar) for name, entry in data["sources"].items()}
+        self.weights = {name: source.weight for name, source in self.sources.items()}
         self.instructions = {
-            False: tuple(_lines(data["instructions"])),
-            True: tuple(_lines(data["held_out_instructions"])),
+            test: tuple(
+                wording
+                for entry in data["sources"].values()
+                for line in lines_of(entry["held_out" if test else "asks"])
+                for wording in wordings(line)
+            )
+            for test in (False, True)
         }
-        self.weights = {source: entry["weight"] for source, entry in data["sources"].items()}
-        self.wraps = {name: self.grammar.alternatives(entry["wrap"]) for name, entry in data["sources"].items()}
+        self.natural = [
+            (self.grammar.alternatives(block["text"]), {key: _pair(text) for key, text in block.get("labels", {}).items()})
+            for block in data["natural"]
+        ]
         self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None
-        self.frames: dict[str, list[list[Frame]]] = {source: [] for source in self.weights}
-        for group, frame in enumerate(data.get("frames", ())):
-            compiled = [
-                self._frame(f"{task}/{group}.{row}", line, frame.get("output"))
-                for row, line in enumerate(_lines(frame["text"]))
-            ]
-            for source in frame["sources"]:
-                self.frames[source].extend([compiled] * frame.get("weight", 1))
-        self.exam = _Exam(data, self.grammar) if "concepts" in data else None
+        self.content = _CONTENTS[task](data, self.grammar)
 
-    def _frame(self, name: str, line: str, output: str | None) -> Frame:
-        """The frame of ``text || question => answer || …``, ``text => headline``, or a text with ``output``."""
-        compiled = self.grammar.compile
-        answers: list[Answer]
-        if " || " in line:
-            line, *pairs = line.split(" || ")
-            parts = [[compiled(part.strip()) for part in pair.split(" => ")] for pair in pairs]
-            answers = [(question, answer) for question, answer in parts]
-        elif " => " in line:
-            line, headline = line.split(" => ")
-            answers = [(None, compiled(headline))]
-        else:
-            answers = [(None, compiled(output or ""))]
-        return name, compiled(line), answers
+    def make(self, context: Context, source: str) -> Made:
+        """One record; the values used are in ``context.slots``."""
+        house = self.sources[source]
+        if context.random() >= house.natural:
+            return self._in_style(context, house)
+        asked = self.content.unasked(context) if isinstance(self.content, _Reading) else None
+        return asked or self._naturally(context, house)
 
-    def make(self, context: Context, source: str) -> tuple[str, str, str]:
-        """(input, output, template id); the values used are in ``context.slots``."""
-        if self.exam is not None:
-            return self.exam.make(context, source, self.wraps[source])
-        name, text, answers = context.choose(context.choose(self.frames[source]))
-        bound = context.bound
-        body = text(context)
-        question, answer = context.choose(answers)
-        output = answer(context)
-        if question is not None:
-            bound["question"] = question(context)
-        if self.task == "negative_news":
-            names = [bound[letter] for letter in "abcde" if letter in bound]
-            context.rng.shuffle(names)
-            bound["entities"] = "，".join(names)
-        bound["body"] = body
-        shown = self.wraps[source](context)
-        for twice, once in (("。。", "。"), ("？。", "？"), ("？，", "？")):  # a part that brings its own end mark
-            shown = shown.replace(twice, once)
-        if shown[-1] in "；，":  # the last part of a shuffle
-            shown = shown[:-1] + "。"
-        if self.tail is not None:
-            shown += self.tail(context).replace("⏎", "\n")
-        return shown, output, name
+    def _in_style(self, context: Context, house: _Source) -> Made:
+        content = self.content.make(context, house.entry, house.labels)
+        keep = [content.output.zh, content.tail.zh, *(value for _, value in context.slots)]
+        context.bound = dict(content.names)
+        context.bound["body"] = Pair(house.styled(content.body.zh, keep), content.body.en)
+        shown = house.wrap(context)
+        below = self._below(context, content)
+        return Made(
+            house.asks[context.test](context),
+            Pair(shown.zh + below.zh, sentence(shown.en) + below.en),
+            content.output,
+            content.wrong,
+            f"{self.task}/{content.template}",
+        )
+
+    def _below(self, context: Context, content: Content) -> Pair:
+        if self.tail is None:
+            return content.tail
+        context.bound.update(content.names)
+        tail = self.tail(context)
+        return Pair(tail.zh.replace("⏎", "\n"), tail.en.replace("⏎", "\n"))
+
+    def _naturally(self, context: Context, house: _Source) -> Made:
+        kinds = [0, 0, *range(1, len(self.natural))]  # the house's own answers are asked for half of the time
+        kind = context.choose(kinds)
+        node, labels = self.natural[kind]
+        context.spoken = isinstance(self.content, (_Mood, _Topic))
+        content = self.content.make(context, house.entry, labels or house.labels)
+        context.bound = {**content.names, "body": content.body}
+        asked = node(context)
+        return Made(
+            Pair(asked.zh + content.tail.zh, sentence(asked.en) + content.tail.en),
+            NOTHING,
+            content.output,
+            content.wrong,
+            f"{self.task}/natural.{kind}.{content.template}",
+        )
 
 
-class _Exam:
-    """Multiple choice: questions on concepts, and readings of four companies' numbers."""
+def _pair(text: str) -> Pair:
+    zh, _, en = text.partition(" ~ ")
+    return Pair(zh, en)
+
+
+# --- what the tasks tell and want -----------------------------------------------------------------------------------
+
+
+class _Telling:
+    """A task that tells events of the world."""
 
     def __init__(self, data: dict, grammar: Grammar) -> None:
-        self.bank = {field: [_pair(line) for line in _lines(block)] for field, block in data["concepts"].items()}
-        self.pairs = [(field, term, text) for field, rows in self.bank.items() for term, text in rows]
-        for name in ("lead", "metric"):
-            grammar.define(name, data[name])
-        self.styles = _lines(data["pair_styles"])
-        self.metrics = _lines(data["metric"])
-        self.ask = {
-            kind: [grammar.compile(line) for line in _lines(data[f"ask_{kind}"])]
-            for kind in ("term", "definition", "highest", "lowest", "value")
-        }
-        self.company, self.percent = grammar.rule("company"), grammar.rule("percent")
+        self.data, self.grammar, self.world = data, grammar, World(grammar_data("events"), grammar)
 
-    def make(self, context: Context, source: str, wrap: Node) -> tuple[str, str, str]:
-        reading = source == "statistics_reading_drills" or context.random() < 0.2
-        stem, options, right, name = self._table(context) if reading else self._concept(context)
-        context.rng.shuffle(options)
-        context.bound["body"] = stem
-        lines = [wrap(context), *(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))]
-        return "\n".join(lines), "ABCD"[options.index(right)], f"multiple_choice/{name}"
-
-    def _concept(self, context: Context) -> tuple[str, list[str], str, str]:
-        field, term, text = context.choose(self.pairs)
-        by_term = context.random() < 0.6
-        near = context.random() < 0.7
-        rows = self.bank[field] if near else [(other, text) for _, other, text in self.pairs]
-        others = [row for row in rows if row[0] != term]
-        wrong = context.rng.sample(others, 3)
-        context.bound.update(term=term, definition=text)
-        kind, column = ("term", 0) if by_term else ("definition", 1)
-        index = int(context.random() * len(self.ask[kind]))
-        right = (term, text)[column]
-        return self.ask[kind][index](context), [right, *(row[column] for row in wrong)], right, f"{kind}.{index}/{term}"
-
-    def _table(self, context: Context) -> tuple[str, list[str], str, str]:
-        names: list[str] = []
-        values: list[str] = []
-        while len(names) < 4:
-            before = len(context.slots)
-            name, value = self.company(context), self.percent(context)
-            same_name = any(name in other or other in name for other in names)
-            if same_name or _as_number(value) in map(_as_number, values):
-                del context.slots[before:]
-                continue
-            names.append(name)
-            values.append(value)
-        style = context.choose(self.styles)
-        rows = zip(names, values, strict=True)
-        shown = [style.replace("{who}", who).replace("{value}", value) for who, value in rows]
-        kind = context.choose(("highest", "highest", "lowest", "lowest", "value"))
-        index = int(context.random() * len(self.ask[kind]))
-        target = int(context.random() * 4)
-        metric = context.choose(self.metrics)
-        context.bound.update(pairs="，".join(shown), metric=metric, who=names[target])
-        if kind == "value":
-            options, right = list(values), values[target]
-        else:
-            best = (max if kind == "highest" else min)(values, key=_as_number)
-            options, right = list(names), names[values.index(best)]
-        return self.ask[kind][index](context), options, right, f"{kind}.{index}/{metric}"
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        raise NotImplementedError
 
 
-def _as_number(percent: str) -> float:
-    return float(percent.rstrip("%"))
+def _name(*told: Told) -> str:
+    return "+".join(f"{one.event.number}.{one.wording}" for one in told[:1])
+
+
+class _Mood(_Telling):
+    """The mood of an event, for whom the source speaks; sometimes something that matters to nobody stands beside it."""
+
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        super().__init__(data, grammar)
+        self.filler = grammar.rule("filler")
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        place = context.random()
+        mood = "flat" if "flat" in labels and place < 0.24 else "good" if context.random() < 0.5 else "bad"
+        told = self.world.tell(context, lambda event: event.mood == mood)
+        parts = [told.text]
+        if context.random() < 0.3:
+            parts.insert(int(context.random() * 2), self.filler(context))
+        wrong = [label for other, label in labels.items() if other != mood]
+        return Content(joined(parts), labels[mood], wrong, _name(told))
+
+
+class _Topic(_Telling):
+    """The topic of what a text leads with, or of what it ends with."""
+
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        super().__init__(data, grammar)
+        self.topics = {pair.zh: pair for pair in map(_pair, lines_of(data["topics"]))}
+        self.pages = {topic: _pair(page) for page, topics in data["pages"].items() for topic in topics.split()}
+
+    def label(self, topic: str, entry: dict) -> Pair:
+        """How a source calls a topic."""
+        if entry.get("coarse"):
+            return self.pages[topic]
+        label = self.topics[topic]
+        return Pair(label.en, label.en) if entry.get("english") else label
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        told = self.world.tell(context)
+        other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+        last = entry["view"] == "last"
+        parts = [other.text, told.text] if last else [told.text, other.text]
+        if not last and context.random() < (0.6 if context.spoken else 0.25):
+            parts = parts[:1]
+        right = self.label(told.event.topic, entry)
+        wrong = [label for label in {self.label(topic, entry) for topic in self.topics} if label != right]
+        return Content(joined(parts), right, sorted(wrong), _name(told))
+
+
+class _Headline(_Telling):
+    """The headline of what a text leads with, or of what it ends with, in the form of the source."""
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        told = self.world.tell(context)
+        parts = [told.text]
+        if not entry.get("one") and context.random() < 0.7:
+            other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+            parts.insert(0 if entry["view"] == "last" else 1, other.text)
+        core = told.say(told.event.core, context)
+        form = self.grammar.compile(entry["form"])
+        context.bound = {"who": told.who, "core": core}
+        return Content(joined(parts), form(context), [], _name(told))
+
+
+class _Trouble(_Telling):
+    """Whether one of two firms is in trouble; the one that is, or the other one."""
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        bad = context.random() < 0.55
+        first = self.world.tell(context, lambda event: event.firm and (event.mood == "bad") == bad)
+        second = self.world.tell(context, lambda event: event.firm and event.mood != "bad")
+        both = [first, second]
+        context.rng.shuffle(both)
+        names = [told.who for told in both]
+        context.rng.shuffle(names)
+        entities = Pair("，".join(name.zh for name in names), ", ".join(name.en for name in names))
+        yes, no = self.grammar.compile(entry["bad"]), _pair(entry["none"])
+        answers = []
+        for told in (first, second) if entry["names"] == "trouble" else (second, first):
+            context.bound = {"x": told.who}
+            answers.append(yes(context))
+        right = answers[0] if bad else no
+        wrong = [answers[1], no] if bad else answers[:1]
+        return Content(joined([told.text for told in both]), right, wrong, _name(first), names={"entities": entities})
+
+
+class _Reading(_Telling):
+    """A question about an event, whose answer stands in the text; or the meaning of a term."""
+
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        super().__init__(data, grammar)
+        self.exam = task_exam()
+        self.share, self.define = data["define"]["share"], grammar.alternatives(data["define"]["text"])
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        told = self.world.tell(context)
+        parts = [told.text]
+        if context.random() < 0.45:
+            other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+            parts.insert(int(context.random() * 2), other.text)
+        question, name = context.choose(told.event.asks)
+        asked = told.say(question, context)
+        context.bound = {"x": told.bound[name]}
+        output = self.grammar.compile(entry["form"])(context)
+        names = {"question": Pair(asked.zh, sentence(asked.en))}
+        return Content(joined(parts), output, [], f"{_name(told)}/{name}", names=names)
+
+    def unasked(self, context: Context) -> Made | None:
+        """Now and then a term to be explained."""
+        if context.random() >= self.share:
+            return None
+        term, meaning = self.exam.concept(context)
+        context.bound = {"term": term}
+        asked = self.define(context)
+        return Made(Pair(asked.zh, sentence(asked.en)), NOTHING, meaning, [], f"qa/define/{term.zh}")
+
+
+class _Relation:
+    """How two entities are related, seen from the first of them or from the second."""
+
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        rare = data["rare"].split()
+        self.frames: list[tuple[Pair, Pair, list[Node]]] = []
+        self.edges: list[float] = []
+        for frame in data["frames"]:
+            first, second = (_pair(label.strip()) for label in frame["label"].split("=>"))
+            self.frames.append((first, second, [grammar.compile(line) for line in lines_of(frame["text"])]))
+            self.edges.append(RARE if first.zh in rare else 1.0)
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        place = context.rng.choices(range(len(self.frames)), self.edges)[0]
+        side = 0 if entry["side"] == "first" else 1
+        texts = self.frames[place][2]
+        wording = int(context.random() * len(texts))
+        context.bound = {}
+        body = texts[wording](context)
+        names = {name: context.bound[name] for name in "ab"}
+        right = self.frames[place][side]
+        assert isinstance(right, Pair)
+        wrong = [frame[side] for frame in self.frames if frame[side] != right]
+        return Content(Pair(body.zh, sentence(body.en)), right, wrong, f"{place}.{wording}", names=names)
+
+
+class _Choice:
+    """Multiple choice: the letter of the right option, or its words."""
+
+    def __init__(self, data: dict, grammar: Grammar) -> None:
+        self.exam = Exam(data, grammar)
+
+    def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
+        words = entry["form"] == "option"
+        question = self.exam.make(context, table=context.random() < (0.85 if words else 0.25))
+        answers = question.options if words else [Pair(letter, letter) for letter in LETTERS]
+        wrong = [answer for place, answer in enumerate(answers) if place != question.right]
+        tail = Pair("\n" + question.shown.zh, "\n" + question.shown.en)
+        return Content(question.stem, answers[question.right], wrong, question.template, tail)
+
+
+_CONTENTS: dict[str, Callable[[dict, Grammar], Any]] = {
+    "sentiment": _Mood,
+    "qa": _Reading,
+    "summarization": _Headline,
+    "relation_extraction": _Relation,
+    "classification": _Topic,
+    "negative_news": _Trouble,
+    "multiple_choice": _Choice,
+}
+
+
+@cache
+def task_exam() -> Exam:
+    """The exam's bank of concepts, compiled once."""
+    data = grammar_data("multiple_choice")
+    return Exam(data, Grammar([grammar_data("lexicon"), data], name="grammars/multiple_choice.yaml"))
 
 
 @cache
