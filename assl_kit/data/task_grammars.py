@@ -2,7 +2,8 @@
 
 All tasks tell the events of ``events.yaml`` and ask about them. A task's file holds its sources: how many records they
 have, how each asks (``asks``; ``held_out`` for the test side), how it tells (``wrap``, and words it says in its own way,
-``style``), and what it wants: the house's labels, form or point of view. ``natural`` are questions as people ask them,
+``style``), and what it wants: its labels, form or point of view. Sources belong to the houses of ``houses.yaml``, which
+open each question and head each text. ``natural`` are questions as people ask them,
 with the text in the question; they want what the task's first source wants. ``lexicon.yaml`` holds the shared words.
 """
 
@@ -74,8 +75,12 @@ class _Source:
         self.name, self.entry = name, entry
         self.weight: int = entry["weight"]
         self.natural: float = entry.get("natural", 0.0)
+        house = grammar_data("houses")[entry["house"]]
+        self.salute = grammar.alternatives(house["salute"])
+        self.letterhead = grammar.alternatives(house["letterhead"])
         self.asks = {False: grammar.alternatives(entry["asks"]), True: grammar.alternatives(entry["held_out"])}
         self.wrap = grammar.alternatives(entry["wrap"])
+        self.tail = grammar.alternatives(entry["tail"]) if "tail" in entry else None
         self.style = [tuple(pair.split(">")) for pair in entry.get("style", "").split()]
         self.labels = {key: _pair(text) for key, text in entry.get("labels", {}).items()}
 
@@ -98,7 +103,8 @@ class TaskGrammar:
     Attributes
     ----------
     instructions : dict
-        False → the instructions of train and dev; True → those held out for test. Natural questions come besides.
+        False → what train and dev ask; True → what is held out for test. The salutes of the houses come before, and natural
+        questions besides.
     weights : dict
         Source → its records in every 1,000 of the corpus.
     """
@@ -122,7 +128,6 @@ class TaskGrammar:
             (self.grammar.alternatives(block["text"]), {key: _pair(text) for key, text in block.get("labels", {}).items()})
             for block in data["natural"]
         ]
-        self.tail = self.grammar.alternatives(data["tail"]) if "tail" in data else None
         self.content = _CONTENTS[task](data, self.grammar)
 
     def make(self, context: Context, source: str) -> Made:
@@ -138,21 +143,23 @@ class TaskGrammar:
         keep = [content.output.zh, content.tail.zh, *(value for _, value in context.slots)]
         context.bound = dict(content.names)
         context.bound["body"] = Pair(house.styled(content.body.zh, keep), content.body.en)
-        shown = house.wrap(context)
-        below = self._below(context, content)
+        shown, head, salute = house.wrap(context), house.letterhead(context), house.salute(context)
+        ask = house.asks[context.test](context)
+        below = self._below(context, house.tail, content)
         return Made(
-            house.asks[context.test](context),
-            Pair(shown.zh + below.zh, sentence(shown.en) + below.en),
+            Pair(salute.zh + ask.zh, f"{salute.en} {ask.en}"),
+            Pair(head.zh + shown.zh + below.zh, f"{head.en} {shown.en}{below.en}"),
             content.output,
             content.wrong,
             f"{self.task}/{content.template}",
         )
 
-    def _below(self, context: Context, content: Content) -> Pair:
-        if self.tail is None:
+    @staticmethod
+    def _below(context: Context, tail_of_house: Node | None, content: Content) -> Pair:
+        if tail_of_house is None:
             return content.tail
         context.bound.update(content.names)
-        tail = self.tail(context)
+        tail = tail_of_house(context)
         return Pair(tail.zh.replace("⏎", "\n"), tail.en.replace("⏎", "\n"))
 
     def _naturally(self, context: Context, house: _Source) -> Made:
