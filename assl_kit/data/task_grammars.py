@@ -135,8 +135,7 @@ class TaskGrammar:
         house = self.sources[source]
         if context.random() >= house.natural:
             return self._in_style(context, house)
-        asked = self.content.unasked(context) if isinstance(self.content, _Reading) else None
-        return asked or self._naturally(context, house)
+        return self.ask_naturally(context, house)
 
     def _in_style(self, context: Context, house: _Source) -> Made:
         content = self.content.make(context, house.entry, house.labels)
@@ -162,7 +161,11 @@ class TaskGrammar:
         tail = tail_of_house(context)
         return Pair(tail.zh.replace("⏎", "\n"), tail.en.replace("⏎", "\n"))
 
-    def _naturally(self, context: Context, house: _Source) -> Made:
+    def ask_naturally(self, context: Context, house: _Source | None = None) -> Made:
+        """A question as people ask it, for a source's answers; without one, for those of the first."""
+        house = house or next(iter(self.sources.values()))
+        if isinstance(self.content, _Reading) and (asked := self.content.unasked(context)):
+            return asked
         kinds = [0, 0, *range(1, len(self.natural))]  # the house's own answers are asked for half of the time
         kind = context.choose(kinds)
         node, labels = self.natural[kind]

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix is made orthogonal before each step. Here in float32, for CPUs."""
+"""Muon: momentum whose matrix is made orthogonal before each step. In float32, matrices of one shape at a time."""
 
 from __future__ import annotations
 
@@ -28,21 +28,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None) -> None:
         """One step."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list] = {}
             for weight in group["params"]:
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                mean = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonal(weight.grad.lerp(mean, group["momentum"]))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+                alike.setdefault(weight.shape, []).append(weight)
+                if not self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+            for weights in alike.values():
+                gradients = [weight.grad for weight in weights]
+                means = [self.state[weight]["momentum"] for weight in weights]
+                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+                updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, means, group["momentum"])))
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, updates.unbind(), alpha=-group["lr"] * 0.2 * max(weights[0].shape) ** 0.5)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Nearly the orthogonal factor of a matrix: five Newton-Schulz steps bring its singular values close to 1."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / (wide.norm() + 1e-7)
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearly the orthogonal factors of matrices (n, a, b): five Newton-Schulz steps bring singular values close to 1."""
+    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
     for _ in range(5):
-        square = wide @ wide.T
+        square = wide @ wide.mT
         wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+    return wide.mT if matrices.shape[-2] > matrices.shape[-1] else wide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from assl_kit.common.files import read_json, write_json
@@ -17,8 +18,11 @@ SPLIT = (  # Qwen2's own pre-tokenizer pattern: AutoTokenizer rebuilds it for an
 )
 
 
-def make_tokenizer(folder: Path, texts: list[str], n_longer: int) -> None:
-    """Write a byte-level BPE tokenizer: one token a common character, ``n_longer`` more learnt from ``texts``."""
+def make_tokenizer(folder: Path, texts: list[str], n_longer: int, more: Iterable[str] = ()) -> None:
+    """Write a byte-level BPE tokenizer: one token a common character, ``n_longer`` more learnt from ``texts``.
+
+    The characters of ``more`` get a token each, too, and nothing else is learnt from it.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -26,7 +30,7 @@ def make_tokenizer(folder: Path, texts: list[str], n_longer: int) -> None:
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     rows = range(0xB0, 0xD8)
     level1 = [bytes([row, cell]).decode("gb2312", "ignore") for row in rows for cell in range(0xA1, 0xFF)]
-    characters = sorted({c for text in [*level1, *texts] for c in text if not c.isspace()})
+    characters = sorted({c for text in [*level1, *texts, *more] for c in text if not c.isspace()})
 
     plain = Tokenizer(models.BPE())
     plain.normalizer, plain.pre_tokenizer = normalizers.NFC(), split
