@@ -73,8 +73,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--prompt-share", type=float, default=0.15, help="share of the questions' tokens learnt as text")
     parser.add_argument("--workers", type=int, help="processes that make lessons [all cores but two on a card, else 0]")
-    parser.add_argument("--check-every", type=int, default=12, help="chunks between checks on the held-out lessons")
-    parser.add_argument("--save-every", type=int, default=48, help="chunks between checkpoints")
+    parser.add_argument("--check-every", type=int, help="chunks between checks on held-out lessons [24 on a card, else 4]")
+    parser.add_argument("--save-every", type=int, help="chunks between checkpoints [96 on a card, else 8]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--verbose", action="store_true", help="a line for each check, for logs")
     parser.add_argument("--smoke", action="store_true", help="two small chunks and a small model")
@@ -84,11 +84,13 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     card_there = args.device == "cuda"
     args.chunk_size = args.chunk_size or (8192 if card_there else 1024)
     args.batch_tokens = args.batch_tokens or (49152 if card_there else 4096)
+    args.check_every = args.check_every or (24 if card_there else 4)
+    args.save_every = args.save_every or (96 if card_there else 8)
     if args.workers is None:
         args.workers = max(1, (os.cpu_count() or 3) - 2) if card_there else 0
     if args.smoke:
         args.hidden, args.intermediate, args.layers, args.longer_tokens = 128, 128, 2, 100
-        args.chunks, args.chunk_size, args.check_every = 2, 24, 1
+        args.chunks, args.chunk_size, args.check_every, args.save_every = 2, 24, 1, 1
     return args
 
 
@@ -102,17 +104,23 @@ def optimizers_of(model, args: argparse.Namespace) -> dict[str, torch.optim.Opti
     return {name: muon if name in hidden else adam for name in weights}
 
 
-def restored(state: Path, model, by_name: dict[str, torch.optim.Optimizer]) -> dict:
-    """What was done before; weights and optimizers are brought back to that."""
-    if not (state / "state.json").is_file():
-        return {"chunk": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "best": None, "checks": []}
+def done_before(state: Path) -> dict:
+    """What was done before, from the last checkpoint."""
+    if (state / "state.json").is_file():
+        return read_json(state / "state.json")
+    return {"chunk": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "best": None, "checks": []}
+
+
+def restore(state: Path, model, by_name: dict[str, torch.optim.Optimizer]) -> None:
+    """Bring weights and optimizers back to the last checkpoint, where there is one."""
+    if not (state / "state.safetensors").is_file():
+        return
     saved = load_file(state / "state.safetensors")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(saved[name])
             kept = {key: saved[f"{name} {key}"] for key in KEPT if f"{name} {key}" in saved}
-            by_name[name].state[weight] = {k: v if k == "step" else v.to(weight.device) for k, v in kept.items()}
-    return read_json(state / "state.json")
+            by_name[name].state[weight] = {key: value.to(weight.device) for key, value in kept.items()}
 
 
 def keep(state: Path, model, by_name: dict[str, torch.optim.Optimizer], done: dict) -> None:
@@ -130,10 +138,7 @@ def keep(state: Path, model, by_name: dict[str, torch.optim.Optimizer], done: di
 
 def train(model, args: argparse.Namespace, state: Path, held_out: list[Batch]) -> dict:
     """Train for ``args.minutes``, or on ``args.chunks`` chunks; continue from ``state`` when it is there."""
-    by_name = optimizers_of(model, args)
-    optimizers = list(dict.fromkeys(by_name.values()))
-    done = restored(state, model, by_name)
-    losses = Losses(model, args)
+    done = done_before(state)
     last = done["chunk"] + 10**6 if args.minutes else args.chunks
 
     def progress(part: float = 0.0) -> float:
@@ -142,9 +147,14 @@ def train(model, args: argparse.Namespace, state: Path, held_out: list[Batch]) -
 
     clock = time.perf_counter()
     bar = tqdm(total=None if args.minutes else args.chunks, initial=done["chunk"], unit="chunk", disable=None)
-    with chunks(
+    with chunks(  # its processes are there before the card is touched
         state / "tokenizer", done["chunk"], last, args.chunk_size, args.seed, args.batch_tokens, args.workers
     ) as stream:
+        model.to(args.device)
+        by_name = optimizers_of(model, args)
+        optimizers = list(dict.fromkeys(by_name.values()))
+        restore(state, model, by_name)
+        losses = Losses(model, args)
         for todo in stream:
             losses.begin(done["chunk"])
             for number, batch in enumerate(todo):
@@ -213,7 +223,7 @@ def make(args: argparse.Namespace) -> Path:
     model = make_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, args)
     before = copy_accuracy(model, tokenizer)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, copy accuracy {before:.3f}", flush=True)
-    done = train(model.to(args.device), args, state, held_out)
+    done = train(model, args, state, held_out)
     best = load_file(state / "best.safetensors")
     with torch.no_grad():  # what is shipped, and measured below: rounded to half the bits
         for name, weight in model.named_parameters():
