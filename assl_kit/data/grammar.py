@@ -3,14 +3,15 @@
 The notation of a line (source: ours)
     ``Chinese ~ English``  two templates that say the same; without ``~`` the English is the same text
     ``{rule}``             expand a rule; ``{x=rule}`` expands it and keeps the value as ``x``; ``{x}`` repeats it
-    ``(a|b|)``             one of the parts, here perhaps nothing; the n-th choice of the English is the n-th of the Chinese
-A rule is a block of lines, one alternative a line; ``3*text`` gives an alternative the weight 3. The English repeats what
-the Chinese has expanded: its second ``{rule}`` is the Chinese text's second, and a name may be said again.
+    ``(a|b|)``             one of the parts, or here nothing; the English makes the same choices, in order
+A rule is a block of lines, one alternative a line; ``3*text`` gives an alternative the weight 3. The English repeats
+what the Chinese has expanded: its second ``{rule}`` is the Chinese text's second, and a name may be said again.
 
 Rules of the section ``open`` are *values* (a name, a place, a product). Every value belongs to one side for good, by a
 checksum of its Chinese, so what fills a test record can never fill a training record. Rules of ``composed`` put
 words around an open value (a company is a stem and an industry) and stand on the side of what they hold. Numbers,
-dates and codes are made by :data:`assl_kit.data.world.values.NUMBERS`, and stand on the side of their digits, whatever their format.
+dates and codes are made by :data:`assl_kit.data.world.values.NUMBERS`, and stand on the side of their digits, whatever
+their format.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import NamedTuple
 from assl_kit.errors import DataError
 
 from .world.values import NUMBERS, TENTHS, Context, Node, Pair, is_test_value, somebody
-
 
 # --- templates ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Grammar:
         zh, tilde, en = line.partition("~")
         chinese = self._whole(zh.rstrip() if tilde else zh)
         english = self._whole(en.lstrip()) if tilde else None
-        if english is not None and _choices(english) not in (0, _choices(chinese)):
+        if english is not None and _choices(english) not in ([], _choices(chinese)):
             raise DataError(f"the two languages have different choices in {line!r}", where=self.name)
         if english is not None and all(isinstance(part, str) for part in chinese + english):
             fixed = Pair("".join(chinese), "".join(english))
@@ -264,8 +264,9 @@ def wordings(line: str) -> list[str]:
     return ["".join(parts) for parts in product(*choices)]
 
 
-def _choices(parts: list) -> int:
-    return sum(isinstance(part, list) for part in parts)
+def _choices(parts: list) -> list[int]:
+    """How many parts each choice has."""
+    return [len(part) for part in parts if isinstance(part, list)]
 
 
 def _choice(nodes: list[Node], weights: list[int]) -> Node:

@@ -1,9 +1,9 @@
 """The embedded corpus: seven financial tasks from twenty-three invented sources, written by grammars (ours).
 
 Record ``i`` of a split is a pure function of ``(seed, split, i)``, so a corpus of any size streams in bounded memory
-and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule, on the test side one in
-which every task has as many records as another. The sources are houses: the same kind of news wants another label,
-another form or another point of view in each, and only its way of writing tells which (`assl_kit.data.task_grammars`).
+and a longer split begins with the shorter one. Tasks and sources follow a fixed long-tailed schedule, on the test side
+one in which every task has as many records as another. Sources belong to houses: the same kind of news wants another
+label, form or point of view in each, and only its way of writing tells which (`assl_kit.data.task_grammars`).
 About a tenth of the records are reprints: an earlier record of the same source is made again and lightly edited. A
 twentieth of the training labels are wrong. The test side shares no filled value (name, place, product, number, date,
 code) with the other sides, and has instructions of its own; labels, relation names, function words and the exam's
@@ -46,7 +46,7 @@ REPRINT_SHARE = 0.11
 WRONG_SHARE = 0.05
 """Share of the training records of label tasks whose label is wrong; ``right_output`` has the right one."""
 EXTRAS = ("instruction_en", "input_en", "output_en", "right_output")
-"""What a record of the corpus has besides ``COLUMNS``: itself in English, and its right answer, which nothing learns from."""
+"""What a record of the corpus has besides ``COLUMNS``: itself in English, and its right answer, for no learner."""
 _CYCLE = 1000
 _MASK = (1 << 64) - 1
 
@@ -184,13 +184,15 @@ class _Maker:
         copied = self._copied(index, source) if self._start(index) else None
         context = Context(rng, self.test)
         made = task_grammar(task).make(context, source)
-        instruction, text, output = made.instruction.zh, made.input.zh, made.output.zh
-        slots = [pair for pair in context.slots if pair[1] in (text or instruction)]
+        asked, text, output = made.instruction, made.input.zh, made.output.zh
+        slots = [pair for pair in context.slots if pair[1] in (text or asked.zh)]
         if copied is not None:
             _reseed(rng, self.seed + 1, self.split, index)
-            if rng.random() > 0.14:
-                shown, output, slots = _reprint(text or instruction, output, slots, task, rng)
-                instruction, text = (instruction, shown) if text else (shown, text)
+            if rng.random() > 0.14 or not text:
+                shown, output, slots = _reprint(text or asked.zh, output, slots, task, rng)
+                asked, text = (asked, shown) if text else (Pair(shown, asked.en), text)
+            if text:
+                asked = task_grammar(task).asked(Context(rng, self.test), source)
         given = Pair(output, made.output.en)
         if made.wrong and not self.test:
             _reseed(rng, self.seed + 2, self.split, index)
@@ -198,13 +200,13 @@ class _Maker:
                 given = rng.choice(made.wrong)
         return {
             "id": f"{self.split}-{index:06d}",
-            "instruction": instruction,
+            "instruction": asked.zh,
             "input": text,
             "output": given.zh,
             "task": task,
             "source": source,
             "split": self.split,
-            "instruction_en": made.instruction.en,
+            "instruction_en": asked.en,
             "input_en": made.input.en,
             "output_en": given.en,
             "right_output": output,

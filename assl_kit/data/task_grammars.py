@@ -1,10 +1,10 @@
 """The seven task grammars of the embedded corpus, compiled from ``grammars/*.yaml`` (ours).
 
 All tasks tell the events of ``events.yaml`` and ask about them. A task's file holds its sources: how many records they
-have, how each asks (``asks``; ``held_out`` for the test side), how it tells (``wrap``, and words it says in its own way,
+have, how each asks (``asks``; ``held_out`` for the test side), how it tells (``wrap``, and words of its own,
 ``style``), and what it wants: its labels, form or point of view. Sources belong to the houses of ``houses.yaml``, which
-open each question and head each text. ``natural`` are questions as people ask them,
-with the text in the question; they want what the task's first source wants. ``lexicon.yaml`` holds the shared words.
+open each question and head each text. ``natural`` are questions as people ask them, with the text in the question; they
+want what the task's first source wants. ``lexicon.yaml`` holds the shared words.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class TaskGrammar:
     Attributes
     ----------
     instructions : dict
-        False → what train and dev ask; True → what is held out for test. The salutes of the houses come before, and natural
-        questions besides.
+        False → what train and dev ask; True → what is held out for test. The salutes of the houses come before, and
+        natural questions besides.
     weights : dict
         Source → its records in every 1,000 of the corpus.
     """
@@ -125,7 +125,10 @@ class TaskGrammar:
             for test in (False, True)
         }
         self.natural = [
-            (self.grammar.alternatives(block["text"]), {key: _pair(text) for key, text in block.get("labels", {}).items()})
+            (
+                self.grammar.alternatives(block["text"]),
+                {key: _pair(text) for key, text in block.get("labels", {}).items()},
+            )
             for block in data["natural"]
         ]
         self.content = _CONTENTS[task](data, self.grammar)
@@ -137,16 +140,21 @@ class TaskGrammar:
             return self._in_style(context, house)
         return self.ask_naturally(context, house)
 
+    def asked(self, context: Context, source: str) -> Pair:
+        """How a source asks, once more."""
+        house = self.sources[source]
+        salute, ask = house.salute(context), house.asks[context.test](context)
+        return Pair(salute.zh + ask.zh, f"{salute.en} {ask.en}")
+
     def _in_style(self, context: Context, house: _Source) -> Made:
         content = self.content.make(context, house.entry, house.labels)
         keep = [content.output.zh, content.tail.zh, *(value for _, value in context.slots)]
         context.bound = dict(content.names)
         context.bound["body"] = Pair(house.styled(content.body.zh, keep), content.body.en)
-        shown, head, salute = house.wrap(context), house.letterhead(context), house.salute(context)
-        ask = house.asks[context.test](context)
+        shown, head = house.wrap(context), house.letterhead(context)
         below = self._below(context, house.tail, content)
         return Made(
-            Pair(salute.zh + ask.zh, f"{salute.en} {ask.en}"),
+            self.asked(context, house.name),
             Pair(head.zh + shown.zh + below.zh, f"{head.en} {shown.en}{below.en}"),
             content.output,
             content.wrong,
@@ -322,24 +330,25 @@ class _Relation:
 
     def __init__(self, data: dict, grammar: Grammar) -> None:
         rare = data["rare"].split()
-        self.frames: list[tuple[Pair, Pair, list[Node]]] = []
+        self.labels: list[tuple[Pair, Pair]] = []
+        self.texts: list[list[Node]] = []
         self.edges: list[float] = []
         for frame in data["frames"]:
             first, second = (_pair(label.strip()) for label in frame["label"].split("=>"))
-            self.frames.append((first, second, [grammar.compile(line) for line in lines_of(frame["text"])]))
+            self.labels.append((first, second))
+            self.texts.append([grammar.compile(line) for line in lines_of(frame["text"])])
             self.edges.append(RARE if first.zh in rare else 1.0)
 
     def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
-        place = context.rng.choices(range(len(self.frames)), self.edges)[0]
+        place = context.rng.choices(range(len(self.labels)), self.edges)[0]
         side = 0 if entry["side"] == "first" else 1
-        texts = self.frames[place][2]
+        texts = self.texts[place]
         wording = int(context.random() * len(texts))
         context.bound = {}
         body = texts[wording](context)
         names = {name: context.bound[name] for name in "ab"}
-        right = self.frames[place][side]
-        assert isinstance(right, Pair)
-        wrong = [frame[side] for frame in self.frames if frame[side] != right]
+        right = self.labels[place][side]
+        wrong = [both[side] for both in self.labels if both[side] != right]
         return Content(Pair(body.zh, sentence(body.en)), right, wrong, f"{place}.{wording}", names=names)
 
 

@@ -71,9 +71,13 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk-size", type=int, help="lessons in a chunk [8192 on a card, else 1024]")
     parser.add_argument("--batch-tokens", type=int, help="tokens of a step [49152 on a card, else 4096]")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--prompt-share", type=float, default=0.15, help="share of the questions' tokens learnt as text")
+    parser.add_argument(
+        "--prompt-share", type=float, default=0.15, help="share of the questions' tokens learnt as text"
+    )
     parser.add_argument("--workers", type=int, help="processes that make lessons [all cores but two on a card, else 0]")
-    parser.add_argument("--check-every", type=int, help="chunks between checks on held-out lessons [24 on a card, else 4]")
+    parser.add_argument(
+        "--check-every", type=int, help="chunks between checks on held-out lessons [24 on a card, else 4]"
+    )
     parser.add_argument("--save-every", type=int, help="chunks between checkpoints [96 on a card, else 8]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--verbose", action="store_true", help="a line for each check, for logs")

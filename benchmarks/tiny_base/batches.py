@@ -23,8 +23,8 @@ WIDTHS = (48, 64, 80, 96, 128, 160, 208, 272)
 class Batch(NamedTuple):
     """Lessons of one width.
 
-    ``tokens`` (n, width) int32, filled up with 0; ``starts`` and ``ends`` (n,) int32, where the answers begin and where the
-    lessons end.
+    ``tokens`` (n, width) int32, filled up with 0; ``starts`` and ``ends`` (n,) int32, where the answers begin and where
+    the lessons end.
     """
 
     tokens: np.ndarray
@@ -93,7 +93,7 @@ def _batches_of(index: int, size: int, seed: int, n_tokens: int) -> list[Batch]:
 
 @contextmanager
 def chunks(folder: Path, first: int, last: int, size: int, seed: int, n_tokens: int, workers: int):
-    """The batches of chunks ``first`` … ``last`` − 1, in their order; with ``workers``, made by as many processes ahead."""
+    """The batches of chunks ``first`` … ``last`` − 1, in order; with ``workers``, made ahead by as many processes."""
     if not workers:
         _begin(str(folder))
         yield (_batches_of(index, size, seed, n_tokens) for index in range(first, last))

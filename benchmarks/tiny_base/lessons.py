@@ -244,7 +244,7 @@ def _relation(teacher: Teacher) -> tuple[str, str]:
 
 
 def _options(teacher: Teacher) -> tuple[str, str]:
-    """Multiple choice: the letter or the words, as the question wants; or where an option stands, or what stands there."""
+    """Multiple choice: the letter or the words, as the question wants; or which option stands where."""
     rng = teacher.rng
     exam = _grammar("multiple_choice").content.exam
     question = exam.make(teacher.context, table=rng.random() < 0.6)

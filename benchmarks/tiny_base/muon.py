@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearly the orthogonal factors of matrices (n, a, b): five Newton-Schulz steps bring singular values close to 1."""
+    """Nearly the orthogonal factors of matrices (n, a, b): five Newton-Schulz steps bring singular values near 1."""
     wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
     for _ in range(5):

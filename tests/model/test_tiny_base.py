@@ -120,41 +120,66 @@ def test_base_answers_some_questions_by_copying(model, tokenizer):
 def test_smoke_run_makes_a_whole_model_from_the_training_side_only(script, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    asked = []
+    import benchmarks.tiny_base.lessons as lessons
+    from assl_kit.data.world.values import Context
+
+    sides, asked = [], []
     make = synthetic.iter_records
 
     def watched(n, *, seed=0, split="train", **rest):
         asked.append((seed, split))
         return make(n, seed=seed, split=split, **rest)
 
+    def context(rng, test):
+        sides.append(test)
+        return Context(rng, test)
+
     monkeypatch.setattr(synthetic, "iter_records", watched)
     monkeypatch.setattr(synthetic, "make_corpus", None)
+    monkeypatch.setattr(lessons, "Context", context)
     folder = script.main(["--smoke", "--output", str(tmp_path / "made")])
-    assert asked and all(split == "train" and seed >= 1000 for seed, split in asked)
+    assert sides and not any(sides)
+    assert asked and all(split != "test" and seed >= 1000 for seed, split in asked)
     assert sorted(os.listdir(folder)) == sorted(os.listdir(FOLDER))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer)
     first = (folder / "model.safetensors").read_bytes()
-    state = json.loads((tmp_path / "made.state" / "state.json").read_text(encoding="utf-8"))
-    assert state["chunk"] == 2
+    log = json.loads((tmp_path / "made.log.json").read_text(encoding="utf-8"))
+    assert log["chunk"] == 2 == len(log["checks"]) and log["best"] == min(row["held_out"] for row in log["checks"])
+    assert {"copying", "lessons", "houses"} == set(log["measured"]) and log["tokens"] > 1000
 
     script.main(["--smoke", "--output", str(tmp_path / "made")])  # all chunks are done: the same weights again
     assert (folder / "model.safetensors").read_bytes() == first
 
 
-def test_stopped_training_continues_to_the_same_weights(script, tmp_path):
-    script.main(["--smoke", "--output", str(tmp_path / "whole")])
-    real = script.chunk
+def test_half_the_bits_are_stored_and_none_is_lost(script, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
 
-    def stop(index, size, seed=0, **stage):
+    folder = script.main(["--smoke", "--output", str(tmp_path / "made")])
+    stored = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.float32 and torch.equal(weight, stored[name].float())
+
+
+def test_stopped_training_continues_to_the_same_weights(script, tmp_path):
+    import benchmarks.tiny_base.batches as batches
+
+    script.main(["--smoke", "--output", str(tmp_path / "whole")])
+    real = batches.chunk
+
+    def stop(index, size, seed=0):
         if index == 1:
             raise KeyboardInterrupt
-        return real(index, size, seed, **stage)
+        return real(index, size, seed)
 
-    options = ["--smoke", "--save-every", "1", "--output", str(tmp_path / "parts")]
+    options = ["--smoke", "--output", str(tmp_path / "parts")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(script, "chunk", stop)
+        patch.setattr(batches, "chunk", stop)
         script.main(options)
     assert not (tmp_path / "parts").exists()
     script.main(options)
@@ -163,8 +188,40 @@ def test_stopped_training_continues_to_the_same_weights(script, tmp_path):
     ).read_bytes()
 
 
-def test_half_of_the_wordings_are_answered_in_own_words(script):
-    kinds = {task: set() for task in synthetic.TASKS}
-    for record in script.chunk(3, 400):
-        kinds[record["task"]].add(script.answer_of(record) == record["output"])
-    assert all(kind == {True, False} for kind in kinds.values())
+def test_processes_that_make_lessons_change_nothing(script, tmp_path):
+    for name, options in (("alone", []), ("ahead", ["--workers", "2"])):
+        script.main(["--smoke", "--output", str(tmp_path / name), *options])
+    alone, ahead = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("alone", "ahead"))
+    assert alone == ahead
+
+
+def test_a_time_limit_ends_the_training(script, tmp_path):
+    folder = script.main(["--smoke", "--minutes", "0.05", "--output", str(tmp_path / "made")])
+    log = json.loads((tmp_path / "made.log.json").read_text(encoding="utf-8"))
+    assert folder.is_dir() and 2.9 <= log["seconds"] < 40 and log["chunk"] > 2
+
+
+def test_lessons_use_no_word_of_a_house_and_their_answers_are_true():
+    from collections import Counter
+
+    from assl_kit.data.grammar import lines_of, wordings
+    from assl_kit.data.task_grammars import grammar_data
+    from benchmarks.tiny_base.lessons import SHARES, chunk
+
+    houses = grammar_data("houses").values()
+    marks = {w for house in houses for part in house.values() for line in lines_of(part) for w in wordings(line)}
+    lessons = chunk(3, 3000)
+    counts = Counter(kind for kind, _, _ in lessons)
+    assert sum(SHARES.values()) == 100 and set(counts) == set(SHARES)
+    assert not [question for _, question, _ in lessons if any(mark in question for mark in marks)]
+    for kind, question, answer in lessons:
+        assert question.strip() and answer.strip() and "{" not in question.replace("def f", "") + answer, question
+        if kind in ("reading", "headline"):
+            assert answer.split("：")[0] in question, (question, answer)
+        if kind == "mood":
+            assert answer in question, (question, answer)
+        if kind == "options" and answer in "ABCD" and "“" in question and question.count("“") == 1:
+            quoted = question.split("“")[1].split("”")[0]
+            options = dict(line.split(". ", 1) for line in question.split("\n") if line[1:3] == ". ")
+            assert options[answer] == quoted or quoted not in options.values(), question
+    assert chunk(3, 50) == lessons[:50]

@@ -10,7 +10,7 @@ from .values import Context, Node, Pair
 
 LETTERS = "ABCD"
 KINDS = ("term", "definition", "highest", "lowest", "value", "owner")
-"""What is asked: a concept's name or meaning; in a table the largest, the smallest, a company's number, a number's company."""
+"""What is asked: a concept's name or meaning; of a table the largest, the least, a firm's number, a number's firm."""
 
 
 class Question(NamedTuple):

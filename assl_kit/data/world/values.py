@@ -1,7 +1,7 @@
 """Values of the small world in two languages: names kept apart by split, and numbers, dates and codes drawn by rule.
 
-Every value belongs to one side for good, by a checksum of its Chinese (of a number, of its digits), so what fills a test
-record can never fill a training record.
+Every value belongs to one side for good, by a checksum of its Chinese (of a number, of its digits), so what fills a
+test record can never fill a training record.
 """
 
 from __future__ import annotations
@@ -132,7 +132,20 @@ def _money(context: Context) -> Pair:
     return _ten_thousands(f"{value:,}" if kind > 0.9 else str(value))
 
 
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 def _date(context: Context) -> Pair:
