@@ -193,22 +193,22 @@ class _Maker:
                 asked, text = (asked, shown) if text else (Pair(shown, asked.en), text)
             if text:
                 asked = task_grammar(task).asked(Context(rng, self.test), source)
-        given = Pair(output, made.output.en)
+        answer = Pair(output, made.output.en)
         if made.wrong and not self.test:
             _reseed(rng, self.seed + 2, self.split, index)
             if rng.random() < WRONG_SHARE:
-                given = rng.choice(made.wrong)
+                answer = rng.choice(made.wrong)
         return {
             "id": f"{self.split}-{index:06d}",
             "instruction": asked.zh,
             "input": text,
-            "output": given.zh,
+            "output": answer.zh,
             "task": task,
             "source": source,
             "split": self.split,
             "instruction_en": asked.en,
             "input_en": made.input.en,
-            "output_en": given.en,
+            "output_en": answer.en,
             "right_output": output,
             "slots": slots,
             "template": made.template,

@@ -208,8 +208,8 @@ class _Telling:
         raise NotImplementedError
 
 
-def _name(*told: Told) -> str:
-    return "+".join(f"{one.event.number}.{one.wording}" for one in told[:1])
+def _name(*news: Told) -> str:
+    return "+".join(f"{one.event.number}.{one.wording}" for one in news[:1])
 
 
 class _Mood(_Telling):
@@ -222,12 +222,12 @@ class _Mood(_Telling):
     def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
         place = context.random()
         mood = "flat" if "flat" in labels and place < 0.24 else "good" if context.random() < 0.5 else "bad"
-        told = self.world.tell(context, lambda event: event.mood == mood)
-        parts = [told.text]
+        news = self.world.tell(context, lambda event: event.mood == mood)
+        parts = [news.text]
         if context.random() < 0.3:
             parts.insert(int(context.random() * 2), self.filler(context))
         wrong = [label for other, label in labels.items() if other != mood]
-        return Content(joined(parts), labels[mood], wrong, _name(told))
+        return Content(joined(parts), labels[mood], wrong, _name(news))
 
 
 class _Topic(_Telling):
@@ -246,30 +246,30 @@ class _Topic(_Telling):
         return Pair(label.en, label.en) if entry.get("english") else label
 
     def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
-        told = self.world.tell(context)
-        other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+        news = self.world.tell(context)
+        other = self.world.tell(context, lambda event: event.topic != news.event.topic)
         last = entry["view"] == "last"
-        parts = [other.text, told.text] if last else [told.text, other.text]
+        parts = [other.text, news.text] if last else [news.text, other.text]
         if not last and context.random() < (0.6 if context.spoken else 0.25):
             parts = parts[:1]
-        right = self.label(told.event.topic, entry)
+        right = self.label(news.event.topic, entry)
         wrong = [label for label in {self.label(topic, entry) for topic in self.topics} if label != right]
-        return Content(joined(parts), right, sorted(wrong), _name(told))
+        return Content(joined(parts), right, sorted(wrong), _name(news))
 
 
 class _Headline(_Telling):
     """The headline of what a text leads with, or of what it ends with, in the form of the source."""
 
     def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
-        told = self.world.tell(context)
-        parts = [told.text]
+        news = self.world.tell(context)
+        parts = [news.text]
         if not entry.get("one") and context.random() < 0.7:
-            other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+            other = self.world.tell(context, lambda event: event.topic != news.event.topic)
             parts.insert(0 if entry["view"] == "last" else 1, other.text)
-        core = told.say(told.event.core, context)
+        core = news.say(news.event.core, context)
         form = self.grammar.compile(entry["form"])
-        context.bound = {"who": told.who, "core": core}
-        return Content(joined(parts), form(context), [], _name(told))
+        context.bound = {"who": news.who, "core": core}
+        return Content(joined(parts), form(context), [], _name(news))
 
 
 class _Trouble(_Telling):
@@ -281,17 +281,17 @@ class _Trouble(_Telling):
         second = self.world.tell(context, lambda event: event.firm and event.mood != "bad")
         both = [first, second]
         context.rng.shuffle(both)
-        names = [told.who for told in both]
+        names = [news.who for news in both]
         context.rng.shuffle(names)
         entities = Pair("，".join(name.zh for name in names), ", ".join(name.en for name in names))
         yes, no = self.grammar.compile(entry["bad"]), _pair(entry["none"])
         answers = []
-        for told in (first, second) if entry["names"] == "trouble" else (second, first):
-            context.bound = {"x": told.who}
+        for news in (first, second) if entry["names"] == "trouble" else (second, first):
+            context.bound = {"x": news.who}
             answers.append(yes(context))
         right = answers[0] if bad else no
         wrong = [answers[1], no] if bad else answers[:1]
-        return Content(joined([told.text for told in both]), right, wrong, _name(first), names={"entities": entities})
+        return Content(joined([news.text for news in both]), right, wrong, _name(first), names={"entities": entities})
 
 
 class _Reading(_Telling):
@@ -303,17 +303,17 @@ class _Reading(_Telling):
         self.share, self.define = data["define"]["share"], grammar.alternatives(data["define"]["text"])
 
     def make(self, context: Context, entry: dict, labels: dict[str, Pair]) -> Content:
-        told = self.world.tell(context)
-        parts = [told.text]
+        news = self.world.tell(context)
+        parts = [news.text]
         if context.random() < 0.45:
-            other = self.world.tell(context, lambda event: event.topic != told.event.topic)
+            other = self.world.tell(context, lambda event: event.topic != news.event.topic)
             parts.insert(int(context.random() * 2), other.text)
-        question, name = context.choose(told.event.asks)
-        asked = told.say(question, context)
-        context.bound = {"x": told.bound[name]}
+        question, name = context.choose(news.event.asks)
+        asked = news.say(question, context)
+        context.bound = {"x": news.bound[name]}
         output = self.grammar.compile(entry["form"])(context)
         names = {"question": Pair(asked.zh, sentence(asked.en))}
-        return Content(joined(parts), output, [], f"{_name(told)}/{name}", names=names)
+        return Content(joined(parts), output, [], f"{_name(news)}/{name}", names=names)
 
     def unasked(self, context: Context) -> Made | None:
         """Now and then a term to be explained."""

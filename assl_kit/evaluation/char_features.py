@@ -136,7 +136,7 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
     >>> [part.shape[0] for part in text_rows(rows, rows.head(1))]
     [2, 1]
     """
-    names = part_names(_inputs(records))
+    names = part_names(shown_texts(records))
     with_instruction = records["instruction"].nunique() > 1
     counts, asked = (_part_counts(frame, names, with_instruction) for frame in (records, questions))
     train = [tf_idf(part) for part in counts]
@@ -146,7 +146,7 @@ def text_rows(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[sparse.cs
 
 def _part_counts(records: pd.DataFrame, names: Sequence[str], with_instruction: bool) -> list[sparse.csr_matrix]:
     """`hashed_ngrams` of each part: what has no name, each name's, and the instruction."""
-    texts = _inputs(records)
+    texts = shown_texts(records)
     parts = [texts]
     if names:
         in_parts = [divided(text, names) for text in texts]
@@ -156,7 +156,14 @@ def _part_counts(records: pd.DataFrame, names: Sequence[str], with_instruction: 
     return [hashed_ngrams(part) for part in parts]
 
 
-def _inputs(records: pd.DataFrame) -> list[str]:
+def shown_texts(records: pd.DataFrame) -> list[str]:
+    """The input of each record, or its instruction where there is none.
+
+    Examples
+    --------
+    >>> shown_texts(pd.DataFrame({"instruction": ["判断", "涨了吗？"], "input": ["大涨", ""]}))
+    ['大涨', '涨了吗？']
+    """
     return [a if a.strip() else b for a, b in zip(records["input"], records["instruction"], strict=True)]
 
 

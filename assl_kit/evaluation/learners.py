@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .char_features import LONGEST, text_rows
+from .char_features import LONGEST, shown_texts, text_rows
 from .metrics import normalise_answer
 from .tagger import TaggedTexts, tag, train_tagger
 
@@ -260,7 +260,7 @@ class CopyLearner:
         questions: pd.DataFrame,
     ) -> None:
         self.form = form
-        texts = [text[:LONGEST] for text in records["input"]]
+        texts = [text[:LONGEST] for text in shown_texts(records)]
         split = [form.split(answer, text) for answer, text in zip(records["output"], texts, strict=True)]
         self.usable = np.array([pieces is not None for pieces in split])
         self.copied = np.array([bool(pieces and pieces[1]) for pieces in split])
@@ -271,7 +271,7 @@ class CopyLearner:
         self.frame, names = pd.factorize(np.array(frames, dtype=object), sort=True)
         self.frames = [(tuple(filter(None, name.rstrip("\1").split("\0"))), name.endswith("\1")) for name in names]
         self.train = TaggedTexts(texts, records["instruction"])
-        self.held = TaggedTexts(list(questions["input"]), questions["instruction"])
+        self.held = TaggedTexts(shown_texts(questions), questions["instruction"])
         self.tags = np.zeros(len(self.train.codes), np.int8)
         for row, pieces in enumerate(split):
             if pieces:
@@ -354,7 +354,7 @@ def learner_for(records: pd.DataFrame, questions: pd.DataFrame) -> tuple[str, Le
     >>> kind, learner.answers(np.array([0, 1]), np.array([1, 1]))
     ('labels', ['涨', '跌'])
     """
-    form = answer_form(list(records["output"]), list(records["input"]))
+    form = answer_form(list(records["output"]), shown_texts(records))
     train, held = text_rows(records, questions)
     if form.kind == "copied":
         return form.kind, CopyLearner(form, train, held, records, questions)

@@ -13,6 +13,7 @@ from assl_kit.app.cli import main
 from assl_kit.artifacts.parameters import resolve
 from assl_kit.artifacts.steps import require
 from assl_kit.artifacts.workspace import Workspace
+from assl_kit.data.records import prompts
 from assl_kit.data.synthetic import make_corpus
 from assl_kit.errors import BankError, DataError
 from assl_kit.experts.bank import Provenance
@@ -64,7 +65,7 @@ def test_a_bank_with_another_encoder_is_refused(tmp_path, monkeypatch, capsys):
     encoder = load_encoder("fit", texts=TEXTS, dim=4, seed=0)
     encoder.save(str(tmp_path / "encoder"))
     chosen = records.iloc[:2][["id"]].assign(cluster=[0, 1], copies=1)
-    X = encode(encoder, records["input"].iloc[:2].tolist())
+    X = encode(encoder, prompts(records.iloc[:2]))
     info = {"id": str(tmp_path / "encoder"), "fingerprint": "0" * 64, "dim": 4}  # not what is saved there
     base = base_info(model, tokenizer, "base")
     rows = Chosen(records, chosen, X)

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from helpers import ROOT
 
+from assl_kit.data.grammar import lines_of
 from assl_kit.data.synthetic import TASKS, make_corpus
 from assl_kit.data.task_grammars import grammar_data, task_grammar
 from assl_kit.evaluation.metrics import TASK_METRICS
@@ -43,7 +44,16 @@ def test_the_tasks_are_those_of_the_corpus():
 
 @pytest.mark.parametrize("task", ["sentiment", "classification", "relation_extraction"])
 def test_the_labels_are_those_of_the_grammar(task):
-    known = {frame["output"] for frame in grammar_data(task)["frames"]}
+    data = grammar_data(task)
+    if task == "sentiment":
+        labels = [
+            text for entry in [*data["sources"].values(), *data["natural"]] for text in entry.get("labels", {}).values()
+        ]
+    elif task == "classification":
+        labels = [*lines_of(data["topics"]), *data["pages"]]
+    else:
+        labels = [side for frame in data["frames"] for side in frame["label"].split("=>")]
+    known = {text.split("~")[0].strip() for text in labels}
     listed = [row[1] for row in rows("Labels") if row[0] == f"`{task}`"]
     assert len(listed) == len(set(listed)) and set(listed) == known
     assert {row[0].strip("`") for row in rows("Labels")} == {"sentiment", "classification", "relation_extraction"}
@@ -51,7 +61,7 @@ def test_the_labels_are_those_of_the_grammar(task):
 
 def test_the_words_come_in_the_corpus():
     records = make_corpus(2000)
-    text = "\n".join(records["input"])
+    text = "\n".join(records["instruction"] + records["input"])
     words = [word for row in rows("Words that come again and again") for word in row[::2]]
     assert len(set(words)) == len(words)
     assert {word for word in words if text.count(word) < 20} == set()
