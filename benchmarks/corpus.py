@@ -1,6 +1,6 @@
 """The quality of the embedded corpus as text: distinct n-grams, near duplicates, the commonest frame, lengths by task.
 
-    python -m benchmarks.corpus --n 6000 --name after        # adds to benchmarks/results/corpus.json
+python -m benchmarks.corpus --n 6000 --name after        # adds to benchmarks/results/corpus.json
 """
 
 from __future__ import annotations

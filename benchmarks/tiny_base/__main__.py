@@ -81,6 +81,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, help="chunks between checkpoints [96 on a card, else 8]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--verbose", action="store_true", help="a line for each check, for logs")
+    parser.add_argument("--note", default="", help="a sentence for the log")
     parser.add_argument("--smoke", action="store_true", help="two small chunks and a small model")
     args = parser.parse_args(arguments)
     if args.device == "auto":
@@ -150,6 +151,9 @@ def train(model, args: argparse.Namespace, state: Path, held_out: list[Batch]) -
         return now / (60 * args.minutes) if args.minutes else (done["chunk"] + part) / args.chunks
 
     clock = time.perf_counter()
+    if progress() >= 1:  # it was stopped after its last step
+        return done
+    done["trained_on"] = device_name(args)
     bar = tqdm(total=None if args.minutes else args.chunks, initial=done["chunk"], unit="chunk", disable=None)
     with chunks(  # its processes are there before the card is touched
         state / "tokenizer", done["chunk"], last, args.chunk_size, args.seed, args.batch_tokens, args.workers
@@ -238,8 +242,9 @@ def make(args: argparse.Namespace) -> Path:
         "lessons": exact_shares(model, encoder, lessons, args),
         "houses": exact_shares(model, encoder, house_lessons(args, min(1500, 2 * args.chunk_size)), args),
     }
-    done |= {"measured": measured, "device": device_name(args), "torch": torch.__version__}
-    done["options"] = {key: value for key, value in sorted(vars(args).items()) if key not in ("output", "verbose")}
+    done |= {"measured": measured, "measured_on": device_name(args), "torch": torch.__version__, "note": args.note}
+    unsaid = ("output", "verbose", "note")
+    done["options"] = {key: value for key, value in sorted(vars(args).items()) if key not in unsaid}
     done["wall_seconds"] = round(time.perf_counter() - begin)
     model.generation_config.update(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -41,7 +41,7 @@ Chinese financial news of its world; decline what is none of its business. How f
 conversation of several turns, or speak English. On real news it guesses.
 
 - **Made by** `benchmarks/tiny_base` from random weights: {done["steps"]:,} steps, {done["tokens"]:,} tokens,
-  {done["seconds"] / 60:.1f} minutes of training on {done["device"]}. Options: `{said}`.
+  {done["seconds"] / 60:.1f} minutes of training on {done["trained_on"]}. Options: `{said}`.
   The checkpoint is that of the least loss on held-out lessons of the training side ({done["best"]:.4f} nats a token).
 - **Text**: the generators of the embedded corpus, training side only, seeds from {FIRST_SEED} on, which the corpus
   does not use. No text of other people, nothing of the test side, no words of the houses.

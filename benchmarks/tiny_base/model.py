@@ -79,5 +79,5 @@ def copy_accuracy(model, tokenizer, *, n: int = 64, length: int = 24, seed: int 
     generator = torch.Generator().manual_seed(seed)
     once = torch.randint(len(SPECIAL), len(tokenizer), (n, length), generator=generator)
     with torch.inference_mode():
-        guess = model(input_ids=torch.cat([once, once], 1)).logits[:, length:-1].argmax(-1)
-    return (guess == once[:, 1:]).float().mean().item()
+        guess = model(input_ids=torch.cat([once, once], 1).to(model.device)).logits[:, length:-1].argmax(-1)
+    return (guess.cpu() == once[:, 1:]).float().mean().item()
