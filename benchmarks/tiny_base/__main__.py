@@ -43,7 +43,7 @@ from assl_kit.data.records import user_prompt
 
 from .batches import Batch, Encoder, batches, chunks
 from .card import card
-from .lessons import FIRST_SEED, Lesson, chunk
+from .lessons import FIRST_SEED, Lesson, chunk, option_lessons
 from .model import copy_accuracy, make_model
 from .muon import Muon
 from .steps import Losses, exact_shares, rate
@@ -240,6 +240,7 @@ def make(args: argparse.Namespace) -> Path:
     measured = {
         "copying": [before, copy_accuracy(model, tokenizer)],
         "lessons": exact_shares(model, encoder, lessons, args),
+        "choices": exact_shares(model, encoder, option_lessons(min(400, 2 * args.chunk_size), args.seed), args),
         "houses": exact_shares(model, encoder, house_lessons(args, min(1500, 2 * args.chunk_size)), args),
     }
     done |= {"measured": measured, "measured_on": device_name(args), "torch": torch.__version__, "note": args.note}

@@ -15,6 +15,8 @@ def card(model, tokenizer, done: dict) -> str:
         if name not in {"smoke", "save_every", "check_every", "workers", "device"}
     )
     lessons = ", ".join(f"{kind} {share:.2f}" for kind, share in measured["lessons"].items())
+    choices = ", ".join(f"{kind} {share:.2f}" for kind, share in measured["choices"].items() if kind != "all")
+    tables = "" if measured["choices"].get("table, letter", 0) > 0.5 else "read a table of four figures, "
     houses = measured["houses"]
     styled = {kind: share for kind, share in houses.items() if kind not in ("natural", "all")}
     mean = sum(styled.values()) / max(len(styled), 1)
@@ -37,15 +39,16 @@ sentences; say whether plain news is good or bad, in labels that the question na
 table of four options and tie an option to its letter; explain about 150 terms; answer short natural questions about
 Chinese financial news of its world; decline what is none of its business. How far it can is measured below.
 
-**It cannot** follow the house styles of the embedded corpus (those are for the experts), reason, calculate, hold a
-conversation of several turns, or speak English. On real news it guesses.
+**It cannot** {tables}follow the house styles of the embedded corpus (those are for the experts), reason, calculate,
+hold a conversation of several turns, or speak English. On real news it guesses.
 
 - **Made by** `benchmarks/tiny_base` from random weights: {done["steps"]:,} steps, {done["tokens"]:,} tokens,
   {done["seconds"] / 60:.1f} minutes of training on {done["trained_on"]}. Options: `{said}`.
   The checkpoint is that of the least loss on held-out lessons of the training side ({done["best"]:.4f} nats a token).
 - **Text**: the generators of the embedded corpus, training side only, seeds from {FIRST_SEED} on, which the corpus
   does not use. No text of other people, nothing of the test side, no words of the houses.
-- **Right answers** on held-out lessons (every token the likeliest): {lessons}.
+- **Right answers** on held-out lessons (every token the likeliest; the vague and the foreign have several): {lessons}.
+- **Multiple choice** by what is asked, and whether the letter or the words are wanted (chance: 0.25): {choices}.
 - **Left for experts**: {mean:.2f} of the records of the houses are answered as the house wants, in the mean over
   sources; natural questions of the corpus: {houses.get("natural", 0.0):.2f}.
 - **Copying is built in**: the first layers start as induction heads. Share of a random sequence's tokens repeated

@@ -256,6 +256,19 @@ def _options(teacher: Teacher) -> tuple[str, str]:
     return text, LETTERS[place] if form in ("letter", "where") else words
 
 
+def option_lessons(n: int, seed: int = 0) -> list[Lesson]:
+    """Multiple choice alone, to measure by what is asked: of terms and of tables, the letter and the words."""
+    teacher, made = Teacher(Random(f"{FIRST_SEED + seed} options")), []
+    exam = _grammar("multiple_choice").content.exam
+    for number in range(n):
+        table, form = number % 2 == 1, ("letter", "words")[number // 2 % 2]
+        question = exam.make(Context(teacher.rng, test=False), table=table)
+        text = teacher.ask("options", form, stem=question.stem.zh, options=question.shown.zh)
+        answer = LETTERS[question.right] if form == "letter" else question.options[question.right].zh
+        made.append((f"{'table' if table else 'term'}, {form}", text, answer))
+    return made
+
+
 def _term(teacher: Teacher) -> tuple[str, str]:
     """A term's meaning, or the term of a meaning."""
     term, meaning = _grammar("multiple_choice").content.exam.concept(teacher.context)

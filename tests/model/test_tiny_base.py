@@ -149,7 +149,7 @@ def test_smoke_run_makes_a_whole_model_from_the_training_side_only(script, tmp_p
     first = (folder / "model.safetensors").read_bytes()
     log = json.loads((tmp_path / "made.log.json").read_text(encoding="utf-8"))
     assert log["chunk"] == 2 == len(log["checks"]) and log["best"] == min(row["held_out"] for row in log["checks"])
-    assert {"copying", "lessons", "houses"} == set(log["measured"]) and log["tokens"] > 1000
+    assert {"copying", "lessons", "choices", "houses"} == set(log["measured"]) and log["tokens"] > 1000
 
     script.main(["--smoke", "--output", str(tmp_path / "made")])  # all chunks are done: the same weights again
     assert (folder / "model.safetensors").read_bytes() == first
