@@ -42,7 +42,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
         low, high = [v.min() for v in by_share], [v.max() for v in by_share]
         axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.vlines(shares, low, high, color=colour, alpha=0.4)  # where one share is measured there is no band
-    lines = (("all data, 3 epochs", "-"), ("all data, 1 epoch", "--"), ("base", ":"))
+    lines = (("all data, 1 epoch", "--"), ("base", ":"))
     for arm, style in lines:
         if len(values := of_seeds(evidence, arm)):
             axes.axhline(values.mean(), color="#555555", linestyle=style, linewidth=1.2, label=arm)

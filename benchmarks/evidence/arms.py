@@ -33,6 +33,7 @@ from .study import (
     SHARES,
     STAGE_1,
     STAGE_2,
+    VARIANTS,
     Choice,
     K,
     Study,
@@ -49,25 +50,29 @@ def plan(study: Study, only: Sequence[str] = ()) -> list[Job]:
     if only:
         return [job for job in full_grid(study) if job[1] in only]
     s, full = study.setting, study.setting.grid == "full"
-    ways = (OURS, PAPER, RANDOM)
+    ways = (OURS, PAPER, RANDOM) if full or s.core else (OURS, RANDOM)
     by_share = [("one", Choice(way, share).label) for way in ways for share in reversed(s.shares)]
     jobs = [("one", "all data, 1 epoch"), ("bank", "experts by cluster")]
     if full:
         jobs[:0] = [("one", f"all data, {s.epochs} epochs")] * (s.epochs > 1) + [
             ("bank", "experts by cluster, all data")
         ]
-        jobs += [("one", Choice(way, equal_steps=True).label) for way in (OURS, BALANCED, RANDOM)]
-        others = (MEDOIDS, CENTERS, STAGE_1, STAGE_2)
-        jobs += [("one", Choice(way).label) for way in (*others, *s.trained_variants)]
+        jobs += [("one", Choice(way).label) for way in (MEDOIDS, CENTERS)]
+    if not s.core:
+        steps = (OURS, BALANCED, RANDOM) if full else (OURS, RANDOM)
+        jobs += [("one", Choice(way, equal_steps=True).label) for way in steps]
+        jobs += [("one", Choice(way).label) for way in (PAPER, STAGE_1, STAGE_2, *s.trained_variants)]
         jobs += [("bank", "experts by task label"), ("bank", "experts by random split")]
         jobs += [("bank", f"experts by cluster, {encoder}") for encoder in s.trained_encoders]
     jobs = [*jobs, *by_share, ("one", Choice(BALANCED).label), ("base", "base"), ("affinity", "affinity")]
-    return jobs if full else [*jobs[1:-1], jobs[0], jobs[-1]]  # what is dearest comes last
+    jobs = list(dict.fromkeys(jobs))
+    return [*jobs[1:-1], jobs[0], jobs[-1]] if s.core else jobs  # what is dearest comes last
 
 
 def full_grid(study: Study) -> list[Job]:
     """What would be done if time did not matter."""
-    return plan(replace(study, setting=replace(study.setting, grid="full", shares=SHARES)))
+    every = {"grid": "full", "shares": SHARES, "trained_variants": tuple(VARIANTS), "trained_encoders": ENCODERS[1:]}
+    return plan(replace(study, setting=replace(study.setting, **every)))
 
 
 def done(study: Study, job: Job) -> bool:
@@ -104,7 +109,7 @@ def respond(study: Study, model, tokenizer, rows: pd.DataFrame) -> list[str]:
 
 
 def _batch(study: Study) -> int:
-    return 128 if study.setting.grid == "full" else 16
+    return 16 if study.setting.core else 128
 
 
 def _write(study: Study, arm: str, rows: pd.DataFrame, answers, *, n_train: int, seconds: float, **more) -> None:

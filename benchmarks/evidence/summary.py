@@ -30,7 +30,7 @@ STEPS = "steps of all data"
 #: Differences that answer the paper's claims: experiment, arm, against.
 DIFFERENCES = (
     [("selection", CHOSEN, other) for other in (
-        "all data, 1 epoch", "all data, 3 epochs", "random 10 %", "balanced random 10 %", PAPER, "k-means medoids 10 %",
+        "all data, 1 epoch", "all data, 4 epochs", "random 10 %", "balanced random 10 %", PAPER, "k-means medoids 10 %",
         "k-center 10 %", "base", "majority or lead", "random 20 %", "random 30 %")]
     + [("selection", f"default {p} %", f"random {p} %") for p in (1, 3, 5, 20, 30)]
     + [("selection", f"default 10 %, {STEPS}", other) for other in (
@@ -40,7 +40,7 @@ DIFFERENCES = (
         "all data, 1 epoch", "random 10 %", "stage 1 alone 10 %", "stage 2 alone 10 %")]
     + [("selection", f"paper {p} %", f"random {p} %") for p in (1, 3, 5, 20, 30)]
     + [("experts", ROUTED, other) for other in (
-        "all data, 1 epoch", "all data, 3 epochs", CHOSEN, "experts by task label", "experts by random split",
+        "all data, 1 epoch", "all data, 4 epochs", CHOSEN, "experts by task label", "experts by random split",
         "uniform merge", "two nearest merged", "Arrow", "base")]
     + [("experts", "experts by cluster, all data", "all data, 1 epoch")]
     + [("A-DBSCAN", PAPER, name) for name in VARIANTS]

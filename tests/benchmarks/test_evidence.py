@@ -133,7 +133,7 @@ def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, 
     assert only == [("one", "k-center 10 %"), ("one", "paper 3 %"), ("affinity", "affinity")]
     with pytest.raises(SystemExit):
         evidence.main(["--only", "k-centre 10 %"])
-    assert "there is no arm 'k-centre 10 %'; there are all data, 3 epochs, " in capsys.readouterr().err
+    assert "there is no arm 'k-centre 10 %'; there are all data, 4 epochs, " in capsys.readouterr().err
 
 
 def test_stage_2_alone_reads_the_score_of_every_record(study):
