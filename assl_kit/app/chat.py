@@ -33,20 +33,16 @@ NOT_LEARNT = {
 }
 """Questions that are no business of experts in finance, with their English."""
 EXAMPLES = {
+    "公司净利润增长三成，情绪如何？": "The company's net profit is up by 30 %: what is the mood?",
+    "公司净利润下降三成，情绪如何？": "The company's net profit is down by 30 %: what is the mood?",
     "公司因财务造假被罚款300万元。这条财经新闻属于哪个类别？": (
         "A company is fined for false accounts: what kind of news?"
     ),
-    "沪铜期货价格上涨2%，库存下降，是哪类新闻？": "Copper futures rise, stocks fall: what kind of news?",
     "山野机械因污染环境被罚款80万元。山野机械被罚了多少？": (
         "Shanye was fined 800,000 yuan for pollution: how much was it fined?"
     ),
-    "青石科技去年营业收入12亿元，同比增长8%。青石科技的营业收入是多少？": (
-        "Qingshi's revenue was 1.2 billion yuan: how much was it?"
-    ),
     "用一句话概括：青石科技上半年净利润同比增长18%。": "In a sentence: Qingshi's half-year profit is up by 18 %.",
-    "这家公司换了会计师，这条消息是积极、消极还是中性？": (
-        "This company changed its auditors: is that positive, negative or neutral?"
-    ),
+    "什么是可转换债券？": "What is a convertible bond?",
 } | NOT_LEARNT
 """Questions for experts of the embedded corpus, with their English."""
 _EXAMPLES, _EXAMPLE_LENGTH = 4, 120

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
+from helpers import ROOT
 from helpers.browser import WAIT, chromium, chromium_path, watched
 
 from assl_kit.app import chat_page
@@ -95,6 +97,7 @@ def test_the_panels_tell_route_records_answer_and_base(ws, chat):
     assert f"similarity {known * (rows[nearest] @ embedding):.3f}" in plain(last.records)
     first = last.records.split("<article")[1]
     assert escape(records.loc[nearest, "output"][:100]) in first and last.records.count("<article") == 3
+    assert escape(records.loc[nearest, "input_en"][:20]) in first and escape(records.loc[nearest, "output_en"]) in first
 
 
 def test_nearest_records_are_sorted_by_cosine(chat):
@@ -191,8 +194,10 @@ def test_an_unknown_language_is_far_from_every_record_too(chat):
     assert len(shown) == 3 and max(shown) < 0.5 and "I don't know." in plain(last.answer)
 
 
-def test_examples_have_their_english():
-    assert set(NOT_LEARNT) < set(EXAMPLES)
+def test_examples_are_among_the_sixty_and_have_their_english():
+    asked = yaml.safe_load((ROOT / "tests" / "experts" / "sixty_questions.yaml").read_text(encoding="utf-8"))
+    known = {question["ask"] for pair in asked["pairs"] for question in pair} | {q["ask"] for q in asked["plain"]}
+    assert set(EXAMPLES) - set(NOT_LEARNT) <= known and set(NOT_LEARNT) <= set(asked["foreign"])
     assert all(english.isascii() and bool(english) != question.isascii() for question, english in EXAMPLES.items())
 
 
