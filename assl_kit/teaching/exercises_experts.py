@@ -139,15 +139,13 @@ def check_with_abstention(function: Callable, similarities: np.ndarray, least: f
     toy = np.array([[0.9, 0.1], [0.2, 0.3], [0.5, 0.1]])
     for table, limit in ((toy, 0.5), (similarities, least)):
         answer = _experts(ask(function, table, limit), len(table), -1, table.shape[1])
-        best = table.max(axis=1)
+        best, where = table.max(axis=1), "" if table is similarities else f" (a small table, least = {limit})"
         for row in np.flatnonzero((best < limit) & (answer >= 0))[:1]:
-            raise Wrong(
-                f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
-            )
+            what = f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
+            raise Wrong(what + where)
         for row in np.flatnonzero((best >= limit) & (answer < 0))[:1]:
-            raise Wrong(
-                f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
-            )
+            what = f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
+            raise Wrong(what + where)
         for row in np.flatnonzero((answer >= 0) & (table[np.arange(len(answer)), answer] < best))[:1]:
             raise Wrong(f"question {row} goes to expert {answer[row]}, but expert {table[row].argmax()} is nearer")
     return f"{(answer < 0).sum()} of {len(answer)} questions are left to the base"

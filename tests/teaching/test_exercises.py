@@ -49,12 +49,14 @@ def said_to(capsys, check, *given) -> str:
 # --- the notebooks --------------------------------------------------------------------------------------------------
 
 
-def test_there_is_one_for_each_chapter_from_02_to_08():
-    chapters = [path.stem for path in sorted(FOLDER.glob("0[2-8]_*.ipynb"))]
-    assert [path.stem for path in SOLUTIONS] == chapters
+def test_there_is_one_for_each_chapter_and_an_open_one_in_each():
+    chapters = [path.stem for path in sorted(FOLDER.glob("0[0-8]_*.ipynb"))]
+    assert [path.stem for path in SOLUTIONS if path.stem < "09"] == chapters
     for path in SOLUTIONS:
         source = path.read_text(encoding="utf-8")
-        assert 2 <= source.count("# solution begin: ") <= 3
+        assert 2 <= source.count("# solution begin: ") <= 4
+        assert path.stem > "08" or "· Open: " in source
+        assert f"# {path.name[:2]} · Solutions" in source
         assert f"(../{path.name})" in source
         last = nbformat.read(FOLDER / path.name, as_version=4).cells[-1].source
         assert f"](exercises/{path.name})" in last, "the chapter ends with a link to its exercises"

@@ -6,8 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgba
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from assl_kit.data.synthetic import TASKS
 from assl_kit.teaching import plots, style
@@ -113,16 +112,6 @@ def points(collection):
     return np.asarray(collection.get_offsets()).tolist()
 
 
-def test_the_route_map_names_each_stop_and_its_notebook():
-    axes = plots.plot_route_map().axes[0]
-    shown = [text.get_text().replace("\n", " ") for text in axes.texts if text.get_text()]
-    stops, notebooks = shown[::2], shown[1::2]
-    assert stops[0] == "corpus" and stops[-1] == "evaluation" and "model score + MMR" in stops
-    assert notebooks == [f"notebook 0{k}" for k in range(1, 9)]
-    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
-    assert [box.get_facecolor() for box in boxes] == [to_rgba("#EAF2FA")] * len(stops)
-
-
 def test_a_map_shows_each_point_by_its_label():
     axes = plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"], title="m").axes[0]
     assert texts(axes) == ("m", "", "", ["a", "b"]) and not len(axes.get_xticks())
@@ -200,7 +189,6 @@ def test_a_close_call_is_faint_on_the_map_of_decisions():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.plot_route_map(),
         lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
         lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
     ],

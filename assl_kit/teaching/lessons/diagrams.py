@@ -86,7 +86,11 @@ class Diagram:
         if head:
             length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5 or 1.0
             ux, uy = (x2 - x1) / length, (y2 - y1) / length
-            corners = ((x2, y2), (x2 - 9 * ux + 4 * uy, y2 - 9 * uy - 4 * ux), (x2 - 9 * ux - 4 * uy, y2 - 9 * uy + 4 * ux))
+            corners = (
+                (x2, y2),
+                (x2 - 9 * ux + 4 * uy, y2 - 9 * uy - 4 * ux),
+                (x2 - 9 * ux - 4 * uy, y2 - 9 * uy + 4 * ux),
+            )
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
             self._shapes.append(f"<polygon points='{points}' fill='{colour}'/>")
         return self
@@ -111,7 +115,10 @@ def method_diagram(n_experts: int = 6) -> Diagram:
         "expert of the nearest region answers it."
     )
     picture, random = Diagram(960, 330, words), Random(3)
-    left, titles = (20, 212, 404, 596, 788), ("records", "a space", "regions", "thinned, chosen", f"{n_experts} experts")
+    left, titles = (
+        (20, 212, 404, 596, 788),
+        ("records", "a space", "regions", "thinned, chosen", f"{n_experts} experts"),
+    )
     for x, title, chapter in zip(left, titles, ("01", "02", "03", "04 and 05", "06"), strict=True):
         picture.box(x, 46, 152, 130, fill="#FBFCFE", edge="#C9D8E6")
         picture.text(x + 76, 20, title, size=15).text(x + 76, 37, f"chapter {chapter}", size=11, colour=_GREY)
@@ -169,7 +176,9 @@ def lora_diagram(inner: int = 48, outer: int = 64, rank: int = 4) -> Diagram:
     picture.box(500, 184, 76, 44, "× α / r", fill="white")
     picture.box(620, 106, 44, 54, "+", fill="white")
     picture.box(712, 106, 96, 54, f"answer\n{outer} numbers", fill="white")
-    picture.arrow(112, 126, 207, 70).arrow(112, 140, 207, 204, colour="#E69F00").arrow(330, 206, 393, 206, colour="#E69F00")
+    picture.arrow(112, 126, 207, 70).arrow(112, 140, 207, 204, colour="#E69F00").arrow(
+        330, 206, 393, 206, colour="#E69F00"
+    )
     picture.arrow(440, 206, 497, 206, colour="#E69F00").arrow(440, 66, 622, 112)
     return picture.arrow(576, 200, 624, 158, colour="#E69F00").arrow(664, 133, 709, 133)
 
