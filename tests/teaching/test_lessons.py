@@ -186,7 +186,7 @@ def test_any_defensible_answer_is_right(check, answers, values, capsys):
     (open_checks.check_own_plan, lambda s, n: {1: 8}, (SHAPES, 60), "your ranks need 128 numbers"),
     (open_checks.check_own_plan, lambda s, n: {0: 1}, (SHAPES, 60), "spend at least half"),
     (open_checks.check_own_plan, lambda s, n: {5: 1}, (SHAPES, 60), "there is no layer 5"),
-    (open_checks.check_own_threshold, lambda r, s: 0.0, (REAL, STRANGE), "does better: 0% and 33%"),
+    (open_checks.check_own_threshold, lambda r, s: 0.0, (REAL, STRANGE), "does better: 0% and 67%"),
 ])  # fmt: skip
 def test_an_answer_that_nobody_would_defend_is_told_why(check, answer, values, message, capsys):
     line = said(capsys, check, answer, *values)

@@ -183,9 +183,10 @@ def check_own_plan(function: Callable, shapes: Sequence[tuple[int, int]], budget
 
 @check
 def check_own_threshold(function: Callable, real: np.ndarray, strange: np.ndarray) -> str:
-    """``own_threshold(real, strange)`` → any similarity, unless another is as good on one side and better on the other."""
+    """``own_threshold(real, strange)`` → any similarity, unless another is as good on one side, better on the other."""
     limit = number(ask(function, real, strange))
     lost, let_in = float((real < limit).mean()), float((strange >= limit).mean())
+    what = f"{limit:.3f} turns away {lost:.0%} of the real questions and lets in {let_in:.0%} of the strange ones"
     for other in np.unique(np.concatenate([real, strange, [max(real.max(), strange.max()) + 1e-6]])):
         turned, entered = float((real < other).mean()), float((strange >= other).mean())
         if turned <= lost and entered <= let_in and (turned, entered) != (lost, let_in):

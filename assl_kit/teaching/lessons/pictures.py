@@ -32,9 +32,11 @@ def plot_groups(points: np.ndarray, labels: np.ndarray, radii: np.ndarray | floa
         colour = "#BBBBBB" if label < 0 else EXPERT_COLOURS[label % len(EXPERT_COLOURS)]
         axes.add_patch(Circle((point[0], point[1]), radius, color=colour, alpha=0.04, linewidth=0))
     noise = labels < 0
-    axes.scatter(*points[noise].T, s=15, facecolors="none", edgecolors="#777777", linewidths=0.8)
+    x, y = points.T
+    axes.scatter(x[noise], y[noise], s=15, facecolors="none", edgecolors="#777777", linewidths=0.8)
     for label in sorted(set(labels[~noise].tolist())):
-        axes.scatter(*points[labels == label].T, s=15, color=EXPERT_COLOURS[label % len(EXPERT_COLOURS)])
+        here = labels == label
+        axes.scatter(x[here], y[here], s=15, color=EXPERT_COLOURS[label % len(EXPERT_COLOURS)])
     low, high = points.min(axis=0), points.max(axis=0)
     axes.set(title=title, aspect="equal", xticks=[], yticks=[])
     axes.set(xlim=(low[0] - 0.7, high[0] + 0.7), ylim=(low[1] - 0.7, high[1] + 0.7))
