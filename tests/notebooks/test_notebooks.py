@@ -132,12 +132,8 @@ def test_its_outputs_are_those_of_one_clean_run(path):
 def test_no_line_is_cut_on_a_page(path):
     """A page shows about ninety-five columns of a code cell; a parameter keeps its comment beside it."""
     for cell in code_cells(path):
-        wide = "parameters" in cell.metadata.get("tags", []) or path.stem in {
-            "08_evaluation",
-            "09_robustness",
-            "run_all",
-        }
-        most = 100 if wide else 95
+        installs = "# @title Install and verify" in cell.source  # folded away where it is read
+        most = 100 if "parameters" in cell.metadata.get("tags", []) or installs else 95
         assert max(map(len, cell["source"].splitlines()), default=0) <= most, cell["source"]
 
 
@@ -150,7 +146,7 @@ def test_every_prediction_has_a_hidden_answer(path):
         parts = cell.source.split("**Predict:**")[1:]
         for part in parts:
             answer = re.search(r"<details><summary>Answer</summary>\n\n(.+?)\n</details>", part, re.DOTALL)
-            assert path.stem[:2] > "07" or (answer and re.search(r"[a-z][^.]*\.", answer[1])), cell.source
+            assert answer and re.search(r"[a-z][^.]*\.", answer[1]), cell.source
         assert cell.source.count("<details>") == cell.source.count("</details>") <= max(len(parts), 0), cell.source
 
 

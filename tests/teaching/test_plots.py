@@ -82,6 +82,16 @@ def test_differences_name_what_differs_and_say_by_colour_and_shape_what_is_told_
     assert len({line.get_color() for line in points}) == 3
 
 
+def test_a_difference_that_would_flatten_the_others_is_an_arrow_with_its_number():
+    rows = [("a", "b", 0.01, -0.01, 0.03), ("a", "c", 0.02, 0.0, 0.04), ("a", "base", 0.5, 0.4, 0.6)]
+    table = pd.DataFrame(rows, columns=["arm", "against", "value", "low", "high"])
+    table = table.assign(metric="difference in mean", task="mean")
+    axes = plot_differences(table, [("a", against) for against in table["against"]], title="t").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["+0.50"] and axes.get_xlim()[1] < 0.4
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in ("D", ">")] == ["D", "D", ">"]
+    assert plot_differences(table, [], title="nothing measured").axes[0].get_yticklabels() == []
+
+
 def test_results_has_a_bar_for_each_arm_and_task():
     table = pd.DataFrame(
         [(arm, task, value, value - 0.1, value + 0.2) for arm, task, value in _MEASURED],
