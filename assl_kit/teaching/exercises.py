@@ -1,6 +1,6 @@
 """Exercises: how a check asks a learner's function, and tells in words what is wrong instead of raising.
 
-The checks themselves are in `exercises_space` (notebooks 01 to 05) and `exercises_experts` (06 to 08). Those of the
+The checks themselves are in `exercises_space` (notebooks 01 to 05) and `exercises_experts` (06 to 09). Those of the
 open exercises take any defensible answer: `lessons.exercises_open`.
 """
 

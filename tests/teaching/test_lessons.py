@@ -137,6 +137,9 @@ TABLE = pd.DataFrame({"n_clusters": [2, 3], "silhouette": [0.1, 0.2], "stability
 REAL, STRANGE = np.array([0.3, 0.6, 0.9]), np.array([0.1, 0.2, 0.5])
 TEXTS = ["股价上涨", "股价下跌", "谁辞职了", "谁被捕了"]
 SHAPES = [(8, 4), (8, 8)]
+ARMS = pd.DataFrame({"qa": [0.5, 0.2], "sentiment": [0.6, 0.8]}, index=["a", "b"])
+ADVICE = ("leave it", "use it")
+OFFERS = pd.DataFrame({"low": [-0.1, 0.1], "high": [0.1, 0.2], "cost": [1.0, 2.0]})
 CASES = [("甲公司收购乙公司", "乙公司收购甲公司")]
 
 
@@ -160,6 +163,12 @@ def overlap(a, b):
     (open_checks.check_own_gain, [lambda r, s: r - s, lambda r, s: (2 + r) * (1.5 - s)], (X, X[0], 5)),
     (open_checks.check_own_plan, [lambda s, n: {0: 2, 1: 2}, lambda s, n: {1: 3}], (SHAPES, 60)),
     (open_checks.check_own_threshold, [lambda r, s: 0.55, lambda r, s: 0.25, lambda r, s: 0.3], (REAL, STRANGE)),
+    (open_checks.check_own_overall, [lambda s, n: sum(s) / len(s), lambda s, n: min(s), lambda s, n: s[0],
+                                     lambda s, n: float(np.average(s, weights=n))], (ARMS, [10, 90])),
+    (open_checks.check_own_advice, [lambda low, high, cost: "use it" if low > 0 else "leave it",
+                                    lambda low, high, cost: "measure more",
+                                    lambda low, high, cost: "use it" if low > 0.1 * (cost - 1) else
+                                    "leave it" if high < 0 else "measure more"], (OFFERS,)),
 ])  # fmt: skip
 def test_any_defensible_answer_is_right(check, answers, values, capsys):
     for answer in answers:
@@ -187,6 +196,14 @@ def test_any_defensible_answer_is_right(check, answers, values, capsys):
     (open_checks.check_own_plan, lambda s, n: {0: 1}, (SHAPES, 60), "spend at least half"),
     (open_checks.check_own_plan, lambda s, n: {5: 1}, (SHAPES, 60), "there is no layer 5"),
     (open_checks.check_own_threshold, lambda r, s: 0.0, (REAL, STRANGE), "does better: 0% and 67%"),
+    (open_checks.check_own_overall, lambda s, n: sum(s), (ARMS, [10, 90]), "gets 0.800 from you, not 0.4"),
+    (open_checks.check_own_overall, lambda s, n: 2 * s[0] - s[1], (ARMS, [10, 90]),
+     "a gets a lower number when it becomes better in sentiment"),
+    (open_checks.check_own_advice, lambda low, high, cost: "yes", (OFFERS,), "you say 'yes'"),
+    (open_checks.check_own_advice, lambda low, high, cost: "leave it", (OFFERS,), "costs half; your rule leaves it"),
+    (open_checks.check_own_advice, lambda low, high, cost: "use it", (OFFERS,), "surely worse"),
+    (open_checks.check_own_advice, lambda low, high, cost: ADVICE[low > 0.1 or low < -0.25 and cost < 2],
+     (OFFERS,), "your rule turns against it as the interval rises"),
 ])  # fmt: skip
 def test_an_answer_that_nobody_would_defend_is_told_why(check, answer, values, message, capsys):
     line = said(capsys, check, answer, *values)

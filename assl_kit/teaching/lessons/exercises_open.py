@@ -13,6 +13,8 @@ import pandas as pd
 from ..exercises import Wrong, ask, check, number, numbers, rows
 
 _DRAWS = 50
+ADVICE = ("use it", "leave it", "measure more")
+"""What `check_own_advice` takes for an answer."""
 
 
 def _alike(X: np.ndarray) -> float:
@@ -195,3 +197,54 @@ def check_own_threshold(function: Callable, real: np.ndarray, strange: np.ndarra
             )
             raise Wrong(f"{what}, but {other:.3f} does better: {turned:.0%} and {entered:.0%}")
     return f"{limit:.3f} turns away {lost:.0%} of the real questions and lets in {let_in:.0%} of the strange ones"
+
+
+# --- 08 Evaluation, 09 Robustness -----------------------------------------------------------------------------------
+
+
+@check
+def check_own_overall(function: Callable, table: pd.DataFrame, sizes: Sequence[int]) -> str:
+    """``own_overall(scores, sizes)`` → any one number for the scores of some tasks that a better score never lowers."""
+    n = len(sizes)
+
+    def overall(scores: Sequence[float]) -> float:
+        return number(ask(function, list(scores), list(sizes)))
+
+    for level in (0.0, 0.4, 1.0):
+        if abs(overall([level] * n) - level) > 1e-6:
+            raise Wrong(f"an arm with {level:g} in every task gets {overall([level] * n):.3f} from you, not {level:g}")
+    for arm, row in table.iterrows():
+        for task in range(n):
+            raised = [value + 0.05 * (place == task) for place, value in enumerate(row)]
+            if overall(raised) < overall(list(row)) - 1e-9:
+                raise Wrong(f"{arm} gets a lower number when it becomes better in {table.columns[task]}")
+    mine, plain = pd.Series({arm: overall(list(row)) for arm, row in table.iterrows()}), table.mean(axis=1)
+    first = f"by your number {mine.idxmax()} comes first with {mine.max():.3f}"
+    return f"{first}, by the plain mean {plain.idxmax()} with {plain.max():.3f}"
+
+
+@check
+def check_own_advice(function: Callable, cases: pd.DataFrame) -> str:
+    """``own_advice(low, high, cost)`` → one of `ADVICE`, by any rule that a better interval never turns against."""
+
+    def advise(low: float, high: float, cost: float) -> str:
+        answer = ask(function, low, high, cost)
+        if not isinstance(answer, str) or answer not in ADVICE:
+            raise Wrong(f"you say {answer!r}: say 'use it', 'leave it' or 'measure more'")
+        return answer
+
+    if advise(0.2, 0.3, 0.5) == "leave it":
+        raise Wrong("it is surely better, by at least 0.2, and costs half; your rule leaves it: what would it take")
+    if advise(-0.3, -0.2, 2.0) == "use it":
+        raise Wrong("it is surely worse, by at least 0.2, and costs twice as much; your rule uses it")
+    order = {"leave it": 0, "measure more": 1, "use it": 2}
+    for cost in (0.1, 1.0, 10.0):
+        for wide in (0.02, 0.2):
+            lows = np.linspace(-0.4, 0.4, 33)
+            grades = [order[advise(float(low), float(low) + wide, cost)] for low in lows]
+            for place in np.flatnonzero(np.diff(grades) < 0)[:1]:
+                what = f"at cost {cost:g} and an interval {wide:g} wide"
+                raise Wrong(f"{what}, your rule turns against it as the interval rises above {lows[place]:+.3f}")
+    counts = pd.Series([advise(row.low, row.high, row.cost) for row in cases.itertuples()]).value_counts()
+    times = ", ".join(f"{answer!r} {counts.get(answer, 0)} times" for answer in ADVICE)
+    return f"a rule that holds together; of {len(cases)} cases it says {times}"
