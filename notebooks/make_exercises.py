@@ -59,6 +59,7 @@ def exercise(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
             made = nbformat.v4.new_code_cell(without_answers(cell.source), id=cell.id)
         else:
             source = cell.source.replace("/notebooks/solutions/", "/notebooks/exercises/")  # in the badge's link
+            source = source.replace(" · Solutions\n", " · Exercises\n", 1)
             made = nbformat.v4.new_markdown_cell(source, id=cell.id)
         cells.append(made)
     metadata = {key: solution.metadata[key] for key in ("kernelspec", "language_info")}

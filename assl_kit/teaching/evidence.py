@@ -192,21 +192,21 @@ def verdicts(evidence: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for claim, arm, against, expects in CLAIMS:
-        for part, name in _parts(evidence):
+        for part, name in parts_of(evidence):
             pair = (part["arm"] == arm) & (part["against"] == against) & (part["metric"] == "difference in mean")
             for row in part[pair].head(1).to_dict("records"):
                 low, high = row["low"], row["high"]
                 measured = f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
                 rows.append((claim, name, measured, verdict(expects, low, high)))
     for claim, judge in _OTHERS.items():
-        for part, name in _parts(evidence):
+        for part, name in parts_of(evidence):
             if (judged := judge(part)) is not None:
                 rows.append((claim, name, *judged))
     return pd.DataFrame(rows, columns=["claim", "data", "measured", "verdict"])
 
 
-def _parts(evidence: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str]]:
-    """The measurements on each data set with its base, and what it is called."""
+def parts_of(evidence: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The measurements on each data set with its base, and what it is called; those that are not there are left out."""
     for (data, base), name in NAMES.items():
         part = evidence[(evidence["data"] == data) & (evidence["base"] == base)]
         if len(part):

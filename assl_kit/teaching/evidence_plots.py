@@ -29,7 +29,7 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
     -------
     Figure
     """
-    figure, axes = styled_figure(7.0, 4.0)
+    figure, axes = styled_figure(8.5, 4.0)
     measured: set[int] = set()
     kinds = (("default", TASK_COLOURS[0], "o"), ("paper", TASK_COLOURS[2], "^"), ("random", TASK_COLOURS[5], "s"))
     for kind, colour, marker in kinds:
@@ -42,15 +42,16 @@ def plot_share_curve(evidence: pd.DataFrame) -> Figure:
         low, high = [v.min() for v in by_share], [v.max() for v in by_share]
         axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.vlines(shares, low, high, color=colour, alpha=0.4)  # where one share is measured there is no band
-    lines = (("all data, 1 epoch", "--"), ("base", ":"))
+    lines = (("all data, 1 epoch", "--"), ("majority or lead", "-."), ("base", ":"))
     for arm, style in lines:
-        if len(values := of_seeds(evidence, arm)):
+        beaten = arm == "majority or lead" and of_seeds(evidence, arm).mean() < of_seeds(evidence, "base").mean()
+        if len(values := of_seeds(evidence, arm)) and not beaten:  # else it would only make the picture flat
             axes.axhline(values.mean(), color="#555555", linestyle=style, linewidth=1.2, label=arm)
     axes.set(xscale="log", xlabel="share of the training records, percent", ylabel="mean score over tasks")
     axes.set_xticks(sorted(measured), [f"{share}" for share in sorted(measured)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("How much data is enough?")
-    axes.legend(loc="best", fontsize=8.5)
+    axes.legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -68,6 +69,7 @@ def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *
     Returns
     -------
     Figure
+        Differences far larger than the middle one are arrows at the edge, with their number.
     """
     measured = evidence[(evidence["metric"] == "difference in mean") & (evidence["task"] == "mean")]
     by_pair = {}
@@ -75,18 +77,33 @@ def plot_differences(evidence: pd.DataFrame, pairs: Sequence[tuple[str, str]], *
         by_pair[row["arm"], row["against"]] = row
     rows = [by_pair[pair] for pair in pairs if pair in by_pair]
     figure, axes = styled_figure(7.5, 1.2 + 0.32 * len(rows))
+    reach = _reach(rows)
     for place, row in enumerate(rows):
         sure = row["low"] > 0 or row["high"] < 0
         colour = TASK_COLOURS[0] if row["low"] > 0 else TASK_COLOURS[5] if sure else "#777777"
+        if min(abs(row["low"]), abs(row["high"])) > reach and sure:  # off the picture: an arrow says how far
+            side = 1 if row["low"] > 0 else -1
+            axes.plot(side * reach, place, ">" if side > 0 else "<", color=colour, markersize=7)
+            place_of_text = {"ha": "right" if side > 0 else "left", "va": "center", "fontsize": 8.5, "color": colour}
+            axes.text(side * 0.94 * reach, place, f"{row['value']:+.2f}", **place_of_text)
+            continue
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
         axes.plot(row["value"], place, "o" if sure else "D", color=colour, markersize=6)
     axes.axvline(0, color="#333333", linewidth=0.8)
+    if any(max(abs(row["low"]), abs(row["high"])) > reach for row in rows):
+        axes.set_xlim(-1.06 * reach, 1.06 * reach)
     labels = [f"{row['arm']}  −  {row['against'].removeprefix(row['arm'] + ', ')}" for row in rows]  # what differs
     axes.set_yticks(range(len(rows)), labels)
-    axes.invert_yaxis()
-    axes.set(xlabel="difference in mean score (grey diamond: the interval holds 0)", title=title)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set(xlabel="difference in mean score (grey diamond: the interval contains 0)", title=title)
     axes.set_title(title, loc="left")
     return figure
+
+
+def _reach(rows: Sequence[dict[str, Any]]) -> float:
+    """How far the axis of differences goes: few large ones would flatten all others, so they become arrows."""
+    ends = sorted(max(abs(row["low"]), abs(row["high"])) for row in rows)
+    return min(ends[-1], 2.5 * ends[len(ends) // 2]) if ends else 1.0
 
 
 def plot_sensitivity(evidence: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str], *, title: str) -> Figure:

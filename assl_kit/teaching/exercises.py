@@ -1,7 +1,7 @@
 """Exercises: how a check asks a learner's function, and tells in words what is wrong instead of raising.
 
-The checks themselves are in `exercises_space` (notebooks 02 to 05) and `exercises_experts` (06 to
-08).
+The checks themselves are in `exercises_space` (notebooks 01 to 05) and `exercises_experts` (06 to 09). Those of the
+open exercises take any defensible answer: `lessons.exercises_open`.
 """
 
 from __future__ import annotations

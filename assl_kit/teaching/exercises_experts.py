@@ -1,4 +1,4 @@
-"""The checks of the exercises on experts: LoRA training, routing, evaluation (notebooks 06 to 08).
+"""The checks of the exercises on experts: LoRA training, routing, evaluation, robustness (notebooks 06 to 09).
 
 Each prints one line; see `assl_kit.teaching.exercises.check`. Its first argument is the learner's function.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from assl_kit.evaluation.routing import regret_table
+from assl_kit.evaluation.stability import jaccard
 
 from .exercises import Wrong, ask, check, number, numbers
 
@@ -139,15 +140,13 @@ def check_with_abstention(function: Callable, similarities: np.ndarray, least: f
     toy = np.array([[0.9, 0.1], [0.2, 0.3], [0.5, 0.1]])
     for table, limit in ((toy, 0.5), (similarities, least)):
         answer = _experts(ask(function, table, limit), len(table), -1, table.shape[1])
-        best = table.max(axis=1)
+        best, where = table.max(axis=1), "" if table is similarities else f" (a small table, least = {limit})"
         for row in np.flatnonzero((best < limit) & (answer >= 0))[:1]:
-            raise Wrong(
-                f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
-            )
+            what = f"question {row}: the best similarity {best[row]:.2f} is below {limit}, so the base answers: −1"
+            raise Wrong(what + where)
         for row in np.flatnonzero((best >= limit) & (answer < 0))[:1]:
-            raise Wrong(
-                f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
-            )
+            what = f"question {row} is left to the base, though its best similarity {best[row]:.2f} reaches {limit}"
+            raise Wrong(what + where)
         for row in np.flatnonzero((answer >= 0) & (table[np.arange(len(answer)), answer] < best))[:1]:
             raise Wrong(f"question {row} goes to expert {answer[row]}, but expert {table[row].argmax()} is nearer")
     return f"{(answer < 0).sum()} of {len(answer)} questions are left to the base"
@@ -185,7 +184,7 @@ def check_interval(function: Callable, a: np.ndarray, b: np.ndarray, draws: np.n
 
 @check
 def check_verdict(function: Callable) -> str:
-    """``verdict(low, high)`` → "better", "worse", or "not told apart" where the interval of a − b holds 0."""
+    """``verdict(low, high)`` → "better", "worse", or "not told apart" where the interval of a − b contains 0."""
     cases = {
         (0.01, 0.2): "better",
         (-0.2, -0.01): "worse",
@@ -197,9 +196,9 @@ def check_verdict(function: Callable) -> str:
         if not isinstance(answer, str) or answer not in cases.values():
             raise Wrong(f"you say {answer!r}: say 'better', 'worse' or 'not told apart'")
         if answer != right:
-            holds = "holds" if right == "not told apart" else "does not hold"
-            raise Wrong(f"for [{low}, {high}] you say {answer!r}: that interval {holds} 0, so a is {right!r}")
-    return "an interval that holds 0 tells nothing apart"
+            contains = "contains" if right == "not told apart" else "does not contain"
+            raise Wrong(f"for [{low}, {high}] you say {answer!r}: that interval {contains} 0, so a is {right!r}")
+    return "if the interval contains 0, we cannot tell the two apart"
 
 
 @check
@@ -239,3 +238,69 @@ def _one_for_all(every: np.ndarray, tasks: Sequence[str], table: pd.DataFrame) -
 
 def _same(mine: dict[str, float], other: pd.Series) -> bool:
     return all(abs(mine[str(task)] - value) < 1e-6 for task, value in other.items())
+
+
+# --- 09 Robustness --------------------------------------------------------------------------------------------------
+
+
+@check
+def check_jaccard(function: Callable, a: Sequence[int], b: Sequence[int]) -> str:
+    """``jaccard(a, b)`` → records in both over records in at least one; 1 where both are empty."""
+    for one, other in (([1, 2, 3, 4], [3, 4, 5]), ([1, 1, 2], [2, 3]), ([1, 2], [3]), ([], []), (list(a), list(b))):
+        answer, right = number(ask(function, one, other)), jaccard(one, other)
+        if abs(answer - right) < 1e-9:
+            continue
+        first, second = set(one), set(other)
+        what = f"for {one} and {other} you say {answer:.3g}" if len(one) < 9 else f"for the two choices {answer:.3g}"
+        if not first and not second:
+            raise Wrong(f"{what}: two empty choices are the same, so 1")
+        shared, all_of_both = len(first & second), len(first | second)
+        reasons = {
+            2 * shared / (len(first) + len(second)): "twice what they share over both sizes is Dice's index",
+            shared / max(len(first), len(second)): "divide by all that are in at least one, not by the larger choice",
+            shared / (len(one) + len(other)): "a record that is in both is counted twice in your denominator",
+        }
+        reason = next((why for value, why in reasons.items() if abs(answer - value) < 1e-9), "")
+        reason = reason or "a record counts once, however often it stands there"
+        raise Wrong(f"{what}: {reason}; {shared} are in both and {all_of_both} in at least one")
+    return f"the two choices share a Jaccard index of {jaccard(a, b):.2f}"
+
+
+@check
+def check_by_chance(function: Callable, share: float) -> str:
+    """``by_chance(share)`` → about what two random selections of a share score: share / (2 − share)."""
+    for part in (0.1, 0.5, 1.0, share):
+        answer, right = number(ask(function, part)), part / (2 - part)
+        if abs(answer - right) < 1e-9:
+            continue
+        reasons = {
+            part: "that is the part of one choice that is in the other, not the Jaccard index",
+            part**2: "that is the part of all records that is in both: divide by the part that is in at least one",
+            part / 2: "both choices together are a little less than twice one of them: what is shared counts once",
+        }
+        reason = next((why for value, why in reasons.items() if abs(answer - value) < 1e-9), "count both and either")
+        raise Wrong(f"for a share of {part:g} you say {answer:.3f}: {reason}")
+    return f"two random choices of {share:.0%} score {share / (2 - share):.3f}"
+
+
+@check
+def check_warning(function: Callable, margins: np.ndarray, at_home: np.ndarray) -> str:
+    """``warning(margins, at_home)`` → share of pairs (one at home, one not) where the former's margin is wider."""
+    toy = np.array([0.1, 0.4, 0.3, 0.2]), np.array([False, True, True, True])
+    tied = np.array([0.2, 0.2, 0.5, 0.1]), np.array([False, True, True, False])
+    for values, home in (toy, tied, (margins, at_home)):
+        answer = number(ask(function, values, home))
+        lead = values[home][:, None] - values[~home][None]
+        wider, equal = float((lead > 0).mean()), float((lead == 0).mean())
+        right = wider + equal / 2
+        if abs(answer - right) < 1e-9:
+            continue
+        if abs(answer - (1 - right)) < 1e-9:
+            raise Wrong("that is the share in which the question that is *not* at home has the wider margin")
+        if equal and abs(answer - wider) < 1e-9:
+            raise Wrong("two margins that are equal count as half a pair: nobody leads")
+        if abs(answer - right * lead.size / len(values) ** 2) < 1e-9:
+            raise Wrong("divide by the pairs of one question at home and one that is not, not by all pairs")
+        raise Wrong(f"you say {answer:.3f}; of {lead.size} pairs the share is {right:.3f}")
+    luck = "about what luck gives" if abs(right - 0.5) < 0.05 else "luck would give 50 %"
+    return f"the question at home has the wider margin in {right:.0%} of {lead.size} pairs; {luck}"

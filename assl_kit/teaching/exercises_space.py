@@ -1,4 +1,4 @@
-"""The checks of the exercises on the semantic space: embedding, clusters, density, MMR (notebooks 02 to 05).
+"""The checks of the exercises on corpus and space: the tail, embedding, clusters, density, MMR (notebooks 01 to 05).
 
 Each prints one line; see `assl_kit.teaching.exercises.check`. Its first argument is the learner's function.
 """
@@ -18,6 +18,38 @@ from .exercises import Wrong, ask, check, number, numbers, rows
 _TIE = 1e-5
 WEIGHTS = tuple(tenth / 10 for tenth in range(11))
 """The weights of diversity that are tried in notebook 05."""
+
+
+# --- 01 Data --------------------------------------------------------------------------------------------------------
+
+
+@check
+def check_half(function: Callable, names: Sequence[str]) -> str:
+    """``half(names)`` → the least number of different names that together have at least half of the entries."""
+    toy = ["a", "a", "b", "b", "c", "d"]
+    for given_names in (toy, list(names)):
+        answer = number(ask(function, given_names))
+        counts = [count for _, count in Counter(given_names).most_common()]
+        right = int(np.searchsorted(np.cumsum(counts), len(given_names) / 2)) + 1
+        if answer != right:
+            held = sum(counts[: max(0, int(answer))])
+            what = f"you say {answer:g}, but the {answer:g} most common hold {held} of {len(given_names)}"
+            raise Wrong(what + (", less than half" if answer < right else f", and {right} are enough"))
+    return f"{right} of {len(counts)} hold half of {len(names)} records"
+
+
+@check
+def check_repeated(function: Callable, texts: Sequence[str]) -> str:
+    """``repeated(texts)`` → the rows whose text stands in an earlier row."""
+    n, first = len(texts), dict[str, int]()
+    for row, text in enumerate(texts):
+        first.setdefault(text, row)
+    answer = set(rows(ask(function, list(texts)), n))
+    for row in sorted(row for row in answer if first[texts[row]] == row)[:1]:
+        raise Wrong(f"row {row} is named, but it is the first with its text: it repeats nothing")
+    for row in [row for row in range(n) if first[texts[row]] < row and row not in answer][:1]:
+        raise Wrong(f"row {row} is missing: row {first[texts[row]]} has the same text")
+    return f"{len(answer)} of {n} texts stand in an earlier row"
 
 
 # --- 02 Embedding ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
 from assl_kit.common.names import by_number, in_order
@@ -55,26 +54,6 @@ def project(X: np.ndarray, *, seed: int = 0, perplexity: float = 30.0) -> np.nda
     reduced = PCA(min(30, *X.shape), random_state=seed).fit_transform(X)
     perplexity = min(perplexity, max(2.0, (len(X) - 1) / 4))
     return TSNE(perplexity=perplexity, init="pca", random_state=seed, max_iter=600).fit_transform(reduced)
-
-
-def plot_route_map() -> Figure:
-    """The method as a route: from the corpus to the answer, with the notebook that explains each stop."""
-    stops = [
-        ("corpus", "01"), ("embeddings", "02"), ("clusters", "03"), ("A-DBSCAN\npool", "04"),
-        ("model score\n+ MMR", "05"), ("six LoRA\nexperts", "06"), ("centroid\nrouter", "07"), ("evaluation", "08"),
-    ]  # fmt: skip
-    figure, axes = styled_figure(11.5, 1.3)
-    for i, (name, notebook) in enumerate(stops):
-        box = FancyBboxPatch((i - 0.36, -0.2), 0.72, 0.4, boxstyle="round,pad=0.02", fc="#EAF2FA", ec="#0072B2")
-        axes.add_patch(box)
-        axes.text(i, 0, name, ha="center", va="center", fontsize=10)
-        axes.text(i, -0.38, f"notebook {notebook}", ha="center", va="center", fontsize=8.5, color="#444444")
-        if i:
-            arrow = {"arrowstyle": "-|>", "color": "#0072B2", "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (i - 0.39, 0), (i - 0.61, 0), arrowprops=arrow)
-    axes.set(xlim=(-0.42, len(stops) - 0.58), ylim=(-0.48, 0.26))
-    axes.axis("off")
-    return figure
 
 
 def plot_long_tail(records: pd.DataFrame) -> Figure:

@@ -49,12 +49,14 @@ def said_to(capsys, check, *given) -> str:
 # --- the notebooks --------------------------------------------------------------------------------------------------
 
 
-def test_there_is_one_for_each_chapter_from_02_to_08():
-    chapters = [path.stem for path in sorted(FOLDER.glob("0[2-8]_*.ipynb"))]
+def test_there_is_one_for_each_chapter_and_an_open_one_in_each():
+    chapters = [path.stem for path in sorted(FOLDER.glob("0[0-9]_*.ipynb"))]
     assert [path.stem for path in SOLUTIONS] == chapters
     for path in SOLUTIONS:
         source = path.read_text(encoding="utf-8")
-        assert 2 <= source.count("# solution begin: ") <= 3
+        assert 2 <= source.count("# solution begin: ") <= 4
+        assert "· Open: " in source
+        assert f"# {path.name[:2]} · Solutions" in source
         assert f"(../{path.name})" in source
         last = nbformat.read(FOLDER / path.name, as_version=4).cells[-1].source
         assert f"](exercises/{path.name})" in last, "the chapter ends with a link to its exercises"
@@ -156,6 +158,9 @@ A, B = HARD + RNG.normal(0.1, 0.1, 60), HARD + RNG.normal(0, 0.1, 60)
 DRAWS = RNG.integers(60, size=(400, 60))
 
 
+MARGINS, HOME = np.array([0.1, 0.3, 0.2]), np.array([False, True, True])
+
+
 def _rate(step, steps, warmup, peak):
     return peak * step / warmup if step < warmup else peak * (steps - step) / (steps - warmup)
 
@@ -254,7 +259,7 @@ def _unpaired(a, b, draws):
     wrong(experts.check_interval, lambda a, b, d: np.quantile(a - b, [0.025, 0.975]), (A, B, DRAWS),
           "take the means over questions", "no means"),
     wrong(experts.check_verdict, lambda low, high: "better" if low + high > 0 else "worse", (),
-          "for [-0.01, 0.3] you say 'better': that interval holds 0, so a is 'not told apart'", "the middle"),
+          "for [-0.01, 0.3] you say 'better': that interval contains 0, so a is 'not told apart'", "the middle"),
     wrong(experts.check_verdict, lambda low, high: low > 0, (), "say 'better', 'worse' or 'not told apart'", "a bool"),
     wrong(experts.check_regret, lambda r, e, t: {"x": e.max(axis=1).mean() - r.mean()}, (ROUTED, EVERY, ["x"] * 4),
           "that takes the best expert of each question", "oracle"),
@@ -263,6 +268,25 @@ def _unpaired(a, b, draws):
     wrong(experts.check_regret, lambda r, e, t: {"x": 0.25}, (ROUTED, EVERY, ["x"] * 4), "the sign is turned", "sign"),
     wrong(experts.check_regret, lambda r, e, t: {"x": 0.25, "y": -1.0}, (ROUTED, EVERY, ["x", "x", "y", "y"]),
           "x: expert 0 has 0.500, the routed answers 0.500, so the regret is 0.000, not 0.250", "a number"),
+    wrong(experts.check_jaccard, lambda a, b: 2 * len({*a} & {*b}) / max(1, len({*a}) + len({*b})), ([1], [2]),
+          "for [1, 2, 3, 4] and [3, 4, 5] you say 0.571: twice what they share over both sizes is Dice's index",
+          "Dice"),
+    wrong(experts.check_jaccard, lambda a, b: len({*a} & {*b}) / max(1, len({*a}), len({*b})), ([1], [2]),
+          "divide by all that are in at least one, not by the larger choice", "the larger"),
+    wrong(experts.check_jaccard, lambda a, b: len({*a} & {*b}) / max(1, len(a) + len(b) - len({*a} & {*b})),
+          ([1], [2]), "a record counts once, however often it stands there", "repeats"),
+    wrong(experts.check_jaccard, lambda a, b: len({*a} & {*b}) / max(1, len({*a} | {*b})), ([1], [2]),
+          "two empty choices are the same, so 1", "empty"),
+    wrong(experts.check_by_chance, lambda s: s, (0.1,), "for a share of 0.1 you say 0.100: that is the part", "share"),
+    wrong(experts.check_by_chance, lambda s: s * s, (0.1,), "divide by the part that is in at least one", "both"),
+    wrong(experts.check_by_chance, lambda s: s / 2, (0.1,), "what is shared counts once", "half"),
+    wrong(experts.check_warning, lambda m, h: (m[h][:, None] < m[~h]).mean(), (MARGINS, HOME),
+          "the question that is *not* at home has the wider margin", "turned"),
+    wrong(experts.check_warning, lambda m, h: (m[h][:, None] > m[~h]).mean(), (MARGINS, HOME),
+          "two margins that are equal count as half a pair", "ties"),
+    wrong(experts.check_warning, lambda m, h: (m[h][:, None] > m[~h]).sum() / len(m) ** 2, (MARGINS, HOME),
+          "divide by the pairs of one question at home and one that is not, not by all pairs", "all pairs"),
+    wrong(experts.check_warning, lambda m, h: m[h].mean() - m[~h].mean(), (MARGINS, HOME), "of 3 pairs the", "means"),
 ])  # fmt: skip
 def test_a_typical_wrong_answer_is_named(check, answer, given, message, capsys):
     said = said_to(capsys, check, answer, *given)

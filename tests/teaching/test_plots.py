@@ -6,8 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgba
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from assl_kit.data.synthetic import TASKS
 from assl_kit.teaching import plots, style
@@ -83,6 +82,16 @@ def test_differences_name_what_differs_and_say_by_colour_and_shape_what_is_told_
     assert len({line.get_color() for line in points}) == 3
 
 
+def test_a_difference_that_would_flatten_the_others_is_an_arrow_with_its_number():
+    rows = [("a", "b", 0.01, -0.01, 0.03), ("a", "c", 0.02, 0.0, 0.04), ("a", "base", 0.5, 0.4, 0.6)]
+    table = pd.DataFrame(rows, columns=["arm", "against", "value", "low", "high"])
+    table = table.assign(metric="difference in mean", task="mean")
+    axes = plot_differences(table, [("a", against) for against in table["against"]], title="t").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["+0.50"] and axes.get_xlim()[1] < 0.4
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in ("D", ">")] == ["D", "D", ">"]
+    assert plot_differences(table, [], title="nothing measured").axes[0].get_yticklabels() == []
+
+
 def test_results_has_a_bar_for_each_arm_and_task():
     table = pd.DataFrame(
         [(arm, task, value, value - 0.1, value + 0.2) for arm, task, value in _MEASURED],
@@ -111,16 +120,6 @@ def texts(axes):
 
 def points(collection):
     return np.asarray(collection.get_offsets()).tolist()
-
-
-def test_the_route_map_names_each_stop_and_its_notebook():
-    axes = plots.plot_route_map().axes[0]
-    shown = [text.get_text().replace("\n", " ") for text in axes.texts if text.get_text()]
-    stops, notebooks = shown[::2], shown[1::2]
-    assert stops[0] == "corpus" and stops[-1] == "evaluation" and "model score + MMR" in stops
-    assert notebooks == [f"notebook 0{k}" for k in range(1, 9)]
-    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
-    assert [box.get_facecolor() for box in boxes] == [to_rgba("#EAF2FA")] * len(stops)
 
 
 def test_a_map_shows_each_point_by_its_label():
@@ -200,7 +199,6 @@ def test_a_close_call_is_faint_on_the_map_of_decisions():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.plot_route_map(),
         lambda: plots.plot_map(np.eye(4)[:, :2], ["a", "b", "a", "b"]),
         lambda: plots.plot_lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y", title="t"),
     ],
