@@ -150,8 +150,8 @@ def paired_difference(
     -------
     DataFrame
         Columns ``task, metric, n, a, b, difference, low, high, inside_interval``; the last row is "mean".
-        ``inside_interval`` is True where the interval of the difference holds 0: these records do not tell the arms
-        apart.
+        ``inside_interval`` is True where the interval of the difference contains 0: these records do not tell the
+        arms apart.
 
     Raises
     ------

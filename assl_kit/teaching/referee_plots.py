@@ -29,7 +29,7 @@ def plot_referee(result: Mapping[str, Any]) -> Figure:
     Returns
     -------
     Figure
-        A panel for random, one for balanced random; blue above 0, red below, a grey diamond where the interval holds 0.
+        A panel for random, one for balanced random; blue above 0, red below, grey where the interval contains 0.
 
     Examples
     --------
