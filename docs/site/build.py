@@ -33,6 +33,7 @@ def pages() -> dict[str, list[str]]:
     """What becomes a page, by the part of the site that it stands in; paths in the repository."""
     notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("0*.ipynb"))
     exercises = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "exercises").glob("*.ipynb"))
+    chinese = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "chinese").glob("0*.ipynb"))
     first = ["docs/sheet.md", "docs/glossary.md"]
     others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
     more = ["benchmarks/README.md", "colab/README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
@@ -40,6 +41,7 @@ def pages() -> dict[str, list[str]]:
     return {
         "Course": notebooks,
         "Exercises": exercises,
+        "中文": chinese,
         "At a glance": first,
         "Guides": [path for path in others if path not in first],
         "Project": [path for path in more if (ROOT / path).is_file()],
@@ -168,9 +170,13 @@ def _data(output: dict[str, Any]) -> dict[str, Any]:
 def _mathml(match: re.Match[str]) -> str:
     from latex2mathml.converter import convert
 
+    def known(formula: str) -> str:
+        """A formula in the converter's words: it has no arg max."""
+        return formula.replace(r"\arg\max", r"\operatorname{arg\,max}")
+
     if match[1]:
-        return f'\n\n<div class="math">{convert(match[1].strip(), display="block")}</div>\n\n'
-    return convert(match[2])
+        return f'\n\n<div class="math">{convert(known(match[1].strip()), display="block")}</div>\n\n'
+    return f"<span>{convert(known(match[2]))}</span>"  # a line that begins with <math> would be a block of its own
 
 
 def _flat(words: str) -> str:
