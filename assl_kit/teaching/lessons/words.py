@@ -321,8 +321,8 @@ _QUESTIONS = (
         "Choose the tenth instead of drawing lots?",
         (CHOSEN, "random 10 %", RANDOM),
         {
-            "better": "Yes: choosing is better than lots",
-            "worse": "No: lots are better",
+            "better": "Yes: choosing is better than drawing lots",
+            "worse": "No: drawing lots is better",
             "not told apart": "As you like: neither a gain nor a loss is shown",
         },
     ),
@@ -331,8 +331,8 @@ _QUESTIONS = (
         (CHOSEN, "balanced random 10 %", ("random, equal budgets",)),
         {
             "better": "Yes: which records are chosen matters beyond budgets",
-            "worse": "No: equal budgets, filled by lots, are better",
-            "not told apart": "As you like: set budgets; what fills them shows no difference",
+            "worse": "No: equal budgets, filled at random, are better",
+            "not told apart": "As you like: set the budgets; no difference is shown by what fills them",
         },
     ),
     (
