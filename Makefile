@@ -9,6 +9,7 @@
 # make bench  times the kernels beside their peers (about 45 minutes on 2 cores), benchmarks/results/
 # make test-lowest · make test-newest  the unit tests with the lowest versions that pyproject.toml admits, or the newest
 # make lint · make notebooks (run all in place and keep their outputs) · make exercises (from their solutions)
+# make chinese  the Chinese edition of the notebooks, from notebooks/chinese/texts/ and the English ones with their outputs
 # make fuzz   reads changed files for FUZZ_SECONDS (600), all readers or READERS="json parquet"; findings in FUZZ_OUT
 # make dist   a wheel and an sdist in dist/, looked at
 # make install · make clean
@@ -28,7 +29,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 TORCH ?= $(shell grep -o '^torch==[0-9.]*' .ci/constraints.txt)
 
-.PHONY: run chat site test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises bench evidence dist install clean
+.PHONY: run chat site test test-slow test-lowest test-newest mutate fuzz lab lint notebooks exercises chinese bench evidence dist install clean
 
 run: $(INSTALLED)
 	$(QUIET) $(BIN)/python -m assl_kit.app.cli run --profile $(PROFILE) $(ARGS)
@@ -86,6 +87,10 @@ notebooks: $(INSTALLED)
 
 exercises: $(INSTALLED)
 	$(BIN)/python notebooks/make_exercises.py
+
+# ARGS=--update takes changed English texts over, to be translated
+chinese: $(INSTALLED)
+	$(BIN)/python notebooks/make_chinese.py $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[bench]"

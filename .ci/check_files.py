@@ -2,8 +2,9 @@
 
     python .ci/check_files.py FILE...
 
-The numbered notebooks are stored with the outputs of one clean run, cells counted 1 to n; exercises, solutions and the
-Colab notebook without any. pre-commit calls this script on what is committed, the tests on every notebook.
+The numbered notebooks, in both languages, are stored with the outputs of one clean run, cells counted 1 to n;
+exercises, solutions and the Colab notebook without any. pre-commit calls this script on what is committed, the tests
+on every notebook.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def notebook_problems(path: Path) -> list[str]:
 
 
 def _is_kept_with_outputs(path: Path) -> bool:
-    return re.match(r"\d\d_", path.name) is not None and path.resolve().parent.name == "notebooks"
+    return re.match(r"\d\d_", path.name) is not None and path.resolve().parent.name in ("notebooks", "chinese")
 
 
 def _alarm(output: dict[str, Any]) -> str:

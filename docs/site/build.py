@@ -33,6 +33,7 @@ def pages() -> dict[str, list[str]]:
     """What becomes a page, by the part of the site that it stands in; paths in the repository."""
     notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("0*.ipynb"))
     exercises = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "exercises").glob("*.ipynb"))
+    chinese = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "chinese").glob("0*.ipynb"))
     first = ["docs/sheet.md", "docs/glossary.md"]
     others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
     more = ["benchmarks/README.md", "colab/README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
@@ -40,6 +41,7 @@ def pages() -> dict[str, list[str]]:
     return {
         "Course": notebooks,
         "Exercises": exercises,
+        "中文": chinese,
         "At a glance": first,
         "Guides": [path for path in others if path not in first],
         "Project": [path for path in more if (ROOT / path).is_file()],
