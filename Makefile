@@ -84,6 +84,7 @@ notebooks: $(INSTALLED)
 	$(QUIET) ASSL_WORKSPACE="$$folder/runs/lab" $(BIN)/python -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+	$(BIN)/python notebooks/make_chinese.py
 
 exercises: $(INSTALLED)
 	$(BIN)/python notebooks/make_exercises.py

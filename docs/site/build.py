@@ -170,9 +170,13 @@ def _data(output: dict[str, Any]) -> dict[str, Any]:
 def _mathml(match: re.Match[str]) -> str:
     from latex2mathml.converter import convert
 
+    def known(formula: str) -> str:
+        """A formula in the converter's words: it has no arg max."""
+        return formula.replace(r"\arg\max", r"\operatorname{arg\,max}")
+
     if match[1]:
-        return f'\n\n<div class="math">{convert(match[1].strip(), display="block")}</div>\n\n'
-    return convert(match[2])
+        return f'\n\n<div class="math">{convert(known(match[1].strip()), display="block")}</div>\n\n'
+    return f"<span>{convert(known(match[2]))}</span>"  # a line that begins with <math> would be a block of its own
 
 
 def _flat(words: str) -> str:

@@ -20,6 +20,12 @@ from helpers.browser import chromium, watched
 QUIZ = yaml.safe_load((ROOT / "docs" / "site" / "quiz.yaml").read_text(encoding="utf-8"))
 CHAPTERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("0*.ipynb"))
 
+# formulas with a command that was not understood, and those that are torn out of their sentence
+FORMULAS_IN_DISORDER = r"""[...document.querySelectorAll('article math')]
+    .filter(formula => /[\\$]/.test(formula.textContent)
+        || !formula.closest(formula.getAttribute('display') === 'block' ? '.math' : 'p, li, td, h2, h3'))
+    .map(formula => formula.textContent)"""
+
 
 def test_every_chapter_has_two_questions_each_with_one_right_answer_and_reasons():
     assert sorted(QUIZ) == CHAPTERS
@@ -72,7 +78,8 @@ def address(site):
 @pytest.mark.slow
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
-    assert len(pages) > 30
+    assert len(pages) > 40
+    assert sorted(path.name[:2] for path in (site / "notebooks" / "chinese").glob("*.html")) == CHAPTERS
     for path, page in pages.items():
         assert not [url for url in page.loads if re.match(r"(https?:)?//", url)], path
         for link in page.links:
@@ -109,6 +116,7 @@ def test_mathematics_maps_quizzes_and_search_in_a_browser(site, address):
         assert "bisection" in page.inner_text(".md-search-result__list").lower()
         for path in sorted(site.rglob("*.html")):
             page.goto(f"{address}/{path.relative_to(site).as_posix()}")
+            assert page.evaluate(FORMULAS_IN_DISORDER) == [], path
         page.set_viewport_size({"width": 390, "height": 844})
         for name in ("index", "notebooks/04_adbscan", "docs/sheet"):
             page.goto(f"{address}/{name}.html")
