@@ -111,7 +111,8 @@ def test_mathematics_maps_quizzes_and_search_in_a_browser(site, address):
         wrong.locator("summary").click()
         assert wrong.locator("p").inner_text() == f"No: {_first_wrong('05')}"
 
-        page.get_by_role("textbox", name="Search").first.fill("bisection")
+        page.get_by_text("Type to start searching").wait_for(state="attached")  # the index is read
+        page.get_by_role("textbox", name="Search").first.press_sequentially("bisection")  # it listens to keys
         page.locator(".md-search-result__link").first.wait_for()
         assert "bisection" in page.inner_text(".md-search-result__list").lower()
         for path in sorted(site.rglob("*.html")):
