@@ -196,8 +196,10 @@ def main(arguments: list[str]) -> int:
             problems.append(str(error))
     if problems:
         print(*problems, sep="\n")
-        print("Nothing is written. Take the English over with: python notebooks/make_chinese.py --update")
-        print(f"Then translate in {TEXTS.relative_to(FOLDER.parent).as_posix()}/ what is marked {TO_DO}.")
+        print("No notebook is written.")
+        if not arguments:
+            print("Take the English over: make chinese ARGS=--update (python notebooks/make_chinese.py --update).")
+        print(f"Translate in {TEXTS.relative_to(FOLDER.parent).as_posix()}/ what is marked {TO_DO}, then: make chinese")
         return 1
     for name, book in made.items():
         (FOLDER / "chinese" / f"{name}.ipynb").write_text(as_notebook(book), encoding="utf-8", newline="\n")
