@@ -1,6 +1,6 @@
 """The README's moving picture, filmed in Chromium: three questions to the page of a run, then the map of its space.
 
-python -m benchmarks.animated [RUN] [OUT]    after assl run; default runs/tiny, docs/pictures/chat.webp
+python -m benchmarks.animated [RUN] [OUT]    after assl run; default runs/tiny, benchmarks/results/chat.webp
 
 Needs the extras app, browser and notebooks, and Chromium with a font that has Chinese.
 """
@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from assl_kit.app.chat import EXAMPLES, NOT_LEARNT, Chat
+from assl_kit.app.chat import Chat
 from assl_kit.app.chat_page import open_page
 from assl_kit.artifacts.steps import read
 from assl_kit.artifacts.workspace import Workspace
@@ -25,12 +25,22 @@ from assl_kit.data.splits import training_pool
 from assl_kit.space.embeddings import rows_of
 from assl_kit.teaching.explorer import explore_space, write_explorer
 from assl_kit.teaching.plots import project
-from benchmarks.machine import ROOT
+from benchmarks.machine import RESULTS
 
-OUT = ROOT / "docs" / "pictures" / "chat.webp"
-QUESTIONS = [*list(EXAMPLES)[:2], next(text for text in NOT_LEARNT if text.isascii())]
+OUT = RESULTS / "chat.webp"
+#: What is asked, the line below it, the answer without which there is no film, and the answer's line.
+QUESTIONS = {
+    "公司净利润增长三成，情绪如何？": ("Profit is up by 30 %: what is the mood?", "积极", "Positive."),
+    "公司净利润下降三成，情绪如何？": ("Profit is down by 30 %: what is the mood?", "消极", "Negative."),
+    "Could you recommend a good novel for the weekend?": (
+        "None has learnt this.",
+        "I don't know",
+        "They don't know, and say so.",
+    ),
+}
+MAP = "The records in the semantic space, by task", "… by cluster: an expert for each", "… the chosen tenth"
 SIZE = {"width": 920, "height": 900}
-SHOWN = (736, 720)  #: pixels of the picture
+SHOWN, BELOW = (736, 720), 40  #: pixels of the page in the picture, and of the line below it
 TYPED, PIECE, HOLD, HOVER = 120, 200, 2600, 1500  #: milliseconds a frame stands
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -41,10 +51,15 @@ class Film:
     def __init__(self) -> None:
         self.frames: list[Image.Image] = []
         self.times: list[int] = []
+        self.caption = ""
 
     def take(self, page: Any, milliseconds: int) -> None:
-        """A frame; one that looks like the last only lets that stand longer."""
-        frame = Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize(SHOWN, Image.Resampling.LANCZOS)
+        """A frame with its caption; one that looks like the last only lets that stand longer."""
+        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize(SHOWN, Image.Resampling.LANCZOS)
+        frame = Image.new("RGB", (SHOWN[0], SHOWN[1] + BELOW), "#263238")
+        frame.paste(shot)
+        place = SHOWN[0] // 2, SHOWN[1] + BELOW // 2
+        ImageDraw.Draw(frame).text(place, self.caption, "white", ImageFont.load_default(20), "mm")
         if self.frames and frame.tobytes() == self.frames[-1].tobytes():
             self.times[-1] += milliseconds
             return
@@ -72,7 +87,7 @@ def film_chat(film: Film, page: Any, address: str) -> None:
     box = page.get_by_role("textbox")
     box.wait_for()
     film.take(page, HOLD // 2)
-    for question in QUESTIONS:
+    for question, (film.caption, right, english) in QUESTIONS.items():
         for k in range(4, len(question) + 4, 4):
             box.fill(question[:k])
             film.take(page, TYPED)
@@ -81,14 +96,18 @@ def film_chat(film: Film, page: Any, address: str) -> None:
         while page.locator('[data-done="no"]').count() or not page.locator('#base [data-done="yes"]').count():
             film.take(page, PIECE)
         page.wait_for_timeout(300)
+        if right not in (answer := page.inner_text("#answer")):
+            raise SystemExit(f"{question} is answered {answer!r}, not {right!r}: nothing is filmed")
+        film.caption += f"  {english}"
         film.take(page, HOLD)
 
 
 def film_map(film: Film, page: Any, file: Path) -> None:
     page.goto(file.as_uri())
     page.wait_for_selector(".scatterlayer path.point")
+    film.caption = MAP[0]
     film.take(page, HOVER)
-    for button in (1, 2):
+    for button, film.caption in enumerate(MAP[1:], start=1):
         page.locator(".updatemenu-button").nth(button).click()
         page.mouse.move(5, 5)
         page.wait_for_timeout(500)

@@ -1,4 +1,4 @@
-"""The README's picture, drawn from a run: the space, the chosen tenth, and where questions go.
+"""The picture of docs/method.md, drawn from a run: the space, the chosen tenth, and where questions go.
 
 python -m benchmarks.overview [RUN]      after assl run; default runs/tiny
 """

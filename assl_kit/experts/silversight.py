@@ -281,7 +281,7 @@ class SilverSight:
 
         Examples
         --------
-        >>> for piece in silversight.stream("股价上涨，情绪如何？"):  # doctest: +SKIP
+        >>> for piece in silversight.stream("公司净利润增长三成，情绪如何？"):  # doctest: +SKIP
         ...     print(piece, end="", flush=True)
         """
         if not isinstance(question, str) and not is_conversation(question):

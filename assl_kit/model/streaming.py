@@ -62,7 +62,7 @@ def stream_answers(
     --------
     >>> from assl_kit.model.loading import load_base
     >>> model, tokenizer = load_base("tiny", device="cpu")
-    >>> pieces = list(stream_answers(model, tokenizer, ["判断情绪：股价上涨。"], max_new_tokens=4))
+    >>> pieces = list(stream_answers(model, tokenizer, ["什么是市盈率？"], max_new_tokens=4))
     >>> {row for row, _ in pieces}
     {0}
     """

@@ -244,7 +244,7 @@ def _affinity(part: pd.DataFrame) -> tuple[str, str] | None:
 def _stability(part: pd.DataFrame) -> tuple[str, str] | None:
     metric = "jaccard: nine tenths drawn"
     values, chance = (of_seeds(part, arm, task="all", metric=metric) for arm in (ENCODER, "random choice"))
-    if not len(values):
+    if not len(values) or not len(chance):
         return None
     judgement = "holds" if values.mean() > 0.5 else "does not hold"
     return f"Jaccard {values.mean():.2f} when a tenth of the data is left out, {chance.mean():.2f} by chance", judgement

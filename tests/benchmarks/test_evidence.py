@@ -15,7 +15,6 @@ from assl_kit.teaching.evidence import CLAIMS, ENCODER, ROUTED, evidence_results
 from assl_kit.teaching.evidence_plots import plot_share_curve
 from benchmarks.evidence import arms, data, summary
 from benchmarks.evidence import study as studies
-from benchmarks.evidence import table as readme_table
 
 pytestmark = pytest.mark.long
 UNSEEN = "home share: wordings and inputs never seen"
@@ -194,15 +193,6 @@ def test_the_committed_records_are_whole_and_of_three_seeds():
     assert tiny.loc[tiny["metric"] == "cluster nmi", "arm"].nunique() >= 4
     assert {f"paper {share} %" for share in (1, 3, 5, 10, 20, 30)} <= set(tiny["arm"])
     assert {"default 10 %", "balanced random 10 %", "random 10 %"} <= set(tiny["arm"])
-
-
-def test_the_table_of_the_readme_is_that_of_the_records():
-    readme = readme_table.README
-    if not readme.is_file():
-        pytest.skip("there is no README beside the tests")
-    text = readme.read_text(encoding="utf-8")
-    shown = text.split(readme_table.BEGIN)[1].split(readme_table.END)[0].strip()
-    assert shown == readme_table.table(evidence_results())
 
 
 def test_the_curve_shows_the_shares_that_either_kind_was_measured_at():

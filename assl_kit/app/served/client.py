@@ -1,6 +1,6 @@
 """Ask a server whose LoRA adapters are the experts: each question goes to the expert nearest to it.
 
-    python client.py "公司上半年净利润同比增长32%，情绪是积极还是消极？" --stream
+    python client.py "公司净利润增长三成，情绪如何？" --stream
     python client.py --file questions.jsonl --output answers.jsonl
 
 A file holds one question a line, or JSON objects with "question", or "instruction" and "input" (with "system" and
