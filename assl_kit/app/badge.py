@@ -23,7 +23,7 @@ _INSTALLED = (  # in the numbered notebooks, and the form field of colab/run_all
 
 
 def write_badges(repository: str) -> list[Path]:
-    """Write the badges of a GitHub repository into ``README.md``, and "Open in Colab" into every notebook.
+    """Write the badges of a GitHub repository into both READMEs, and "Open in Colab" into every notebook.
 
     A notebook that is opened from the repository then installs the package from there, so that both are of one version.
     An earlier badge is replaced. Nothing else in a file changes, no output, no indentation. All files are read before
@@ -61,7 +61,7 @@ def write_badges(repository: str) -> list[Path]:
     if root is None:
         hint = "Run this in the folder that 'git clone' made: an installed package has no README to write to."
         raise WorkspaceError("this is no checkout of assl-kit", hint=hint)
-    files = [root / "README.md", *(root / "notebooks").rglob("*.ipynb"), *(root / "colab").rglob("*.ipynb")]
+    files = [*root.glob("README*.md"), *(root / "notebooks").rglob("*.ipynb"), *(root / "colab").rglob("*.ipynb")]
     changed = {}
     for path in sorted(path for path in files if ".ipynb_checkpoints" not in path.parts):
         content, place = path.read_bytes(), path.relative_to(root)

@@ -269,7 +269,7 @@ for _command in (select, check, push, referee, ask.route, ask.ask, ask.chat, exp
 @app.command()
 @click.argument("repository", metavar="OWNER/REPO")
 def badge(repository: str) -> None:
-    """Write the badges of a GitHub repository (Colab, Binder, tests) into README.md and the notebooks here."""
+    """Write the badges of a GitHub repository (Colab, Binder, tests) into the READMEs and the notebooks here."""
     from .badge import write_badges
 
     changed = [str(path) for path in write_badges(repository)]

@@ -1,4 +1,4 @@
-"""What the Colab notebook needs beyond a few lines: places, data, a run that shows its progress, the bank as a zip."""
+"""What the notebook for Colab and Kaggle needs beyond a few lines: places, data, a run shown, the bank as a zip."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ _CHILD = (
 )
 
 
+def on_kaggle() -> bool:
+    """Whether this kernel is one of Kaggle's, whose machines may have Colab's modules too."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
 def on_colab() -> bool:
     """Whether this kernel is one of Colab's."""
-    return "google.colab" in sys.modules
+    return "google.colab" in sys.modules and not on_kaggle()
 
 
 def choose_profile(asked: str) -> tuple[str, str]:
@@ -81,6 +86,8 @@ def keep_results(on_drive: bool) -> Path:
         return runs_folder()
     if not on_colab():
         hint = "Elsewhere set the environment variable ASSL_RUNS to the folder where runs shall be kept."
+        if on_kaggle():
+            hint = "Kaggle keeps /kaggle/working as the notebook's output when you save a version."
         raise ParameterError("only Colab has a Drive to keep results on", where="keep_on_drive", hint=hint)
     from google.colab import drive
 
@@ -117,7 +124,10 @@ def choose_data(asked: str, runs: Path) -> str:
         print(f"Data: {kept[-1].name}, uploaded before. 'upload another' replaces it.")
         return str(kept[-1])
     if not on_colab():
-        raise ParameterError("only Colab can upload", where="data", hint="Give a file, a folder or a hub id.")
+        hint = "Give a file, a folder or a hub id."
+        if on_kaggle():
+            hint = "Add Input → Upload, then give the file's path below /kaggle/input."
+        raise ParameterError("only Colab can upload", where="data", hint=hint)
     from google.colab import files
 
     uploaded = files.upload()
@@ -146,15 +156,23 @@ def read_changes(text: str) -> dict[str, Any]:
 
 
 def use_hub_token() -> bool:
-    """Hand Colab's secret ``HF_TOKEN`` to the run, for models that ask for it; whether there is one."""
-    if on_colab() and not os.environ.get("HF_TOKEN"):
-        from google.colab import userdata
-
+    """Hand Colab's or Kaggle's secret ``HF_TOKEN`` to the run, for models that ask for it; whether there is one."""
+    if (on_colab() or on_kaggle()) and not os.environ.get("HF_TOKEN"):
         try:
-            os.environ["HF_TOKEN"] = userdata.get("HF_TOKEN") or ""
+            os.environ["HF_TOKEN"] = _secret("HF_TOKEN") or ""
         except Exception:  # no such secret, no access, nobody there to allow it: most models need none
             return False
     return bool(os.environ.get("HF_TOKEN"))
+
+
+def _secret(name: str) -> str | None:
+    if on_kaggle():
+        from kaggle_secrets import UserSecretsClient
+
+        return UserSecretsClient().get_secret(name)
+    from google.colab import userdata
+
+    return userdata.get(name)
 
 
 def run_shown(plan: Plan, *, show: Callable[[str], Any] | None = None, pause: float = 1.0) -> Workspace:

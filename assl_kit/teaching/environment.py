@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -15,8 +16,8 @@ def check_environment(extras: Sequence[str] | None = None) -> pd.DataFrame:
     Parameters
     ----------
     extras : sequence of str, optional
-        Optional groups of dependencies to include; default ``train`` and ``notebooks``, on Colab ``colab`` for the
-        latter: it keeps the Jupyter that Colab itself runs on.
+        Optional groups of dependencies to include; default ``train`` and ``notebooks``, on Colab and Kaggle ``colab``
+        for the latter: it keeps the Jupyter that they themselves run on.
 
     Returns
     -------
@@ -34,7 +35,8 @@ def check_environment(extras: Sequence[str] | None = None) -> pd.DataFrame:
     from packaging.specifiers import SpecifierSet
 
     if extras is None:
-        extras = ("colab" if _installed("google-colab") else "notebooks", "train")
+        is_hosted = _installed("google-colab") or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+        extras = ("colab" if is_hosted else "notebooks", "train")
     rows = []
 
     def add(name: str, specifier: SpecifierSet, installed: str | None) -> None:

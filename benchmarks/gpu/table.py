@@ -15,6 +15,17 @@ DOCUMENT = ROOT / "docs" / "gpu.md"
 QWEN_7B = SimpleNamespace(
     hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=151_936
 )
+QWEN_HALF_B = SimpleNamespace(
+    hidden_size=896,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    intermediate_size=4864,
+    vocab_size=151_936,
+)
+T4_PASSES = 3 * 1_800 * 2  #: records that the profile t4 trains on: three trainings, two epochs
+T4_TOKENS, T4_ANSWERS, RECOMPUTED = 80, 0.1, 4 / 3  #: of a record of the embedded corpus: assumed
+T4_SHARES = 0.15, 0.05  #: of the data sheet: assumed
 TOKENS, ANSWERS = 425, 1 / 3  #: of a record, and the share of them with a loss: assumed
 CARDS = {"H100 SXM": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "T4 (float16)": 65e12}
 BEST = ("NeMo Automodel, Qwen2.5-7B, rows of 4,096", 14_110)
@@ -67,6 +78,26 @@ def sums_table(content: dict[str, Any], cards: list[dict[str, Any]]) -> str:
         lines.append(f"| {card} | {peak / 1e12:.0f} | {low:,.0f} to {high:,.0f} | {after} |")
     lines.append(f"| the best known on one H100: {name} | 989 | {best:,}, about {best * each / 989e12:.0%} | – |")
     return "\n".join(lines)
+
+
+def minutes_on_a_t4() -> tuple[float, float]:
+    """Minutes that the profile t4 trains, if a T4 reaches `T4_SHARES` of its data sheet: fewest first."""
+    each = flops_a_token(QWEN_HALF_B, 16, [T4_TOKENS], T4_ANSWERS) * RECOMPUTED
+    low, high = (T4_PASSES * T4_TOKENS * each / (share * CARDS["T4 (float16)"]) / 60 for share in T4_SHARES)
+    return low, high
+
+
+def t4_table() -> str:
+    """The sum of the profile t4: what it trains, and the minutes that takes."""
+    low, high = minutes_on_a_t4()
+    shares = " to ".join(f"{share:.0%}" for share in sorted(T4_SHARES))
+    return "\n".join(
+        [
+            "| training of the profile t4 | records, all epochs | tokens of each | share of 65 TFLOP/s | minutes |",
+            "|---|---|---|---|---|",
+            f"| six experts, two single adapters | {T4_PASSES:,} | {T4_TOKENS} | {shares} | {low:.0f} to {high:.0f} |",
+        ]
+    )
 
 
 def card_table(contents: list[dict[str, Any]]) -> str:
@@ -162,6 +193,7 @@ def written(document: str, folder: Path = RESULTS) -> str:
         "kernels": kernels_table(read_json(folder / "kernels_h100.json")),
         "together": together_table(read_json(folder / "cfleb_h100.json")),
         "sums": sums_table(training, cards),
+        "t4": t4_table(),
         "cards": card_table(cards),
         "profile": profile_table(cards),
         "agreement": agreement_table(cards),

@@ -16,15 +16,17 @@ from assl_kit.app.badge import MARK, badge_line, readme_line, write_badges
 from assl_kit.app.cli import main
 from assl_kit.errors import DataError, ParameterError, WorkspaceError
 
+READMES = ("README.md", "README.zh-CN.md")
+
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout's README, notebooks and colab/ in a folder of their own."""
-    for name in ("README.md", "pyproject.toml"):
+    for name in (*READMES, "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("notebooks", "colab"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    for path in (tmp_path / "README.md", *tmp_path.rglob("*.ipynb")):
+    for path in (*(tmp_path / name for name in READMES), *tmp_path.rglob("*.ipynb")):
         path.write_bytes(without_badge(path.read_bytes().decode("utf-8")).encode("utf-8"))
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path
@@ -53,11 +55,11 @@ def test_the_badge_and_what_is_installed_change_and_nothing_else(checkout):
     before = contents(checkout)
     changed = {path.as_posix() for path in write_badges("some-one/assl.kit")}
     after = contents(checkout)
-    assert changed == {name for name in before if name.endswith(".ipynb")} | {"README.md"}
+    assert changed == {name for name in before if name.endswith(".ipynb")} | {*READMES}
     assert {name for name in before if before[name] != after[name]} == changed and after.keys() == before.keys()
     for name in changed:
         old, new = (text[name].decode("utf-8").splitlines() for text in (before, after))
-        line = readme_line("some-one/assl.kit") if name == "README.md" else badge_line("some-one/assl.kit", name)
+        line = readme_line("some-one/assl.kit") if name in READMES else badge_line("some-one/assl.kit", name)
         assert sum(line in text for text in new) == 1 and sum(MARK in text for text in new) == 1
         rest = [text for text in new if line not in text]
         assert [text for text in rest if text.strip() not in ("", r'"\n",')] == [

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
+import http.server
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import types
 import zipfile
 from pathlib import Path
@@ -27,6 +30,7 @@ from assl_kit.common.files import write_json
 from assl_kit.errors import DataError, NotebookError, ParameterError, WorkspaceError
 from assl_kit.runner.plan import given_values, make_plan
 from assl_kit.teaching.environment import check_environment
+from benchmarks.gpu.table import minutes_on_a_t4
 
 pytestmark = pytest.mark.long
 
@@ -34,6 +38,7 @@ NOTEBOOK = ROOT / "colab" / "run_all.ipynb"
 CELLS = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
 CHECK, INSTALL, PARAMETERS = (cell.source for cell in CELLS[:3])
 CPU, T4 = Device("cpu", "float32", 32, "CPU"), Device("cuda", "float16", 64, "Tesla T4")
+WHEEL = "assl_kit-9.9-py3-none-any"
 KEPT_APART = {"torch", "torchvision", "torchaudio", "numpy", "pandas", "scipy", "scikit-learn", "ipykernel"}
 
 
@@ -56,8 +61,12 @@ def test_it_checks_the_gpu_first_installs_second_and_asks_third():
 def test_what_runs_before_the_package_is_there_needs_only_python():
     assert imports(CHECK) <= set(sys.stdlib_module_names)
     before, _, after = INSTALL.partition("import assl_kit\n")
-    assert imports(before) <= set(sys.stdlib_module_names) and after
+    assert imports(before) <= {*sys.stdlib_module_names, "google"} and after
     assert not imports(PARAMETERS)
+
+
+def test_no_line_of_its_code_is_cut_on_a_page():
+    assert [line for cell in CELLS for line in cell.source.splitlines() if len(line) > 95] == []
 
 
 def test_the_choices_are_form_fields_with_plain_defaults():
@@ -78,6 +87,7 @@ def first_cell(tmp_path, told: str | None) -> str:
         tool.write_text(f"#!/bin/sh\necho '{told}'\n", encoding="utf-8")
         tool.chmod(0o755)
     environment = {"PATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    environment |= {name: os.environ[name] for name in ("KAGGLE_KERNEL_RUN_TYPE",) if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-I", "-c", CHECK], env=environment, capture_output=True, text=True, encoding="utf-8"
     )
@@ -94,6 +104,12 @@ def test_without_a_gpu_it_says_so_and_what_runs_instead(tmp_path):
     assert "There is no GPU: 'auto' runs the profile tiny" in printed and "GB of disk free" in printed
     assert [line.split()[0] for line in printed.splitlines() if line.startswith(tuple(profile_names()))]
     assert all(name in printed for name in profile_names())
+
+
+@posix
+def test_on_kaggle_it_names_kaggles_menu(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert "choose Settings → Accelerator → T4 GPU" in first_cell(tmp_path, None)
 
 
 @posix
@@ -114,6 +130,8 @@ def test_times_that_nobody_measured_say_so():
     for profile in ("t4", "paper"):
         *_, line = (line for line in CHECK.splitlines() if line.strip().startswith(f'"{profile}"'))
         assert "estimate" in line and ("not measured" in line or "(estimate)" in line.rsplit('"', 2)[1])
+    low, high = minutes_on_a_t4()
+    assert f"{low:.0f} to {high:.0f} min of training (sums)" in CHECK
 
 
 # the second cell ------------------------------------------------------------------------------------------------------
@@ -142,14 +160,15 @@ def google(monkeypatch, tmp_path):
 def pip(monkeypatch):
     """Colab's machine as the second cell sees it, before the package is there; what it calls is written down."""
     versions = {"torch": "2.8.0+cu126", "numpy": "2.0.2", "pandas": "2.2.2", "ipykernel": "6.17.1"}
-    machine = types.SimpleNamespace(versions=versions, calls=[], constraints="", result=0, after={})
+    machine = types.SimpleNamespace(versions=versions, calls=[], constraints="", result=0, after={}, answers=[])
 
     def run(words, **options):
         machine.calls.append(words)
         if "pip" in words:
             machine.constraints = Path(words[words.index("-c") + 1]).read_text(encoding="utf-8")
             versions.update(machine.after)
-        return types.SimpleNamespace(returncode=machine.result, stderr="ERROR: no matching distribution")
+        result = machine.answers.pop(0) if machine.answers else machine.result
+        return types.SimpleNamespace(returncode=result, stderr="ERROR: no matching distribution")
 
     def version(name):
         if name in versions:
@@ -199,9 +218,125 @@ def test_the_package_may_come_from_elsewhere(google, pip, package, wanted):
 
 def test_a_failed_install_stops_with_what_to_do(google, pip):
     pip.result = 1
-    with pytest.raises(RuntimeError, match="(?s)could not install.*git.https://github.com.*no matching distribution"):
-        install()
+    with pytest.raises(RuntimeError, match="(?s)was not installed.*upload.*make dist.*git.https.*Kaggle.*no matching"):
+        install(package="git+https://github.com/a/b")
     assert len(pip.calls) == 1
+
+
+def test_where_the_index_has_no_package_a_wheel_is_asked_for(google, pip, capsys):
+    google.files.uploads = {"notes.txt": b"x", f"{WHEEL} (2).whl": b"a wheel"}
+    pip.answers = [1, 0]
+    install()
+    by_name, by_wheel = (words[-1] for words in pip.calls[:2])
+    assert by_name == "assl-kit[colab,train]" and google.calls == [("upload",)]
+    path = Path(by_wheel.removesuffix("[colab,train]"))
+    assert path.name == f"{WHEEL}.whl" and path.read_bytes() == b"a wheel"  # not a browser's "(2)", which pip refuses
+    assert "no matching distribution" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uploads", [{}, {"notes.txt": b"x"}, {f"{WHEEL}.zip": b"x"}])
+def test_without_a_wheel_it_says_what_to_do(google, pip, uploads):
+    google.files.uploads = uploads
+    with pytest.raises(RuntimeError, match="(?s)do one of these.*No wheel was chosen"):
+        install(package="upload")
+    assert pip.calls == []
+
+
+def test_an_upload_is_asked_for_at_once_and_a_wheel_that_lies_here_is_taken(google, pip, tmp_path):
+    google.files.uploads = {f"{WHEEL}.whl": b"a wheel"}
+    install(package="upload")
+    assert pip.calls[0][-1].endswith(f"{WHEEL}.whl[colab,train]")
+    for name, age in ((f"{WHEEL}.whl", 5), ("assl_kit-0.1-py3-none-any.whl", 9), (f"{WHEEL} (1).whl", 1)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    install()
+    assert pip.calls[2][-1] == f"{tmp_path / WHEEL}.whl[colab,train]" and google.calls == [("upload",)]
+
+
+@pytest.fixture
+def kaggle(google, pip, monkeypatch, tmp_path):
+    """Kaggle's machine, which may have Colab's modules; a wheel lies in a dataset that was added as input."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    inputs = tmp_path / "kaggle" / "input"
+    inputs.mkdir(parents=True)
+    monkeypatch.setattr(sys.modules[__name__], "INSTALL", INSTALL.replace('"/kaggle/input"', repr(str(inputs))))
+    return inputs
+
+
+def test_on_kaggle_the_wheel_comes_from_the_inputs(kaggle, google, pip, capsys):
+    (kaggle / "my-wheel").mkdir()
+    (kaggle / "my-wheel" / f"{WHEEL}.whl").write_bytes(b"a wheel")
+    install()
+    assert pip.calls[0][-1] == f"{kaggle / 'my-wheel' / WHEEL}.whl[colab,train]"
+    lines = pip.constraints.split()
+    assert {"torch==2.8.0+cu126", "ipykernel==6.17.1"} <= set(lines) and not google.calls
+    assert "kept: torch" in capsys.readouterr().out
+
+
+def test_on_kaggle_nothing_is_uploaded_and_it_says_what_to_do(kaggle, google, pip):
+    pip.result = 1
+    for package, reason in (("assl-kit", "no matching distribution"), ("upload", "Only Colab can upload")):
+        with pytest.raises(RuntimeError, match=f"(?s)Add Input.*{reason}"):
+            install(package=package)
+    assert [words[-1] for words in pip.calls] == ["assl-kit[colab,train]"] and not google.calls
+
+
+def test_on_kaggle_the_package_knows_where_it_is(kaggle, google, monkeypatch, tmp_path):
+    assert colab.on_kaggle() and not colab.on_colab()
+    with pytest.raises(ParameterError, match="/kaggle/working"):
+        colab.keep_results(True)
+    with pytest.raises(ParameterError, match="only Colab can upload.*/kaggle/input"):
+        colab.choose_data("upload", tmp_path / "runs")
+    assert "jupyterlab" not in set(check_environment()["package"])
+    monkeypatch.setenv("HF_TOKEN", "")
+    client = types.SimpleNamespace(get_secret=lambda name: f"of {name}")
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", types.SimpleNamespace(UserSecretsClient=lambda: client))
+    assert colab.use_hub_token() and os.environ["HF_TOKEN"] == "of HF_TOKEN" and not google.calls
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A wheel of a package called assl-kit that holds nothing and needs nothing."""
+    folder = tmp_path / "dist"
+    folder.mkdir()
+    about = f"{WHEEL.removesuffix('-py3-none-any')}.dist-info"
+    files = {
+        "assl_kit/__init__.py": "__version__ = 'of the wheel'",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: assl-kit\nVersion: 9.9\nProvides-Extra: colab\n"
+        "Provides-Extra: train\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(folder / f"{WHEEL}.whl", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"]))
+    return folder / f"{WHEEL}.whl"
+
+
+@pytest.mark.parametrize("way", ["file", "http", "path"])
+def test_pip_itself_takes_a_wheel_by_address(google, monkeypatch, wheel, tmp_path, way):
+    """With the real pip, into a folder of its own; only what is imported afterwards is left out."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(wheel.parent))
+    handler.log_message = lambda *_: None
+    site = tmp_path / "site"
+    monkeypatch.setenv("PIP_TARGET", str(site))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: [])
+    real, words = subprocess.run, []
+
+    def run(command, **options):
+        words.append(command)
+        return real(command if "pip" in command else [sys.executable, "-c", ""], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/{wheel.name}"
+        install(package={"file": wheel.as_uri(), "http": place, "path": str(wheel)}[way])
+        server.shutdown()
+    assert "of the wheel" in (site / "assl_kit" / "__init__.py").read_text(encoding="utf-8")
+    assert "import torch" in words[-1][2]
 
 
 def test_a_changed_torch_or_numpy_stops_it(google, pip):
