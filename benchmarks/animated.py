@@ -86,6 +86,7 @@ def film_chat(film: Film, page: Any, address: str) -> None:
     page.goto(address)
     box = page.get_by_role("textbox")
     box.wait_for()
+    film.caption = "make chat: ask the experts of a run"
     film.take(page, HOLD // 2)
     for question, (film.caption, right, english) in QUESTIONS.items():
         for k in range(4, len(question) + 4, 4):

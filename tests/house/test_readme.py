@@ -14,7 +14,8 @@ from assl_kit.app.chat import EXAMPLES
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 BOTH = pytest.mark.parametrize("path", [ENGLISH, CHINESE], ids=lambda path: path.name)
-WIDEST = 88  #: columns of a code box; a Chinese character takes two
+PAGES = [path for folder in (".", "docs", "colab", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
+WIDEST = 80  #: columns that a code box shows at 1,000 px; a Chinese character takes two
 LINK = re.compile(r"(!?)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -38,13 +39,13 @@ def without_comments(code: str) -> list[str]:
 
 # the two pages --------------------------------------------------------------------------------------------------------
 def test_a_character_of_chinese_takes_two_columns():
-    assert width("a 情绪") == 6 and width("x" * 88) == 88
+    assert width("a 情绪") == 6 and width("x" * 80) == 80
 
 
-@BOTH
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_line_of_a_code_box_is_cut(path):
     boxes = CODE.findall(text_of(path))
-    assert len(boxes) >= 5
+    assert len(boxes) >= 5 or path not in (ENGLISH, CHINESE)
     assert [line for _, box in boxes for line in box.splitlines() if width(line) > WIDEST] == []
 
 
@@ -78,6 +79,12 @@ def test_both_are_the_same_page():
         )
 
 
+def test_no_chinese_sentence_is_broken_by_a_line():
+    """A page shows the end of a line as a space, which Chinese does not have."""
+    text = CODE.sub("", text_of(CHINESE))
+    assert re.findall(r"[\u3000-\u9fff\uff00-\uffef]\n *[\u3000-\u9fff\uff00-\uffef\w`\[]", text) == []
+
+
 def test_the_pictures_are_small_and_described():
     pictures = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text_of(ENGLISH))
     assert any(target.endswith((".webp", ".gif")) for _, target in pictures)
@@ -101,8 +108,7 @@ ANSWERED = re.compile(r'"([^"\\]*[\u4e00-\u9fff][^"\\]*)".*→ ([\u4e00-\u9fff]+
 
 def suggesting() -> list[Path]:
     """The pages and programs in which somebody is told what to ask."""
-    pages = [path for folder in (".", "docs", "colab", "benchmarks") for path in (ROOT / folder).glob("*.md")]
-    return [*pages, *(ROOT / "colab").glob("*.ipynb"), *(ROOT / "assl_kit").rglob("*.py"), ROOT / "llms.txt"]
+    return [*PAGES, *(ROOT / "colab").glob("*.ipynb"), *(ROOT / "assl_kit").rglob("*.py"), ROOT / "llms.txt"]
 
 
 def suggested(text: str) -> list[str]:
@@ -123,8 +129,7 @@ def test_every_question_that_is_suggested_is_one_of_those_that_are_tested():
 
 
 def test_an_answer_that_is_told_is_a_right_one():
-    pages = [path for path in suggesting() if path.suffix == ".md"]
-    answers = [(path.name, *both) for path in pages for both in ANSWERED.findall(text_of(path))]
+    answers = [(path.name, *both) for path in PAGES for both in ANSWERED.findall(text_of(path))]
     assert len(answers) >= 6
     assert [(name, ask, answer) for name, ask, answer in answers if answer not in (RIGHT[ask] or [])] == []
 
