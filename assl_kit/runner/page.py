@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; height: auto; background: #fff; } figure { margin: 1rem 0; }
 figcaption, .quiet { color: #666; font-size: .9rem; } .alarm { color: #b00020; font-weight: bold; }
 pre { overflow-x: auto; font-size: .85rem; background: #f4f4f4; padding: .5rem; }
+@media (max-width: 40rem) {
+  .table :is(th, td):not(.number) { white-space: normal; } th, td { padding: .2rem .4rem; }
+  table { font-size: .8rem; } .table td span { white-space: nowrap; font-size: .9em; }
+}
 @media (prefers-color-scheme: dark) {
   body { color: #ddd; background: #181818; } h2, th, td { border-color: #444; } pre { background: #252525; }
   .results td:first-child, .results th:first-child { background: #181818; }
@@ -61,12 +66,16 @@ pre { overflow-x: auto; font-size: .85rem; background: #f4f4f4; padding: .5rem; 
 <td{% if is_number(cell) %} class="number"{% endif %}>
 {%- if kind == "results" and " [" in show(cell) %}
 {%- set value, interval = show(cell).split(" [") %}{{ value }}<small>[{{ interval }}</small>
+{%- elif is_interval(show(cell)) %}
+{%- set value, interval = show(cell).split(" [") %}{{ value }} <span>[{{ interval }}</span>
 {%- else %}{{ show(cell) }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endif %}{% endfor %}
 </body>
 </html>
 """
+
+_INTERVAL = re.compile(r"[-+.\d]+ \[[-+.\d]+, [-+.\d]+\]")
 
 
 def render_page(title: str, lead: str, blocks: Iterable[tuple[str, Any]]) -> str:
@@ -94,7 +103,7 @@ def render_page(title: str, lead: str, blocks: Iterable[tuple[str, Any]]) -> str
     from jinja2 import Environment
 
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
-    helpers = {"show": show, "is_number": is_number, "numeric": _numeric}
+    helpers = {"show": show, "is_number": is_number, "numeric": _numeric, "is_interval": _INTERVAL.fullmatch}
     return page.render(title=title, lead=lead, blocks=list(blocks), **helpers)
 
 

@@ -17,7 +17,7 @@ from assl_kit.data.records import validate_records, write_records
 from assl_kit.errors import WorkspaceError
 from assl_kit.runner.choice import TITLE, difference_table, enough_sentence, remarks, score_table, verdicts
 from assl_kit.runner.manifest_rows import notebook_rows, run_state
-from assl_kit.runner.page import show
+from assl_kit.runner.page import render_page, show
 from assl_kit.runner.report import results_table, write_report
 
 PNG = base64.b64encode(
@@ -118,6 +118,12 @@ def test_the_results_table_has_tasks_as_rows_arms_as_columns_and_the_mean_last()
     assert list(table.columns) == ["task", "metric", "n", "base", "routed"]
     assert table["task"].tolist() == ["问答", "sentiment", "mean"]
     assert table.loc[0, "base"] == "0.300 [0.200, 0.400]"
+
+
+def test_an_interval_in_a_table_is_kept_together_on_a_phone():
+    table = pd.DataFrame({"task": ["qa"], "difference": ["-0.01 [-0.03, +0.01]"], "note": ["see [1, 2]"]})
+    page = render_page("t", "", [("table", table)])
+    assert "-0.01 <span>[-0.03, +0.01]</span>" in page and "see [1, 2]" in page and page.count("<span>") == 1
 
 
 def test_a_missing_cell_or_interval_is_left_empty():
