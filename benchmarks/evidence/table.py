@@ -38,7 +38,6 @@ WORDS = {
         "does not hold": "worse",
         "not told apart": "cannot tell",
         "undecided": "undecided",
-        "cell": "{verdict}: {interval}",
     },
     "zh": {
         "head": (
@@ -55,7 +54,6 @@ WORDS = {
         "does not hold": "更差",
         "not told apart": "分不出高下",
         "undecided": "尚无定论",
-        "cell": "{verdict}：{interval}",
     },
 }
 
@@ -72,6 +70,7 @@ def table(evidence: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+@functools.cache
 def card_table() -> str:
     """What a language model made of 4,000 of 40,000 records on a card, beside random records of the same draw."""
     arms = {
@@ -125,7 +124,7 @@ def _cell(gap: pd.Series | None, expects: str, words: dict) -> str:
         return "–"
     judged = verdict(expects, gap["low"], gap["high"])
     word = words["holds"][expects] if judged == "holds" else words[judged]
-    return words["cell"].format(verdict=word, interval=_interval(gap))
+    return f"**{word}** {_interval(gap)}"
 
 
 def _interval(gap: pd.Series) -> str:

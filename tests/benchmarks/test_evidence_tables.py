@@ -36,12 +36,12 @@ def measured(arm: str, against: str, value: float, low: float, high: float) -> p
 @pytest.mark.parametrize(
     ("against", "interval", "column", "words"),
     [
-        ("random 10 %", (0.03, 0.01, 0.05), 1, "better: +0.030 [+0.010, +0.050]"),
-        ("random 10 %", (-0.03, -0.05, -0.01), 1, "worse: -0.030 [-0.050, -0.010]"),
-        ("random 10 %", (0.0, -0.02, 0.02), 1, "cannot tell: +0.000 [-0.020, +0.020]"),
-        (ALL, (-0.02, -0.04, 0.0), 2, "close to it: -0.020 [-0.040, +0.000]"),
-        (ALL, (-0.04, -0.06, 0.0), 2, "undecided: -0.040 [-0.060, +0.000]"),
-        (ALL, (-0.08, -0.1, -0.06), 2, "worse: -0.080 [-0.100, -0.060]"),
+        ("random 10 %", (0.03, 0.01, 0.05), 1, "**better** +0.030 [+0.010, +0.050]"),
+        ("random 10 %", (-0.03, -0.05, -0.01), 1, "**worse** -0.030 [-0.050, -0.010]"),
+        ("random 10 %", (0.0, -0.02, 0.02), 1, "**cannot tell** +0.000 [-0.020, +0.020]"),
+        (ALL, (-0.02, -0.04, 0.0), 2, "**close to it** -0.020 [-0.040, +0.000]"),
+        (ALL, (-0.04, -0.06, 0.0), 2, "**undecided** -0.040 [-0.060, +0.000]"),
+        (ALL, (-0.08, -0.1, -0.06), 2, "**worse** -0.080 [-0.100, -0.060]"),
     ],
 )
 def test_a_row_says_what_an_interval_says_and_dashes_what_is_missing(against, interval, column, words):
