@@ -132,8 +132,7 @@ def test_its_outputs_are_those_of_one_clean_run(path):
 def test_no_line_is_cut_on_a_page(path):
     """A page shows about ninety-five columns of a code cell; a parameter keeps its comment beside it."""
     for cell in code_cells(path):
-        installs = "# @title Install and verify" in cell.source  # folded away where it is read
-        most = 100 if "parameters" in cell.metadata.get("tags", []) or installs else 95
+        most = 100 if "parameters" in cell.metadata.get("tags", []) else 95
         assert max(map(len, cell["source"].splitlines()), default=0) <= most, cell["source"]
 
 
