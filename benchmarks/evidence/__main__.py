@@ -108,6 +108,8 @@ def _write(out: Path, records: list[dict], label: str, base: str, device: str, o
         return _identity(r) in new if only else (r["data"], r["base"]) == (label, base)
 
     kept["records"] = [r for r in kept["records"] if not replaced(r)] + records
+    if not only:
+        kept["made"] = {name: made for name, made in kept["made"].items() if not name.startswith(f"{label}, {base},")}
     kept["made"][", ".join([label, base, *only])] = {
         "date": time.strftime("%Y-%m-%d"),
         "device": device,

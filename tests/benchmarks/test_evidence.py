@@ -122,7 +122,9 @@ def test_a_part_that_is_measured_again_replaces_only_its_own_records(tmp_path):
     ]
     assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny", "embedded, tiny, affinity"}
     evidence._write(out, [record("embedded", "regret", 3)], "embedded", "tiny", "cpu")
-    assert [r["value"] for r in read_json(out)["records"] if r["data"] == "embedded"] == [3]
+    kept = read_json(out)
+    assert [r["value"] for r in kept["records"] if r["data"] == "embedded"] == [3]
+    assert set(kept["made"]) == {"embedded, tiny", "CFLEB, tiny"}
 
 
 def test_single_arms_can_be_measured_alone_on_a_base_that_is_spared_them(study, capsys):
