@@ -97,11 +97,11 @@ class Parameters(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = _field("auto", "where to compute")
     lora_rank: int = _field(16, "rank of the adapters", ge=1, le=1024)
     lora_alpha: int = _field(32, "scale of the adapters, as alpha / rank", ge=1, le=4096)
-    epochs: int = _field(3, "passes over the chosen records", ge=1, le=1000)
+    epochs: int = _field(4, "passes over the chosen records", ge=1, le=1000)
     full_epochs: int = _field(1, "passes of the one adapter trained on all records (0 = leave it out)", ge=0, le=1000)
     learning_rate: float = _field(2e-3, "peak learning rate", gt=0, le=1)
     train_batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = _field(
-        8, "records of one optimiser step; 'auto': 8, computed in as few parts as fit the card's memory"
+        4, "records of one optimiser step; 'auto': 8, computed in as few parts as fit the card's memory"
     )
     gradient_accumulation: int = _field(1, "parts that a step is computed in: less memory, same result", ge=1, le=4096)
     gradient_checkpointing: bool = _field(False, "recompute activations: much less memory, a third more time")
