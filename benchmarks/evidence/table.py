@@ -8,13 +8,16 @@ What has not been measured is left out of the long table, and a dash in the shor
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from assl_kit.common.files import write_text
 from assl_kit.teaching.evidence import CHOSEN, NAMES, ROUTED, evidence_results, verdict, verdicts
 from assl_kit.teaching.gpu_evidence import FAILURE, gpu_differences, gpu_results, gpu_table
+from assl_kit.teaching.lessons.words import measured_difference
 from benchmarks.machine import ROOT, with_table
 
 BENCHMARKS = ROOT / "benchmarks" / "README.md"
@@ -93,7 +96,8 @@ def short_table(evidence: pd.DataFrame, language: str) -> str:
     lines = [f"| {' | '.join(words['head'])} |", "|---|---|---|---|"]
     for (data, base), _ in NAMES.items():
         part = evidence[(evidence["data"] == data) & (evidence["base"] == base)]
-        cells = [_cell(_difference(part, arm, against), expects, words) for arm, against, expects in COMPARED]
+        gaps = [measured_difference(part, arm, against) for arm, against, _ in COMPARED]
+        cells = [_cell(gap, expects, words) for gap, (_, _, expects) in zip(gaps, COMPARED, strict=True)]
         sizes = [part.loc[(part["arm"] == arm) & part["n_train"].notna(), "n_train"].max() for arm in (CHOSEN, ALL)]
         name = words[data]
         if not pd.isna(sizes).any():
@@ -112,13 +116,7 @@ def _on_a_card() -> tuple[pd.Series, pd.Series]:
     return gpu_differences(results).loc["default"], gpu_differences(results, against=("all",)).loc["default"]
 
 
-def _difference(part: pd.DataFrame, arm: str, against: str) -> pd.Series | None:
-    """The pooled difference of two arms, if both were measured."""
-    rows = part[(part["arm"] == arm) & (part["against"] == against) & (part["metric"] == "difference in mean")]
-    return None if rows.empty else rows.iloc[0].rename({"value": "difference"})
-
-
-def _cell(gap: pd.Series | None, expects: str, words: dict) -> str:
+def _cell(gap: Mapping[str, Any] | None, expects: str, words: dict) -> str:
     """A verdict in words, and the difference with its interval."""
     if gap is None:
         return "–"
@@ -127,8 +125,9 @@ def _cell(gap: pd.Series | None, expects: str, words: dict) -> str:
     return f"**{word}** {_interval(gap)}"
 
 
-def _interval(gap: pd.Series) -> str:
-    return f"{gap['difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
+def _interval(gap: Mapping[str, Any]) -> str:
+    """The difference of a card's results, or the ``value`` of a row of the evidence, with its interval."""
+    return f"{gap['value' if 'value' in gap else 'difference']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
 
 
 def written(path: Path, evidence: pd.DataFrame) -> str:
