@@ -77,11 +77,10 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
     train, test = training_pool(records), evaluation_records(records, p)
     clusters = train[["id", "task"]].merge(parents["clusters"], on="id")
     labels, tasks = clusters["cluster"].to_numpy(), clusters["task"].to_numpy()
-    single_experts = [f"expert-{k}" for k in sorted(set(labels.tolist()))]  # one for each cluster, in their order
-    comparison = {str(arm): rows for arm, rows in parents["comparison"].groupby("arm", sort=False)}
+    arms = parents["comparison"].groupby("arm", sort=False)
 
     answers = {"majority / lead": baseline_answers(train, test)}
-    answers |= {arm: _in_order(test, rows) for arm, rows in comparison.items() if arm not in single_experts}
+    answers |= {str(arm): _in_order(test, rows) for arm, rows in arms}
     answers[ROUTED] = _in_order(test, routed)
     table = pd.concat([evaluate(test, texts, arm=arm, seed=p.seed) for arm, texts in answers.items()])
 
@@ -101,7 +100,7 @@ def build_metrics(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
             "by_task": [{"task": task, "home_share": float(share)} for task, share in shares.items()],
         },
         "clusters": cluster_task_agreement(labels, tasks) | {"table": by_cluster},
-        "regret": _regret(test, routed, [comparison[name] for name in single_experts if name in comparison], p),
+        "regret": _regret(test, routed, parents["cross"], p),
         "kept": {f"by_{column}": _kept(kept, column) for column in ("source", "task")},
         "corpus": {
             "records": len(records),
@@ -127,7 +126,7 @@ def _differences(test: pd.DataFrame, answers: dict[str, list[str]], seed: int) -
     return rows
 
 
-def _regret(test: pd.DataFrame, routed: pd.DataFrame, single: list[pd.DataFrame], p: Parameters) -> list[dict]:
+def _regret(test: pd.DataFrame, routed: pd.DataFrame, cross: pd.DataFrame, p: Parameters) -> list[dict]:
     """What routing loses against the best single expert of each task, on the questions that every expert answered."""
     from assl_kit.evaluation.metrics import metric_of, score_answers
     from assl_kit.evaluation.routing import regret_table
@@ -141,7 +140,8 @@ def _regret(test: pd.DataFrame, routed: pd.DataFrame, single: list[pd.DataFrame]
         parts = zip(sample["task"], sample["output"], _in_order(sample, rows), strict=True)
         return np.array([score_answers([right], [answer], metric[task])[0] for task, right, answer in parts])
 
-    by_expert = np.column_stack([scores(rows) for rows in single])
+    single = cross[cross["arm"] != "base"].groupby("arm", sort=False)  # one for each cluster, in their order
+    by_expert = np.column_stack([scores(rows) for _, rows in single])
     return regret_table(scores(routed), by_expert, sample["task"].tolist()).to_dict("records")
 
 

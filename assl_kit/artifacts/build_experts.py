@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,6 @@ from assl_kit.common.files import temporary_beside, write_json
 from assl_kit.common.names import by_number
 from assl_kit.common.parallel import worker_settings
 from assl_kit.data.splits import sample_by_task, training_pool
-from assl_kit.model.batches import is_small
 from assl_kit.space.embeddings import rows_of
 
 from .build_data import evaluation_records, n_select_of
@@ -28,11 +28,12 @@ from .parents import Parents
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from assl_kit.experts.silversight import SilverSight
+    from assl_kit.experts.training.adapter import TrainingResult
     from assl_kit.experts.training.config import TrainingConfig
+    from assl_kit.experts.training.session import Job
 
 _SHORT = {"holdout_share": 0.0, "packing": False}
 """Of trainings on a few records, which would have next to no steps."""
@@ -76,10 +77,7 @@ def training_config(p: Parameters, **changes: Any) -> TrainingConfig:
 
 def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Train on one task, measure the answer loss on every task, for all tasks with enough records."""
-    from assl_kit.data.records import prompts
-    from assl_kit.experts.adapters import adapted
-    from assl_kit.experts.training.adapter import train_adapter
-    from assl_kit.model.likelihood import answer_nll
+    from joblib import delayed
 
     train = training_pool(parents["records"])
     n = p.affinity_records
@@ -91,19 +89,28 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
     drawn = sample_by_task(train[train["task"].isin(tasks)], n + n // 2, p.seed)
     learn = {task: rows.iloc[:n] for task, rows in drawn.groupby("task")}
     held = pd.concat([rows.iloc[n:] for _, rows in drawn.groupby("task")])
-    model, tokenizer = run_base(p)
-
-    def losses(answering: PreTrainedModel | PeftModel) -> list[float]:
-        nll = answer_nll(answering, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
-        return pd.Series(nll).groupby(held["task"].to_numpy()).mean().reindex(tasks).to_list()
-
-    before, after, config = losses(model), [], training_config(p, epochs=2, **_SHORT)
     with temporary_beside(path) as folder:
-        for task in tasks:
-            result = train_adapter(model, tokenizer, learn[task], folder / task, config)
-            with adapted(model, result.path) as expert:
-                after.append(losses(expert))
+        calls = [delayed(_losses)(p, held), *(delayed(_losses)(p, held, learn[task], folder / task) for task in tasks)]
+        before, *after = ([nll[task] for task in tasks] for nll in side_by_side(p, calls))
     write_json(path, {"tasks": tasks, "base_nll": before, "nll": after, "n_records": n})
+
+
+def _losses(
+    p: Parameters, held: pd.DataFrame, learn: pd.DataFrame | None = None, adapter: Path | None = None
+) -> dict[str, float]:
+    """The mean answer loss of each task's held records, under the base or an adapter that is trained first."""
+    from assl_kit.data.records import prompts
+    from assl_kit.experts.adapters import adapted
+    from assl_kit.experts.training.adapter import train_adapter
+    from assl_kit.experts.training.worker import kept_base
+    from assl_kit.model.likelihood import answer_nll
+
+    model, tokenizer = kept_base(p.base_model, p.device, p.quantization)
+    if learn is not None and adapter is not None:
+        train_adapter(model, tokenizer, learn, adapter, training_config(p, epochs=2, **_SHORT))
+    with adapted(model, adapter) if adapter else nullcontext(model) as answering:
+        nll = answer_nll(answering, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
+    return pd.Series(nll).groupby(held["task"].to_numpy()).mean().to_dict()
 
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
@@ -158,13 +165,15 @@ def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
 
     records, selection = parents["records"], parents["selection"]
     train = None
-    if backend() == "ray":
+    if on_ray := backend() == "ray":
         from .ray_stages import train_side_by_side
 
         train = partial(
             train_side_by_side, base=p.base_model, device=p.device, quantization=p.quantization, progress=True
         )
-    model, tokenizer = run_base(p, "cpu" if train else None)  # the workers have the GPUs
+    elif training_jobs(p) > 1:
+        train = partial(_train_side_by_side, p)
+    model, tokenizer = run_base(p, "cpu" if on_ray else None)  # the workers have the GPUs
     encoder = encoder_in(parents.path("encoder"), p)
     X = rows_of(parents["embeddings"], selection["id"])
     origin = Provenance(
@@ -190,9 +199,13 @@ def build_experts(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
         print(f"TensorBoard: tensorboard --logdir {ws.display_path(LOGS)}")
 
 
-def generation_batch(model: PreTrainedModel | PeftModel) -> int | None:
-    """Questions answered at once: many for a model of a few million weights, else what fits the device (None)."""
-    return 128 if is_small(model) else None
+def _train_side_by_side(p: Parameters, jobs: Mapping[str, Job]) -> list[TrainingResult]:
+    from joblib import delayed
+
+    from assl_kit.experts.training.worker import train_on_kept_base
+
+    base = p.base_model, p.device, p.quantization
+    return side_by_side(p, [delayed(train_on_kept_base)(job, *base) for job in jobs.values()])
 
 
 def open_silversight(ws: Workspace, p: Parameters) -> SilverSight:
@@ -216,13 +229,7 @@ def build_answers(ws: Workspace, parents: Parents, p: Parameters, path: Path) ->
 
     test = evaluation_records(parents["records"], p)
     silversight = _silversight(parents.path("experts"), parents.path("encoder"), p)
-    answers = silversight.generate(
-        prompts(test),
-        strategy=p.strategy,
-        **p.lengths,
-        min_similarity=p.floor,
-        batch_size=generation_batch(silversight.model),
-    )
+    answers = silversight.generate(prompts(test), strategy=p.strategy, **p.lengths, min_similarity=p.floor)
     table = pd.DataFrame(
         {
             "id": test["id"],
@@ -246,14 +253,28 @@ class Arm:
     epochs: int = 1
 
 
+def build_cross(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
+    """What every single expert, and the base, answers to the same test questions: some of each task."""
+    from joblib import delayed
+
+    from assl_kit.experts.bank import ExpertBank
+
+    if not p.regret_per_task:
+        pd.DataFrame({"id": [], "arm": [], "answer": []}, dtype="str").to_parquet(path, index=False)
+        return
+    sample = sample_by_task(evaluation_records(parents["records"], p), p.regret_per_task, p.seed)
+    bank = ExpertBank.from_pretrained(parents.path("experts"))
+    experts = [Arm(name, sample, adapter) for name, adapter in zip(bank.names, bank.expert_paths, strict=True)]
+    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in (Arm("base", sample), *experts)])
+    pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
+
+
 def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """Answers of the arms that the routed experts are compared with; every arm answers the same test questions.
 
     Trained adapters wait in a folder of the workspace, so that an interrupted comparison goes on where it stopped.
     """
-    from joblib import Parallel, delayed, parallel_config
-
-    from assl_kit.experts.bank import ExpertBank
+    from joblib import delayed
 
     records, selection = parents["records"], parents["selection"]
     train, test = training_pool(records), evaluation_records(records, p)
@@ -267,12 +288,7 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     ]
     if p.full_epochs:
         arms.insert(0, Arm("full data, one LoRA", test, work / "full", train, p.full_epochs))
-    if p.regret_per_task:
-        sample = sample_by_task(test, p.regret_per_task, p.seed)
-        bank = ExpertBank.from_pretrained(parents.path("experts"))
-        arms += [Arm(name, sample, path) for name, path in zip(bank.names, bank.expert_paths, strict=True)]
-    with parallel_config(**worker_settings(), inner_max_num_threads=1):
-        tables = Parallel(n_jobs=training_jobs(p), batch_size=1)(delayed(_answer)(p, arm) for arm in arms)
+    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms])
     order = ["base", *(arm.name for arm in arms if arm.name != "base")]
     by_name = dict(zip((arm.name for arm in arms), tables, strict=True))
     pd.concat([by_name[name] for name in order], ignore_index=True).to_parquet(path, index=False)
@@ -280,11 +296,39 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
 
 
 def training_jobs(p: Parameters) -> int:
-    """How many arms are trained side by side: two for the tiny base on a CPU, whose layers are too small to share."""
+    """How many adapters are trained side by side: two for the tiny base on a CPU, whose layers are too small to share.
+
+    The results are the same, since each of them has one thread either way.
+    """
     from joblib import cpu_count
 
     on_cpu = pick_device(p.device).device == "cpu"
     return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
+
+
+def side_by_side(p: Parameters, calls: list[Any]) -> list[Any]:
+    """Do joblib's ``delayed`` calls, which work on `kept_base`, as many at a time as `training_jobs` says; in order."""
+    from joblib import Parallel, parallel_config
+
+    from assl_kit.experts.training.worker import kept_base
+
+    try:
+        with parallel_config(**worker_settings(), inner_max_num_threads=1):
+            return Parallel(n_jobs=training_jobs(p), batch_size=1)(calls)
+    finally:
+        kept_base.cache_clear()  # where they were done here, one after the other
+
+
+def start_workers(p: Parameters) -> None:
+    """Start the processes of `side_by_side` before there is work for them, and load there what takes long to load."""
+    from joblib import delayed
+
+    if training_jobs(p) > 1:
+        side_by_side(p, [delayed(_load)()] * training_jobs(p))
+
+
+def _load() -> None:
+    import assl_kit.experts.training.trainer  # noqa: F401
 
 
 def _answer(p: Parameters, arm: Arm) -> pd.DataFrame:
@@ -299,11 +343,5 @@ def _answer(p: Parameters, arm: Arm) -> pd.DataFrame:
     if arm.adapter is not None and arm.data is not None:
         train_adapter(model, tokenizer, arm.data, arm.adapter, training_config(p, epochs=arm.epochs))
     with adapted(model, arm.adapter) if arm.adapter else nullcontext(model) as answering:
-        answers = generate_answers(
-            answering,
-            tokenizer,
-            prompts(arm.questions),
-            **p.lengths,
-            batch_size=generation_batch(model),
-        )
+        answers = generate_answers(answering, tokenizer, prompts(arm.questions), **p.lengths)
     return pd.DataFrame({"id": arm.questions["id"], "arm": arm.name, "answer": answers})

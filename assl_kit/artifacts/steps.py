@@ -147,14 +147,19 @@ STEPS: dict[str, Step] = {
         ("records", "encoder", "experts"),
         (*_ANSWERING, "min_similarity", "n_test", "seed"),
     ),
+    "cross": Step(
+        "cross.parquet", "07", build_experts.build_cross,
+        ("records", "experts"),
+        ("base_model", "quantization", "device", "max_length", "max_new_tokens", "n_test", "regret_per_task", "seed"),
+    ),
     "comparison": Step(
         "comparison.parquet", "08", build_experts.build_comparison,
-        ("records", "selection", "experts"),
-        (*_TRAINING, *_HELD_OUT, "epochs", "full_epochs", "max_new_tokens", "n_test", "regret_per_task", "seed"),
+        ("records", "selection"),
+        (*_TRAINING, *_HELD_OUT, "epochs", "full_epochs", "max_new_tokens", "n_test", "seed"),
     ),
     "metrics": Step(
         "metrics.json", "08", build_evaluation.build_metrics,
-        ("records", "clusters", "selection", "answers", "comparison"),
+        ("records", "clusters", "selection", "answers", "cross", "comparison"),
         ("n_test", "regret_per_task", "seed"),
         read=read_json,
     ),
@@ -185,7 +190,8 @@ def require(ws: Workspace, name: str, parameters: Parameters, *, notebook: str |
     ws : Workspace
     name : str
         One of ``STEPS``: ``"records"``, ``"encoder"``, ``"embeddings"``, ``"clusters"``, ``"affinity"``, ``"pool"``,
-        ``"scores"``, ``"selection"``, ``"experts"``, ``"answers"``, ``"comparison"``, ``"metrics"``.
+        ``"scores"``, ``"selection"``, ``"experts"``, ``"answers"``, ``"cross"``,
+        ``"comparison"``, ``"metrics"``.
     parameters : Parameters
         The run's parameters.
     notebook : str, optional

@@ -1,7 +1,8 @@
 """Kernels of a run: this interpreter, with the heavy libraries loaded while the notebook before is still running.
 
 Importing torch and its relatives takes longer than most notebooks compute. A run starts the next notebook's kernel one
-notebook ahead, so that the second core does it meanwhile. ``ASSL_PRELOAD`` names others, with commas between, or none.
+notebook ahead, so that the second core does it meanwhile, and with it the processes that the notebook will train in.
+``ASSL_PRELOAD`` names other libraries, with commas between, or none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 KERNEL = "python3"
 _PRELOAD = "torch,transformers,sentence_transformers,peft,trl"
+_LIGHT = {"01", "03", "04", "08"}
+"""Notebooks that need next to none of these: they use no model, or leave it to the processes they train in."""
+_TRAINED_ASIDE = {"03": "affinity", "06": "experts", "07": "cross", "08": "comparison"}
+"""What notebooks have made by `assl_kit.artifacts.build_experts.side_by_side`."""
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _QUIET |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's warning at the start of every older kernel
 
@@ -107,12 +112,30 @@ def main() -> None:
     import importlib
 
     end_with_parent(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))  # set by jupyter_client
-    for name in filter(None, os.environ.get("ASSL_PRELOAD", _PRELOAD).split(",")):
+    number, names = os.environ.get("ASSL_NOTEBOOK", ""), os.environ.get("ASSL_PRELOAD")
+    if names is None:
+        names = "" if number in _LIGHT else _PRELOAD
+        with suppress(Exception):  # the notebook will say what is wrong
+            _start_workers(number)
+    for name in filter(None, names.split(",")):
         with suppress(ImportError):
             importlib.import_module(name)
     from ipykernel import kernelapp
 
     kernelapp.launch_new_instance()
+
+
+def _start_workers(number: str) -> None:
+    """Start the processes that a notebook trains in, unless what they would make is there."""
+    if number not in _TRAINED_ASIDE:
+        return
+    from assl_kit.artifacts.build_experts import start_workers
+    from assl_kit.artifacts.steps import is_current
+
+    ws = Workspace.open()
+    parameters = ws.current_parameters()
+    if not is_current(ws, _TRAINED_ASIDE[number], parameters):
+        start_workers(parameters)
 
 
 if __name__ == "__main__":

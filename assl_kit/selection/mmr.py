@@ -27,6 +27,9 @@ from .lazy_mmr import TIES, lazy_picks, torch_picks
 if TYPE_CHECKING:
     import torch
 
+_FEW = 4096
+"""Rows below which a thread takes longer to start than to help (ours)."""
+
 
 def mmr_select(
     X: ArrayLike | torch.Tensor,
@@ -102,6 +105,8 @@ def mmr_select(
         each: Callable[..., Iterable] = pool.map if workers > 1 else map
         X = check_rows(X, unit=True, convert=False, each=each)
         n = len(X)
+        if n < _FEW:
+            workers, each = 1, map
         n_select = _check_count(n_select, n)
         weights = check_weights(weights)
         if method not in {"lazy", "plain"}:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
 
+_FEW = 1 << 20
+"""Pairs of rows that are searched sooner than a thread starts (ours)."""
 SLACK = 1e-6  #: relative slack of every comparison of a distance with a radius; applied in `reach` and nowhere else
 
 
@@ -227,8 +229,9 @@ def nearest_within(
                 i, j, distance = near(left, a, right, b, reach, limit[theirs], groups=groups, tighten=2 * open_end)
                 tiles.improve(nearest, squared, ours[i], theirs[j], distance, rules)
 
-        size = min(points.block, max(64, -(-len(left) // (2 * points.threads))))
-        for_each(search, left.blocks(size), points.threads)
+        threads = points.threads if len(left) * len(right) > _FEW else 1
+        size = min(points.block, max(64, -(-len(left) // (2 * threads))))
+        for_each(search, left.blocks(size), threads)
     return nearest[rows], squared[rows]
 
 

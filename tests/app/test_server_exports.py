@@ -304,14 +304,14 @@ def test_the_report_counts_what_the_files_route(folders, monkeypatch):
         assert json.loads((folders[name] / "routing.json").read_text(encoding="utf-8")) == report
     answers = pd.DataFrame({"id": ["r2", "r3", "r4"], "expert": [0, 0, -1]})
     right = {"expert-0": "r2 r3 r4", "expert-1": "r4", "expert-2": "", "base": ""}
-    comparison = pd.DataFrame(
+    cross = pd.DataFrame(
         [
             {"id": i, "arm": arm, "answer": "积极" if i in ids.split() else "消极"}
             for arm, ids in right.items()
             for i in ("r2", "r3", "r4")
         ]
     )
-    late = Run(monkeypatch, records=records, clusters=clusters, answers=answers, comparison=comparison)
+    late = Run(monkeypatch, records=records, clusters=clusters, answers=answers, cross=cross)
     monkeypatch.setattr("assl_kit.app.exports.report.sample_by_task", lambda test, n, seed: test.iloc[::-1])
     report = write_report(late, folders["sglang"])
     assert report["as_the_run"] == pytest.approx(2 / 3) and report["regret_questions"] == 3

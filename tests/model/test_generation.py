@@ -38,6 +38,30 @@ def test_generate_is_plain_greedy_in_order(base, batch_size):
     assert generate_answers(*base, PROMPTS, max_new_tokens=12, batch_size=batch_size) == expected
 
 
+def test_who_has_not_ended_after_a_short_answer_goes_on_in_a_second_round(base, monkeypatch):
+    model, tokenizer = base
+    expected = [plain_greedy(*base, prompt, 12) for prompt in PROMPTS]
+    ended = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in expected]
+    asked, generate = [], model.generate
+
+    def count(**kwargs):
+        asked.append(len(kwargs["input_ids"]))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", count)
+    for short in (1, 5, 11, 12, 40):
+        monkeypatch.setattr("assl_kit.model.generation.SHORT", short)
+        asked.clear()
+        assert generate_answers(model, tokenizer, PROMPTS, max_new_tokens=12) == expected
+        assert asked[0] == len(PROMPTS) and len(asked) == 1 + (short < 12)
+    assert max(ended) >= 5  # there was something to go on with
+    monkeypatch.setattr("assl_kit.model.batches.SMALL_MODEL", 0)  # a large model reads nothing twice
+    monkeypatch.setattr("assl_kit.model.generation.SHORT", 5)
+    asked.clear()
+    assert generate_answers(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=32) == expected
+    assert asked == [len(PROMPTS)]
+
+
 def test_generate_ignores_the_models_own_sampling_fields(base_folder):
     model, tokenizer = load_base(str(base_folder), device="cpu")
     expected = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=12)

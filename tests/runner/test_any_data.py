@@ -88,7 +88,7 @@ def test_twelve_experts_tasks_named_as_totals_and_fields_named_as_columns(chain)
     assert {row["task"]: row["available"] for row in metrics["kept"]["by_task"]}.keys() == set(tasks)
     assert list(metrics["clusters"]["table"]) == [str(k) for k in range(12)]
     # the best expert is found by its number: 10 stands after 9, not after 1
-    answers = ws.table("comparison.parquet").merge(ws.table("records.parquet")[["id", "task", "output"]], on="id")
+    answers = ws.table("cross.parquet").merge(ws.table("records.parquet")[["id", "task", "output"]], on="id")
     outputs = ws.table("records.parquet").query("split == 'test'").groupby("task")["output"].agg(list)
     experts = answers[answers["arm"].str.startswith("expert-")]
     assert set(experts["arm"]) == {f"expert-{k}" for k in range(12)}

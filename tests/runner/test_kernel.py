@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import tempfile
 
+import joblib
 import pytest
 from helpers.notebooks import texts, write_notebook
 
 from assl_kit.artifacts.workspace import Workspace
 from assl_kit.errors import NotebookError
+from assl_kit.runner.kernel import _start_workers
 from assl_kit.runner.plan import read_notebook
 from assl_kit.runner.run import execute
 
@@ -99,3 +102,35 @@ def test_errors_of_a_library_that_are_no_dead_kernel_are_not_called_so(monkeypat
     monkeypatch.setattr(papermill, "execute_notebook", fails)
     with pytest.raises(RuntimeError, match="a fault of a library"):
         execute(read_notebook(chain("print(1)")), Workspace.open(tmp_path / "ws"), {}, None)
+
+
+def test_processes_are_started_ahead_for_notebooks_that_train_in_them(tmp_path, monkeypatch):
+    """Not for others, not where the work is done already, and never at the cost of the kernel."""
+    ws = Workspace.open(tmp_path)
+    parameters = ws.parameters("tiny", n_records=210)
+    monkeypatch.setenv("ASSL_WORKSPACE", str(tmp_path))
+    started = []
+    monkeypatch.setattr("assl_kit.artifacts.build_experts.start_workers", started.append)
+    for number in ("00", "01", "05", "06", "09", "08", ""):
+        _start_workers(number)
+    assert started == [parameters, parameters]
+    monkeypatch.setattr("assl_kit.artifacts.steps.is_current", lambda ws, name, parameters: name == "experts")
+    _start_workers("06")
+    assert len(started) == 2
+    _start_workers("07")
+    assert len(started) == 3
+
+
+@pytest.mark.slow
+def test_processes_started_ahead_are_those_that_work_later(tmp_path):
+    code = (
+        "import os\nfrom joblib import delayed\nfrom assl_kit.artifacts import build_experts as build\n"
+        "from assl_kit.artifacts.parameters import resolve\np = resolve('tiny', device='cpu')\n"
+        "build.start_workers(p)\nfrom joblib.externals.loky import reusable_executor\n"
+        "ahead = set(reusable_executor._executor._processes)\n"
+        "workers = set(build.side_by_side(p, [delayed(os.getpid)()] * 6))\n"
+        "print(build.training_jobs(p), len(ahead), workers <= ahead, os.getpid() in workers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    jobs = min(2, joblib.cpu_count())
+    assert done.stdout.split() == (["2", "2", "True", "False"] if jobs == 2 else ["1", "0", "False", "True"])

@@ -294,6 +294,22 @@ def test_bad_input_is_named(change, error, words):
         mmr_select(arguments.pop("X"), arguments.pop("n_select"), **arguments)
 
 
+def test_few_rows_are_not_worth_a_thread(monkeypatch):
+    shared, seen = _lazy_mmr.lazy_picks, []
+
+    def note(*args, workers, each):
+        seen.append((workers, each is map))
+        return shared(*args, workers=workers, each=each)
+
+    monkeypatch.setattr("assl_kit.selection.mmr.lazy_picks", note)
+    rows = random_rows(300, 8, 1)
+    picks = mmr_select(rows, 20, n_jobs=2)
+    for few in (300, 301):
+        monkeypatch.setattr("assl_kit.selection.mmr._FEW", few)
+        assert np.array_equal(mmr_select(rows, 20, n_jobs=2), picks)
+    assert seen == [(2, False), (2, False), (1, True)]
+
+
 def test_an_interrupt_leaves_no_threads(monkeypatch):
     before = threading.active_count()
 

@@ -80,6 +80,23 @@ def test_result_depends_on_neither_tiles_nor_threads(d, monkeypatch):
     assert (distances[:50, 1] == 0).all() and (indices[:50, 1] == np.arange(250, 300)).all()
 
 
+def test_a_search_among_few_rows_is_not_worth_a_thread(monkeypatch):
+    rows = make_points(np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32), n_jobs=2)
+    numbers, limit, seen = np.arange(200), np.full(200, 4.0), []
+
+    def note(work, items, threads, progress=None):
+        seen.append(threads)
+        for_each(work, items, threads, progress)
+
+    monkeypatch.setattr("assl_kit.space.neighbors.for_each", note)
+    few = nearest_within(rows, numbers, numbers[:100], limit)
+    monkeypatch.setattr("assl_kit.space.neighbors._FEW", 200 * 100 - 1)
+    many = nearest_within(rows, numbers, numbers[:100], limit)
+    assert seen == [1, 2]
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_more_rows_than_one_tile():
     rng = np.random.default_rng(1)
     X = rng.integers(0, 40, size=(4500, 2)).astype(np.float32)  # many exact ties, two column tiles

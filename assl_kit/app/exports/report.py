@@ -78,12 +78,12 @@ def write_report(ws: Workspace, folder: Path) -> dict[str, Any]:
     train = training_pool(records)[["id", "task"]].merge(clusters, on="id")
     home = home_experts(train["task"], train["cluster"])
     routing = routing_table(test["task"], experts, home)
-    has = {name: ws.has(STEPS[name].file) for name in ("answers", "comparison")}
+    has = {name: ws.has(STEPS[name].file) for name in ("answers", "cross")}
     as_the_run = None
     if has["answers"]:
         routed = test[["id"]].merge(read(ws, "answers"), on="id", how="left")
         as_the_run = float((routed["expert"].to_numpy() == experts).mean())
-    regret, asked = _regret(read(ws, "comparison"), test, experts, parameters) if has["comparison"] else (None, 0)
+    regret, asked = _regret(read(ws, "cross"), test, experts, parameters) if has["cross"] else (None, 0)
     report = {
         "questions": len(test),
         "home_accuracy": float(routing.home_share["all"]),

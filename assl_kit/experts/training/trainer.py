@@ -53,6 +53,10 @@ class Trainer(SFTTrainer):
         contexts.enter_context(self.accelerator.autocast())
         return contexts
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nobody reads how many there were, and counting walks through all layers at every step."""
+        return 0
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints need none."""
 
