@@ -54,7 +54,7 @@ class Parameters(BaseModel):
     # data
     data: str = _field("embedded", "'embedded', a file, a folder, or the id of a hub dataset", min_length=1)
     data_format: str = _field("auto", "how to read the data; 'auto' looks at it", min_length=1)
-    n_records: int = _field(2200, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
+    n_records: int = _field(2300, "records to make, or at most to take from your own data (0 = all of them)", ge=0)
     on_bad: Literal["refuse", "skip"] = _field("refuse", "records that are wrong: refuse all, or leave those out")
     longest_answer: int = _field(0, "answers of more characters count as wrong (0: what the base can learn)", ge=0)
     test_share: float = _field(0.1, "share held out for the test where the data has no test split", gt=0, lt=1)
