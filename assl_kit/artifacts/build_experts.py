@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _SHORT = {"holdout_share": 0.0, "packing": False}
 """Of trainings on a few records, which would have next to no steps."""
+_MANY = 200
+"""Records that the tiny base reads, in training or to answer, in the time that a process takes to start (ours)."""
 WORK, LOGS = "experts.partial", "logs"
 """Adapters and checkpoints until the bank is whole; TensorBoard's files."""
 
@@ -91,7 +93,8 @@ def build_affinity(ws: Workspace, parents: Parents, p: Parameters, path: Path) -
     held = pd.concat([rows.iloc[n:] for _, rows in drawn.groupby("task")])
     with temporary_beside(path) as folder:
         calls = [delayed(_losses)(p, held), *(delayed(_losses)(p, held, learn[task], folder / task) for task in tasks)]
-        before, *after = ([nll[task] for task in tasks] for nll in side_by_side(p, calls))
+        records = 2 * n * len(tasks)
+        before, *after = ([nll[task] for task in tasks] for nll in side_by_side(p, calls, records))
     write_json(path, {"tasks": tasks, "base_nll": before, "nll": after, "n_records": n})
 
 
@@ -204,8 +207,8 @@ def _train_side_by_side(p: Parameters, jobs: Mapping[str, Job]) -> list[Training
 
     from assl_kit.experts.training.worker import train_on_kept_base
 
-    base = p.base_model, p.device, p.quantization
-    return side_by_side(p, [delayed(train_on_kept_base)(job, *base) for job in jobs.values()])
+    base, records = (p.base_model, p.device, p.quantization), p.epochs * sum(len(job.records) for job in jobs.values())
+    return side_by_side(p, [delayed(train_on_kept_base)(job, *base) for job in jobs.values()], records)
 
 
 def open_silversight(ws: Workspace, p: Parameters) -> SilverSight:
@@ -252,6 +255,11 @@ class Arm:
     data: pd.DataFrame | None = None
     epochs: int = 1
 
+    @property
+    def records(self) -> int:
+        """Records that are read to train it and to answer."""
+        return len(self.questions) + (0 if self.data is None else self.epochs * len(self.data))
+
 
 def build_cross(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """What every single expert, and the base, answers to the same test questions: some of each task."""
@@ -265,7 +273,8 @@ def build_cross(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> N
     sample = sample_by_task(evaluation_records(parents["records"], p), p.regret_per_task, p.seed)
     bank = ExpertBank.from_pretrained(parents.path("experts"))
     experts = [Arm(name, sample, adapter) for name, adapter in zip(bank.names, bank.expert_paths, strict=True)]
-    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in (Arm("base", sample), *experts)])
+    arms = [Arm("base", sample), *experts]
+    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms], sum(arm.records for arm in arms))
     pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
 
 
@@ -288,7 +297,7 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     ]
     if p.full_epochs:
         arms.insert(0, Arm("full data, one LoRA", test, work / "full", train, p.full_epochs))
-    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms])
+    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms], sum(arm.records for arm in arms))
     order = ["base", *(arm.name for arm in arms if arm.name != "base")]
     by_name = dict(zip((arm.name for arm in arms), tables, strict=True))
     pd.concat([by_name[name] for name in order], ignore_index=True).to_parquet(path, index=False)
@@ -306,15 +315,18 @@ def training_jobs(p: Parameters) -> int:
     return min(2, cpu_count()) if p.base_model == "tiny" and on_cpu else 1
 
 
-def side_by_side(p: Parameters, calls: list[Any]) -> list[Any]:
-    """Do joblib's ``delayed`` calls, which work on `kept_base`, as many at a time as `training_jobs` says; in order."""
+def side_by_side(p: Parameters, calls: list[Any], records: int) -> list[Any]:
+    """Do joblib's ``delayed`` calls, which work on `kept_base`, as many at a time as `training_jobs` says; in order.
+
+    ``records`` is how many are read in all, passes counted: for a few no process is started.
+    """
     from joblib import Parallel, parallel_config
 
     from assl_kit.experts.training.worker import kept_base
 
     try:
         with parallel_config(**worker_settings(), inner_max_num_threads=1):
-            return Parallel(n_jobs=training_jobs(p), batch_size=1)(calls)
+            return Parallel(n_jobs=training_jobs(p) if records >= _MANY else 1, batch_size=1)(calls)
     finally:
         kept_base.cache_clear()  # where they were done here, one after the other
 
@@ -324,7 +336,7 @@ def start_workers(p: Parameters) -> None:
     from joblib import delayed
 
     if training_jobs(p) > 1:
-        side_by_side(p, [delayed(_load)()] * training_jobs(p))
+        side_by_side(p, [delayed(_load)()] * training_jobs(p), _MANY)
 
 
 def _load() -> None:
