@@ -109,7 +109,7 @@ def test_a_failing_cell_stops_the_chain_and_keeps_the_executed_copy(here, error,
         ({"shown": True}, "shown must be a whole number, got True"),
         ({"n_select": "abc"}, "n_select must be a whole number"),
         ({"n_clusters": 200, "n_records": 200}, "180 training records are fewer than 200 clusters"),
-        ({"n_select": 3}, "cannot choose 3 of 2700"),
+        ({"n_select": 3}, "cannot choose 3 of 2070"),
         ({"profile": "t4"}, "unknown parameter 'profile'"),
     ],
 )
