@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from .parents import Parents
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from assl_kit.experts.silversight import SilverSight
@@ -103,17 +104,27 @@ def _losses(
 ) -> dict[str, float]:
     """The mean answer loss of each task's held records, under the base or an adapter that is trained first."""
     from assl_kit.data.records import prompts
+    from assl_kit.model.likelihood import answer_nll
+
+    with _answering(p, adapter, learn, epochs=2, **_SHORT) as (model, tokenizer):
+        nll = answer_nll(model, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
+    return pd.Series(nll).groupby(held["task"].to_numpy()).mean().to_dict()
+
+
+@contextmanager
+def _answering(
+    p: Parameters, adapter: Path | None, data: pd.DataFrame | None, **changes: Any
+) -> Iterator[tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]]:
+    """The kept base, or with an adapter, which is trained first where there is data for it; and the tokenizer."""
     from assl_kit.experts.adapters import adapted
     from assl_kit.experts.training.adapter import train_adapter
     from assl_kit.experts.training.worker import kept_base
-    from assl_kit.model.likelihood import answer_nll
 
     model, tokenizer = kept_base(p.base_model, p.device, p.quantization)
-    if learn is not None and adapter is not None:
-        train_adapter(model, tokenizer, learn, adapter, training_config(p, epochs=2, **_SHORT))
+    if adapter is not None and data is not None:
+        train_adapter(model, tokenizer, data, adapter, training_config(p, **changes))
     with adapted(model, adapter) if adapter else nullcontext(model) as answering:
-        nll = answer_nll(answering, tokenizer, prompts(held), list(held["output"]), max_length=p.max_length)
-    return pd.Series(nll).groupby(held["task"].to_numpy()).mean().to_dict()
+        yield answering, tokenizer
 
 
 def build_scores(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
@@ -263,8 +274,6 @@ class Arm:
 
 def build_cross(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
     """What every single expert, and the base, answers to the same test questions: some of each task."""
-    from joblib import delayed
-
     from assl_kit.experts.bank import ExpertBank
 
     if not p.regret_per_task:
@@ -273,9 +282,7 @@ def build_cross(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> N
     sample = sample_by_task(evaluation_records(parents["records"], p), p.regret_per_task, p.seed)
     bank = ExpertBank.from_pretrained(parents.path("experts"))
     experts = [Arm(name, sample, adapter) for name, adapter in zip(bank.names, bank.expert_paths, strict=True)]
-    arms = [Arm("base", sample), *experts]
-    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms], sum(arm.records for arm in arms))
-    pd.concat(tables, ignore_index=True).to_parquet(path, index=False)
+    pd.concat(_answers(p, [Arm("base", sample), *experts]), ignore_index=True).to_parquet(path, index=False)
 
 
 def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path) -> None:
@@ -283,8 +290,6 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
 
     Trained adapters wait in a folder of the workspace, so that an interrupted comparison goes on where it stopped.
     """
-    from joblib import delayed
-
     records, selection = parents["records"], parents["selection"]
     train, test = training_pool(records), evaluation_records(records, p)
     random = train.sample(n_select_of(p, len(train)), random_state=p.seed)
@@ -297,7 +302,7 @@ def build_comparison(ws: Workspace, parents: Parents, p: Parameters, path: Path)
     ]
     if p.full_epochs:
         arms.insert(0, Arm("full data, one LoRA", test, work / "full", train, p.full_epochs))
-    tables = side_by_side(p, [delayed(_answer)(p, arm) for arm in arms], sum(arm.records for arm in arms))
+    tables = _answers(p, arms)
     order = ["base", *(arm.name for arm in arms if arm.name != "base")]
     by_name = dict(zip((arm.name for arm in arms), tables, strict=True))
     pd.concat([by_name[name] for name in order], ignore_index=True).to_parquet(path, index=False)
@@ -343,17 +348,18 @@ def _load() -> None:
     import assl_kit.experts.training.trainer  # noqa: F401
 
 
+def _answers(p: Parameters, arms: list[Arm]) -> list[pd.DataFrame]:
+    """The answers of arms, in their order."""
+    from joblib import delayed
+
+    return side_by_side(p, [delayed(_answer)(p, arm) for arm in arms], sum(arm.records for arm in arms))
+
+
 def _answer(p: Parameters, arm: Arm) -> pd.DataFrame:
     """One arm's answers."""
     from assl_kit.data.records import prompts
-    from assl_kit.experts.adapters import adapted
-    from assl_kit.experts.training.adapter import train_adapter
-    from assl_kit.experts.training.worker import kept_base
     from assl_kit.model.generation import generate_answers
 
-    model, tokenizer = kept_base(p.base_model, p.device, p.quantization)
-    if arm.adapter is not None and arm.data is not None:
-        train_adapter(model, tokenizer, arm.data, arm.adapter, training_config(p, epochs=arm.epochs))
-    with adapted(model, arm.adapter) if arm.adapter else nullcontext(model) as answering:
-        answers = generate_answers(answering, tokenizer, prompts(arm.questions), **p.lengths)
+    with _answering(p, arm.adapter, arm.data, epochs=arm.epochs) as (model, tokenizer):
+        answers = generate_answers(model, tokenizer, prompts(arm.questions), **p.lengths)
     return pd.DataFrame({"id": arm.questions["id"], "arm": arm.name, "answer": answers})
